@@ -1,0 +1,39 @@
+# Every target sets up what it needs on a fresh machine with Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup quickstart test check format lint types clean
+
+help:  ## Print the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## Make .venv and install the project and its tools.
+
+# torch first and alone: its pin decides which build everything after it accepts.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+quickstart: $(READY)  ## Run a small sweep on real digits: a leaderboard and a picture in minutes.
+	$(BIN)/meansweep run sweeps/quickstart.yaml
+
+test: $(READY)  ## Run all tests that need no GPU.
+	$(BIN)/python -m pytest -q
+
+check: $(READY) lint types  ## Check format, lint and types.
+
+format: $(READY)  ## Format and mend what can be mended by itself.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)  ## Check the format and lint.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)  ## Check the types (mypy, strict).
+	$(BIN)/mypy
