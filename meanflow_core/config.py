@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from meanflow_core.yamlfile import read_yaml
+from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
 
 TimeEmbedding = Literal["t_dt", "t_r", "t_r_dt", "dt"]
 
@@ -63,7 +63,7 @@ class TimeConfig(Section):
     """The law of the two times (sec. 4.3, Table 1a, 1d)."""
 
     law: Literal["lognorm", "uniform"] = "lognorm"
-    """`lognorm`: the logit-normal law, sigmoid(N(mean, std)); `uniform`: U(0, 1). Both times are drawn independently."""
+    """`lognorm`: the logit-normal law, sigmoid(N(mean, std)); `uniform`: U(0, 1). The two times are independent."""
     mean: float = -0.4
     """Mean of the logit (`lognorm` only)."""
     std: float = 1.0
@@ -321,8 +321,8 @@ class EMAConfig(Section):
     decays: list[float] = field(default_factory=lambda: [0.9999])
     """Decay a step, e.g. [0.999, 0.9999]. The first is the one that evaluation and sampling use."""
     rampup: float | None = 0.05
-    """EDM's ramp-up: the half-life is at most this share of the steps so far, so that the initial weights, which a plain
-    average of decay 0.9999 still holds after 10,000 steps, leave early. null: the plain average."""
+    """EDM's ramp-up: the half-life is at most this share of the steps so far, so that the initial weights, which a
+    plain average of decay 0.9999 still holds after 10,000 steps, leave early. null: the plain average."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -399,7 +399,7 @@ class TrainConfig(Section):
     """Everything that describes one training run."""
 
     seed: int = 0
-    """Of weights, data order, times and noise. Runs that share it see the same data, times' random numbers and noise."""
+    """Of weights, data order, times and noise: runs that share it see the same data and the same random numbers."""
     data: DataConfig = field(default_factory=DigitsConfig)
     model: ModelConfig = field(default_factory=DiTConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -437,27 +437,23 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     Raises:
         ConfigError: listing every unknown key (with the nearest valid one), wrong type and broken rule.
     """
-    if isinstance(source, Mapping):
-        raw, file, lines = _nest(source), None, None
-    else:
-        document = read_yaml(source)
-        raw, file, lines = _nest(document.content), str(source), document
+    document = None if isinstance(source, Mapping) else read_yaml(source)
+    raw = _nest(source if document is None else document.content)  # type: ignore[arg-type]
     for word in overrides:
-        key, sign, _ = word.partition("=")
+        key, sign, value = word.partition("=")
         if not sign or not key:
             raise ConfigError([Problem(key=word, rule="an override must look like `key=value`")])
-        _put(raw, key, OmegaConf.to_container(OmegaConf.from_dotlist([f"v={word.partition('=')[2]}"]))["v"])  # type: ignore[index, call-overload]
+        _put(raw, key, parse_value(value))
     problems: list[Problem] = []
-    config = _build(TrainConfig, raw, "", problems)
-    if problems or config is None:
-        placed = [
-            p
-            if lines is None
-            else dataclasses.replace(p, file=file, line=lines.line_of(*p.key.split(".")) or lines.line_of(p.key))
-            for p in problems
-        ]
-        raise ConfigError(placed)
+    config = _build(TrainConfig, raw, "", problems, raw)
+    if config is None or problems:
+        raise ConfigError(problems if document is None else [_placed(p, document) for p in problems])
     return typing.cast(TrainConfig, config)
+
+
+def _placed(problem: Problem, document: YamlFile) -> Problem:
+    line = document.line_of(*problem.key.split(".")) or document.line_of(problem.key)
+    return dataclasses.replace(problem, file=str(document.path), line=line)
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
@@ -479,7 +475,11 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 
 def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return every dotted leaf key with its type annotation; `model` and `data` as named in `config`, or of every kind."""
+    """Return every dotted leaf key with its type annotation.
+
+    Args:
+        config: nested or dotted values; a `model.name` or `data.name` in it narrows that section to its kind.
+    """
     raw = _nest(config or {})
     found: dict[str, Any] = {}
 
@@ -531,7 +531,7 @@ def _put(target: dict[str, Any], key: str, value: Any) -> None:
         target[head] = value
 
 
-def _build(cls: type, raw: Any, prefix: str, problems: list[Problem]) -> Any:
+def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapping[str, Any]) -> Any:
     """Build a section from plain values, adding to `problems`; None where it cannot be built."""
     if raw is None:
         raw = {}
@@ -544,16 +544,18 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem]) -> Any:
     for name, value in raw.items():
         key = f"{prefix}{name}"
         if name not in hints:
-            valid = [*valid_keys(), *(f"{prefix}{hint}" for hint in hints)]
+            valid = [*valid_keys(root), *(f"{prefix}{hint}" for hint in hints)]
             here = [k for k in valid if k.startswith(prefix)]
             close = nearest(key, here) or nearest(key, valid)
             rule = "unknown key" if close else f"unknown key; valid here: {', '.join(hints)}"
+            if key in valid_keys():  # of another kind: model.heads is a DiT's, not an MLP's
+                rule, close = f"{_default_name(cls)} has no such key; valid here: {', '.join(hints)}", None
             problems.append(Problem(key=key, rule=rule, nearest=close))
         elif kinds := _sections(hints[name]):
             kind: type | None = kinds[0]
             if len(kinds) > 1:
                 kind = _choose(kinds, value, getattr(cls(), name).name, key, problems)
-            values[name] = _build(kind, value, f"{key}.", problems) if kind else None
+            values[name] = _build(kind, value, f"{key}.", problems, root) if kind else None
         else:
             values[name] = _leaf(cls, name, value, key, hints[name], problems)
     if len(problems) > found_before:

@@ -12,7 +12,7 @@ import yaml
 from meanflow_core.errors import ConfigError, Problem
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
     """PyYAML's safe loader, reading `1e-3` as a number (YAML 1.2) where PyYAML (YAML 1.1) reads a string."""
 
 
@@ -76,6 +76,18 @@ def read_yaml(path: str | Path) -> YamlFile:
     if problems:
         raise ConfigError(problems)
     return YamlFile(path=path, content=content, lines=lines)
+
+
+def parse_value(text: str) -> Any:
+    """Read one value as YAML does: `0.5` a number, `null` nothing, `[1, 2]` a list, other words text.
+
+    Raises:
+        ConfigError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError([Problem(key="", value=text, rule="not a YAML value")]) from error
 
 
 def _collect_lines(
