@@ -407,6 +407,8 @@ class TrainConfig(Section):
     ema: EMAConfig = field(default_factory=EMAConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Where this configuration comes from (the sweep and trial that chose it). Changes no number; not in the hash."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
@@ -419,6 +421,7 @@ class TrainConfig(Section):
     def hash(self) -> str:
         """Return 16 hex digits that differ where two runs would train differently (device and log intervals do not)."""
         content = self.to_dict()
+        del content["evidence"]
         for key in ("device", "log_every", "eval_every", "checkpoint_every"):
             del content["trainer"][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -142,7 +142,10 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
 
 def test_hash_ignores_where_and_how_often_to_log_and_nothing_else():
     config = load_config({})
-    same = with_values(config, {"trainer.device": "cpu", "trainer.log_every": 7, "trainer.eval_every": 3})
+    same = with_values(
+        config, {"trainer.device": "cpu", "trainer.log_every": 7, "trainer.eval_every": 3, "evidence": {"trial": "7"}}
+    )
+    assert same.evidence == {"trial": "7"}
     assert same.hash() == config.hash()
     for key, value in {"seed": 1, "objective.time.ratio": 0.3, "trainer.steps": 10, "evaluation.seed": 4}.items():
         assert with_values(config, {key: value}).hash() != config.hash()
