@@ -516,7 +516,8 @@ def _default_name(cls: type) -> str:
 def _nest(source: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in source.items():
-        _put(nested, str(key), _nest(value) if isinstance(value, Mapping) else value)
+        free = key == "evidence"  # a record, not configuration: its keys may hold dots
+        _put(nested, str(key), _nest(value) if isinstance(value, Mapping) and not free else value)
     return nested
 
 
@@ -527,7 +528,7 @@ def _put(target: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(below, dict):
             below = target[head] = {}
         _put(below, rest, value)
-    elif isinstance(value, dict) and isinstance(target.get(head), dict):
+    elif isinstance(value, dict) and isinstance(target.get(head), dict) and head != "evidence":
         for name, item in value.items():
             _put(target[head], name, item)
     else:

@@ -107,6 +107,13 @@ def test_a_section_of_another_kind_is_named():
     assert "mlp has no such key" in problem.rule
 
 
+def test_evidence_is_kept_as_it_is(tmp_path):
+    evidence = {"metric": "eval/ema_0.99/fid_1nfe", "curve": {"a.b": 1.5}, "trial": "7"}
+    path = tmp_path / "best.yaml"
+    path.write_text(with_values(load_config({}), {"evidence": evidence}).to_yaml())
+    assert load_config(path, ["seed=3"]).evidence == evidence
+
+
 def test_overrides_win_and_are_read_as_yaml():
     config = load_config({"optimizer.lr": 1.0}, ["optimizer.lr=1e-3", "optimizer.clip_norm=null", "ema.decays=[0.5]"])
     assert config.optimizer.lr == 1e-3
