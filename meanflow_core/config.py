@@ -607,7 +607,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
     if origin is dict:
-        return value == {}
+        return bool(value == {})
     if isinstance(value, str) and "${" in value:
         return False  # an interpolation, for OmegaConf to resolve
     return any(_fits(value, arg) for arg in args) if args else type(value) is annotation
