@@ -1,7 +1,7 @@
 """What the engine and its runners say to each other: small frozen values that survive JSON.
 
-An `Assignment` goes to a worker, `Report`s come back one by one, each answered by a `Verdict`; an `Outcome` says how the
-worker's run ended. `Wait` and `Done` are the engine's other answers when a runner asks for work.
+An `Assignment` goes to a worker, `Report`s come back one by one, each answered by a `Verdict`; an `Outcome` says how
+the worker's run ended. `Wait` and `Done` are the engine's other answers when a runner asks for work.
 """
 
 from __future__ import annotations
