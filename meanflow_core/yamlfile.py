@@ -90,6 +90,11 @@ def parse_value(text: str) -> Any:
         raise ConfigError([Problem(key="", value=text, rule="not a YAML value")]) from error
 
 
+def write_yaml(content: Any) -> str:
+    """Return plain data as YAML, its keys in their order."""
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
 def _collect_lines(
     node: yaml.Node, keys: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[Problem], file: str
 ) -> None:

@@ -10,7 +10,7 @@ CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"runner_ray", "cluster", "doctor", "final"},
-    "mlflow": {"tracking", "outbox", "registry", "ui"},
+    "mlflow": {"delivery", "registry"},
     "optuna": {"ledger", "search", "stopping", "importance", "report"},
     "omegaconf": set(),
     "yaml": set(),

@@ -1,0 +1,136 @@
+"""Send an outbox on demand, and prove that a store holds each of its points exactly once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.delivery import Delivery, Store, sending, stored_value
+from orchestrator.outbox import Outbox
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a store holds compared with what the outbox says it must hold.
+
+    Args:
+        store: the store's URI, without a password.
+        runs: runs in the outbox.
+        points: metric points in the outbox.
+        held: points of the outbox that the store holds exactly once.
+        missing: points that the store lacks, as (run, metric, step); the first hundred.
+        doubled: points that it holds more than once, or with another value.
+        extra: points under the outbox's runs that the outbox does not know.
+        doubles: runs of this outbox that should not exist.
+        pending: records not sent yet.
+        refused: records that the store refused, with the reason.
+    """
+
+    store: str
+    runs: int = 0
+    points: int = 0
+    held: int = 0
+    missing: tuple[tuple[str, str, int], ...] = ()
+    doubled: tuple[tuple[str, str, int], ...] = ()
+    extra: int = 0
+    doubles: int = 0
+    pending: int = 0
+    refused: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store holds every point exactly once, and nothing else."""
+        clean = not (self.missing or self.doubled or self.extra or self.doubles or self.pending or self.refused)
+        return clean and self.held == self.points
+
+    def __str__(self) -> str:
+        if self.complete:
+            return f"{self.store} holds all {self.points} metric points of {self.runs} runs, each exactly once."
+        parts = [f"{self.store} holds {self.held} of {self.points} metric points of {self.runs} runs exactly once"]
+        parts += [f"{self.pending} events are waiting to be sent"] * bool(self.pending)
+        for name, points in (("missing", self.missing), ("more than once", self.doubled)):
+            some = ", ".join(f"{run} {metric} at step {step}" for run, metric, step in points[:3])
+            parts += [f"{name}: {some}{' ...' if len(points) > 3 else ''}"] * bool(points)
+        parts += [f"{self.extra} points are not from this outbox"] * bool(self.extra)
+        parts += [f"{self.doubles} runs stand twice"] * bool(self.doubles)
+        parts += [f"refused: run {refusal['run']}: {refusal['reason']}" for refusal in self.refused[:3]]
+        return "; ".join(parts) + "."
+
+
+def sync(folder: Path, store: Store) -> int:
+    """Send everything in an outbox that a store has not got; return the number of records sent.
+
+    Raises:
+        BlockingIOError: another process (a running sweep) is sending.
+        Exception: the store cannot be reached.
+    """
+    delivery = Delivery(Outbox(folder), store)
+    count = 0
+    with sending(folder):
+        while sent := delivery.send():
+            count += sent
+        delivery.delete_doubles()
+    return count
+
+
+def check(folder: Path, store: Store) -> CheckReport:
+    """Compare an outbox with a store, point by point.
+
+    Raises:
+        Exception: the store cannot be reached.
+    """
+    delivery = Delivery(Outbox(folder), store)
+    expected = expected_points(delivery.outbox)
+    missing: list[tuple[str, str, int]] = []
+    doubled: list[tuple[str, str, int]] = []
+    held = extra = 0
+    for run, metrics in expected.items():
+        run_id = delivery.sent.runs.get(run)
+        names = set(metrics)
+        if run_id is not None:
+            names |= set(delivery.client.get_run(run_id).data.metrics)
+        for name in names:
+            wanted = metrics.get(name, {})
+            found: dict[int, list[float]] = {}
+            for metric in delivery.client.get_metric_history(run_id, name) if run_id is not None else ():
+                found.setdefault(metric.step, []).append(metric.value)
+            for step, value in wanted.items():
+                values = found.get(step, [])
+                if len(values) == 1 and _same(values[0], stored_value(value)):
+                    held += 1
+                else:
+                    (doubled if values else missing).append((run, name, step))
+            extra += len(found.keys() - wanted.keys())
+    mine = set(delivery.sent.runs.values())
+    living = [run for experiment in delivery.sent.experiments.values() for run in delivery.runs(experiment)]
+    return CheckReport(
+        store=store.name,
+        runs=len(expected),
+        points=sum(len(steps) for metrics in expected.values() for steps in metrics.values()),
+        held=held,
+        missing=tuple(missing[:100]),
+        doubled=tuple(doubled[:100]),
+        extra=extra,
+        doubles=sum(run.info.run_id not in mine for run in living),
+        pending=delivery.pending,
+        refused=tuple(delivery.sent.refused),
+    )
+
+
+def expected_points(outbox: Outbox) -> dict[str, dict[str, dict[int, float]]]:
+    """Return run -> metric -> step -> value: what a store must hold."""
+    expected: dict[str, dict[str, dict[int, float]]] = {}
+    for record in outbox.records():
+        metrics = expected.setdefault(record.run, {})
+        if record.what == "metrics":
+            for step, values in record.data["points"]:
+                for name, value in values.items():
+                    metrics.setdefault(name, {})[step] = float(value)
+    return expected
+
+
+def _same(left: float, right: float) -> bool:
+    return left == right or (math.isnan(left) and math.isnan(right))
