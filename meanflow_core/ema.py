@@ -1,0 +1,71 @@
+"""Exponential moving averages of the weights: several at once, with EDM's ramp-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanflow_core.config import EMAConfig
+
+
+def decay_at(step: int, decay: float, rampup: float | None) -> float:
+    """Return the decay of the update after optimiser step `step` (the first is 1).
+
+    EDM's ramp-up: the half-life in steps is at most `rampup * step`, so the initial weights are forgotten early.
+    """
+    if rampup is None:
+        return decay
+    return min(decay, math.pow(0.5, 1.0 / (rampup * step)))
+
+
+def ema_name(decay: float) -> str:
+    """Return the name of an average in metrics and checkpoints, e.g. `ema_0.999`."""
+    return f"ema_{decay:g}"
+
+
+class EMA:
+    """Averages of a network's floating-point parameters and buffers; others are copied.
+
+    Args:
+        net: the network; the averages start as copies of its weights.
+        config: the decays and the ramp-up.
+    """
+
+    def __init__(self, net: nn.Module, config: EMAConfig) -> None:
+        self._config = config
+        self.averages: dict[str, dict[str, Tensor]] = {
+            ema_name(decay): {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+            for decay in config.decays
+        }
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step `step`: average += (1 - decay) (weight - average)."""
+        current = net.state_dict()
+        moving = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        for decay in self._config.decays:
+            average = self.averages[ema_name(decay)]
+            share = 1.0 - decay_at(step, decay, self._config.rampup)
+            torch._foreach_lerp_([average[name] for name in moving], [current[name] for name in moving], share)
+            for name in current.keys() - set(moving):
+                average[name].copy_(current[name])
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return the averages by name; the tensors are the live ones, not copies."""
+        return self.averages
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over the averages.
+
+        Raises:
+            ValueError: `state` holds other decays than this run keeps.
+        """
+        if set(state) != set(self.averages):
+            raise ValueError(f"the averages saved are {sorted(state)}, this run keeps {sorted(self.averages)}")
+        for name, average in self.averages.items():
+            for key, tensor in average.items():
+                tensor.copy_(state[name][key])
