@@ -23,6 +23,8 @@ from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
 
 TimeEmbedding = Literal["t_dt", "t_r", "t_r_dt", "dt"]
+HALF = ("fp16", "float16", "half", "16")
+"""Names people give to the precision that is refused with its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -595,6 +597,8 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
     except OmegaConfBaseException:
         choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
         rule = f"must be one of {', '.join(choices)}" if choices else f"must be {_spoken(annotation)}"
+        if name == "precision" and str(value) in HALF:
+            rule += "; fp16 is refused: du/dt leaves its range (at most 65504) and training ends in NaN, bf16 does not"
         problems.append(Problem(key=key, value=value, rule=rule, nearest=nearest(str(value), choices)))
         return None
 
