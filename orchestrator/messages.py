@@ -50,6 +50,10 @@ class Assignment(_Message):
     """`{"cpu": 1.0, "gpu": 0.25, "custom": {...}}`."""
     keep_checkpoints: bool = True
     """Whether reports should carry checkpoints."""
+    metric: str = ""
+    """The sweep's first metric: its best checkpoint is kept beside the last."""
+    goal: str = "minimize"
+    """`minimize` or `maximize`."""
 
     @property
     def remaining(self) -> list[int]:

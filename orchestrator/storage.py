@@ -1,0 +1,137 @@
+"""Where a trial's checkpoints are kept: its own folder, or a place named by an fsspec URL."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
+from orchestrator.messages import Assignment
+from orchestrator.paths import TrialPaths
+
+
+class CheckpointStore:
+    """A trial's checkpoints, one folder a step; workers write here directly and the driver never touches the data.
+
+    Args:
+        paths: the trial's folder; checkpoints go to its `checkpoints` folder.
+        url: an fsspec URL (`s3://bucket/sweep/trial`) to use for the checkpoints instead. Each is then written to a
+            local scratch folder first and copied, its marker file last, so that a torn copy is never taken for whole.
+    """
+
+    def __init__(self, paths: TrialPaths, url: str | None = None) -> None:
+        self._paths = paths
+        self._url = url.rstrip("/") if url else None
+        self._scores_file = paths.root / "checkpoints.json"
+
+    @classmethod
+    def of(cls, assignment: Assignment) -> CheckpointStore:
+        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not."""
+        base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
+        url = f"{base}/{assignment.sweep}/{assignment.trial}" if base else None
+        return cls(TrialPaths(Path(assignment.folder)), url)
+
+    def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+        """Write the state reached at `step` and return the name by which `load` finds it."""
+        target = self._paths.checkpoint(step)
+        name = target.name
+        if self._url is None:
+            save_checkpoint(target, state)
+            place = str(target)
+        else:
+            place = f"{self._url}/{name}"
+            with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
+                local = Path(scratch) / name
+                save_checkpoint(local, state)
+                upload(local, place)
+        self._write_scores({**self._scores(), name: dict(metrics)})
+        return place
+
+    def load(self, place: str) -> dict[str, Any]:
+        """Return the state kept at `place` (a folder or a URL).
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        if "://" not in place:
+            return dict(load_checkpoint(Path(place)))
+        with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
+            return dict(load_checkpoint(download(place, Path(scratch) / "checkpoint")))
+
+    def begin(self, start: int) -> None:
+        """Delete what an earlier run wrote after `start`, whole or torn: nobody has recorded it."""
+        scores, first_new = self._scores(), self._paths.checkpoint(start).name
+        for name in [name for name in scores if name > first_new or start == 0]:
+            self._delete(name)
+            del scores[name]
+        self._write_scores(scores)
+        for torn in self._paths.checkpoints.glob(".*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+
+    def keep_best_and_last(self, metric: str | None, goal: str = "minimize") -> None:
+        """Delete all checkpoints but the last and the one with the best value of `metric`."""
+        scores = self._scores()
+        if len(scores) < 2:
+            return
+        sign = 1.0 if goal == "minimize" else -1.0
+        best = min(scores, key=lambda name: sign * scores[name].get(metric or "", math.inf * sign))
+        for name in scores.keys() - {best, max(scores)}:
+            self._delete(name)
+            del scores[name]
+        self._write_scores(scores)
+
+    def _delete(self, name: str) -> None:
+        if self._url is None:
+            shutil.rmtree(
+                self._paths.checkpoints / name, ignore_errors=True
+            )  # a second worker of the trial may be faster
+            return
+        files, path = _filesystem(f"{self._url}/{name}")
+        if files.exists(path):
+            files.rm(path, recursive=True)
+
+    def _scores(self) -> dict[str, dict[str, float]]:
+        if not self._scores_file.exists():
+            return {}
+        return dict(json.loads(self._scores_file.read_text()))
+
+    def _write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        aside = self._scores_file.with_suffix(".new")
+        self._scores_file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(scores))
+        aside.replace(self._scores_file)
+
+
+def local_checkpoint(place: str, scratch: Path) -> Path:
+    """Return a local folder with the checkpoint kept at `place`, copied below `scratch` if it is a URL."""
+    return download(place, scratch / "checkpoint") if "://" in place else Path(place)
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy a folder's files to a URL; the checkpoint's own JSON file, which makes it whole, goes last."""
+    files, path = _filesystem(url)
+    files.makedirs(path, exist_ok=True)
+    for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+        files.put_file(str(file), f"{path}/{file.name}")
+
+
+def download(url: str, folder: Path) -> Path:
+    """Copy the files below a URL to a new folder and return it."""
+    files, path = _filesystem(url)
+    folder.mkdir(parents=True)
+    for name in files.ls(path, detail=False) if files.exists(path) else ():
+        files.get_file(name, str(folder / Path(name).name))
+    return folder
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(url)
+    return files, path
