@@ -1,0 +1,389 @@
+"""A tensor that carries a tangent on its first rows, so that du/dt comes out of the one pass that training does.
+
+`RowDual` holds the primal of all n rows (with autograd) and the tangent of the first m of them (without). It goes
+through a network's ordinary forward by `__torch_function__`: each operation computes its primal exactly as it would for
+a plain tensor and, beside it, the m rows' tangent from the primal's activations. Backward walks the graph of a plain
+forward; nothing is recorded for the tangent, and it is freed as the forward moves on.
+
+The batch stays the first dimension throughout. An operation without a rule raises `UnsupportedOperation`.
+
+Adding a rule is a function under `@rule("its_name")`: it gets the function that was called and its arguments, with
+`RowDual` where a tangent comes in, and returns a `RowDual`. Operations that are linear in their one input are a word in
+`LINEAR`, pointwise functions a line in `POINTWISE`. `meanflow_core.dual_rules` holds the rules of whole layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+"""Rules by the bare name of the function: `linear` serves `F.linear`; `add` serves `torch.add`, `x.add` and `x + y`."""
+
+
+class UnsupportedOperation(NotImplementedError, AttributeError):
+    """The row-dual tensor cannot carry a tangent through an operation. The message names it and what to do."""
+
+    def __init__(self, operation: str, reason: str = "has no tangent rule") -> None:
+        super().__init__(
+            f"the operation `{operation}` {reason}: set `objective.derivative: jvp`, which differentiates whatever "
+            "torch.func.jvp can at a higher price, or add a rule (meanflow_core/dual.py says how)"
+        )
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the operations called `names`."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+class RowDual:
+    """The primal of n rows and the tangent of the first m: shapes [n, ...] and [m, ...]."""
+
+    __slots__ = ("primal", "tangent")
+
+    def __init__(self, primal: Tensor, tangent: Tensor) -> None:
+        self.primal = primal
+        self.tangent = tangent
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Carry a call that has a `RowDual` among its arguments."""
+        name = func.__name__.strip("_")
+        if name not in RULES:
+            raise UnsupportedOperation(func.__name__)
+        return RULES[name](func, *args, **(kwargs or {}))
+
+    @property
+    def head(self) -> Tensor:
+        """The primal of the rows that have a tangent."""
+        return leading(self.primal, len(self.tangent))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the primal, as for a tensor; so are the following."""
+        return self.primal.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The primal's."""
+        return self.primal.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The primal's."""
+        return self.primal.device
+
+    @property
+    def ndim(self) -> int:
+        """The primal's."""
+        return self.primal.ndim
+
+    def dim(self) -> int:
+        """Return the primal's number of dimensions."""
+        return self.primal.dim()
+
+    def size(self, dim: int | None = None) -> Any:
+        """Return the primal's size."""
+        return self.primal.shape if dim is None else self.primal.shape[dim]
+
+    def __len__(self) -> int:
+        return len(self.primal)
+
+    def __add__(self, other: Any) -> Any:
+        return add(torch.add, self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return add(torch.add, other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return sub(torch.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return rsub(torch.rsub, self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return mul(torch.mul, self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return mul(torch.mul, other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return div(torch.div, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return rdiv(torch.div, self, other)
+
+    def __matmul__(self, other: Any) -> Any:
+        return matmul(torch.matmul, self, other)
+
+    def __pow__(self, exponent: float) -> Any:
+        return power(torch.pow, self, exponent)
+
+    def __neg__(self) -> Any:
+        return linear_map(torch.neg, self)
+
+    def __getitem__(self, index: Any) -> Any:
+        return getitem(torch.Tensor.__getitem__, self, index)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the tensor method `name`, carried by its rule."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in RULES:
+            raise UnsupportedOperation(name)
+        operation = RULES[name]
+        method = getattr(torch.Tensor, name)
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return operation(method, self, *args, **kwargs)
+
+        return bound
+
+
+def leading(x: Tensor, rows: int) -> Tensor:
+    """Return the first `rows` rows, x itself where those are all."""
+    return x if len(x) == rows else x[:rows]
+
+
+def raw(x: Any) -> Any:
+    """Return the primal of a `RowDual`, anything else as it is."""
+    return x.primal if isinstance(x, RowDual) else x
+
+
+# ------------------------------------------------------------------------------- one input, linear in it
+
+
+LINEAR = (
+    *("neg", "to", "float", "double", "type_as", "contiguous", "clone", "mean", "sum"),
+    *("chunk", "split", "unbind", "unsqueeze", "squeeze"),
+    *("pad", "interpolate", "avg_pool2d", "adaptive_avg_pool2d", "pixel_shuffle", "pixel_unshuffle"),
+)
+"""Operations whose tangent is the operation itself. Where they name dimensions, the batch's must not be among them."""
+
+
+@rule(*LINEAR)
+def linear_map(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> Any:
+    """d f(x) = f(dx)."""
+    primal = func(x.primal, *args, **kwargs)
+    with torch.no_grad():
+        tangent = func(x.tangent, *args, **kwargs)
+    if isinstance(primal, Tensor):
+        return _in_step(func, x, primal, tangent)
+    return tuple(_in_step(func, x, p, t) for p, t in zip(primal, tangent, strict=True))
+
+
+def _in_step(func: Callable[..., Any], x: RowDual, primal: Tensor, tangent: Tensor) -> RowDual:
+    """Pair primal and tangent after checking that the batch is still the first dimension of both."""
+    same = primal.ndim > 0 and len(primal) == len(x.primal) and len(tangent) == len(x.tangent)
+    if not same or primal.shape[1:] != tangent.shape[1:]:
+        raise UnsupportedOperation(func.__name__, "moves the batch away from the first dimension")
+    return RowDual(primal, tangent)
+
+
+@rule("transpose", "permute")
+def transpose(func: Callable[..., Tensor], x: RowDual, *dims: Any) -> RowDual:
+    """As a linear operation; the batch must stay where it is."""
+    order = dims[0] if len(dims) == 1 else dims
+    moved = order[0] % x.ndim != 0 if func.__name__ == "permute" else 0 in (order[0] % x.ndim, order[1] % x.ndim)
+    if moved:
+        raise UnsupportedOperation(func.__name__, "moves the batch away from the first dimension")
+    with torch.no_grad():
+        tangent = func(x.tangent, *dims)
+    return RowDual(func(x.primal, *dims), tangent)
+
+
+@rule("reshape", "view", "flatten", "unflatten")
+def reshape(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> RowDual:
+    """The tangent takes the primal's new shape, with its own number of rows, whichever way the shape was spelled."""
+    primal = func(x.primal, *args, **kwargs)
+    rows, left = divmod(primal.shape[0] * len(x.tangent), len(x.primal)) if primal.ndim else (0, 1)
+    if left:
+        raise UnsupportedOperation(func.__name__, "mixes rows of the batch")
+    return RowDual(primal, x.tangent.reshape(rows, *primal.shape[1:]))
+
+
+@rule("expand")
+def expand(func: Callable[..., Any], x: RowDual, *sizes: Any) -> RowDual:
+    """As reshape."""
+    primal = func(x.primal, *sizes)
+    if primal.ndim != x.ndim or len(primal) != len(x.primal):
+        raise UnsupportedOperation("expand", "adds a dimension before the batch")
+    return RowDual(primal, x.tangent.expand(-1, *primal.shape[1:]))
+
+
+@rule("getitem")
+def getitem(func: Callable[..., Any], x: RowDual, index: Any) -> RowDual:
+    """Indexing that leaves the batch dimension whole: x[:, None], x[..., 0]."""
+    first = index[0] if isinstance(index, tuple) else index
+    whole = first is Ellipsis or (isinstance(first, slice) and first == slice(None))
+    if not whole:
+        raise UnsupportedOperation("getitem", "picks rows of the batch")
+    return _in_step(func, x, x.primal[index], x.tangent[index])
+
+
+@rule("cat", "concat", "stack")
+def cat(func: Callable[..., Tensor], tensors: Sequence[Any], dim: int = 0) -> RowDual:
+    """Join along a dimension other than the batch; a plain tensor has tangent 0."""
+    primal = func([raw(x) for x in tensors], dim)
+    if dim in (0, -primal.ndim):
+        raise UnsupportedOperation(func.__name__, "joins along the batch")
+    rows = next(len(x.tangent) for x in tensors if isinstance(x, RowDual))
+    with torch.no_grad():
+        tangents = [x.tangent if isinstance(x, RowDual) else torch.zeros_like(leading(x, rows)) for x in tensors]
+        return RowDual(primal, func(tangents, dim))
+
+
+# ------------------------------------------------------------------------------------------- pointwise
+
+
+_aten = torch.ops.aten
+POINTWISE: dict[str, Callable[..., Tensor]] = {
+    "silu": lambda dx, x, y: _aten.silu_backward(dx, x),
+    "relu": lambda dx, x, y: _aten.threshold_backward(dx, y, 0),
+    "sigmoid": lambda dx, x, y: _aten.sigmoid_backward(dx, y),
+    "tanh": lambda dx, x, y: _aten.tanh_backward(dx, y),
+    "gelu": lambda dx, x, y, approximate="none": _aten.gelu_backward(dx, x, approximate=approximate),
+    "softplus": lambda dx, x, y, beta=1.0, threshold=20.0: _aten.softplus_backward(dx, x, beta, threshold),
+    "exp": lambda dx, x, y: dx * y,
+    "log": lambda dx, x, y: dx / x,
+    "sin": lambda dx, x, y: dx * x.cos(),
+    "cos": lambda dx, x, y: -dx * x.sin(),
+    "sqrt": lambda dx, x, y: dx / (2 * y),
+    "rsqrt": lambda dx, x, y: dx * y**3 / -2,
+    "square": lambda dx, x, y: 2 * dx * x,
+}
+"""d f(x) from (dx, x, f(x)) and the operation's options. A fused backward kernel, where there is one, is just that."""
+
+
+@rule(*POINTWISE)
+def pointwise(func: Callable[..., Tensor], x: RowDual, *args: Any, **kwargs: Any) -> RowDual:
+    """d f(x) = f'(x) dx."""
+    if kwargs.pop("inplace", False):
+        raise UnsupportedOperation(func.__name__, "overwrites its input (inplace=True)")
+    primal = func(x.primal, *args, **kwargs)
+    with torch.no_grad():
+        rows = leading(primal, len(x.tangent))
+        return RowDual(primal, POINTWISE[func.__name__](x.tangent, x.head, rows, *args, **kwargs))
+
+
+@rule("pow")
+def power(func: Callable[..., Tensor], x: RowDual, exponent: float) -> RowDual:
+    """d x^p = p x^(p-1) dx for a number p."""
+    if not isinstance(x, RowDual) or isinstance(exponent, RowDual | Tensor):
+        raise UnsupportedOperation("pow", "is carried for a number as exponent only")
+    with torch.no_grad():
+        tangent = exponent * x.head ** (exponent - 1) * x.tangent
+    return RowDual(func(x.primal, exponent), tangent)
+
+
+# ---------------------------------------------------------------------------------------------- two inputs
+
+
+def _operands(name: str, primal: Tensor, *operands: Any) -> tuple[int, list[Any], list[Any]]:
+    """Return (m, the operands' first m rows, their tangents): what a rule for two inputs needs.
+
+    A plain tensor of fewer dimensions, or of size 1 in the first, has no rows of its own and is left as it is.
+    """
+    duals = [x for x in operands if isinstance(x, RowDual)]
+    if any(x.ndim != primal.ndim or len(x.primal) != len(primal) for x in duals):
+        raise UnsupportedOperation(name, "broadcasts over the batch")
+    rows = len(duals[0].tangent)
+    heads = []
+    for x in operands:
+        value = raw(x)
+        own = isinstance(value, Tensor) and value.ndim == primal.ndim and len(value) == len(primal)
+        heads.append(leading(value, rows) if own else value)
+    return rows, heads, [x.tangent if isinstance(x, RowDual) else None for x in operands]
+
+
+def _spread(tangent: Tensor, primal: Tensor) -> Tensor:
+    return tangent if tangent.shape[1:] == primal.shape[1:] else tangent.expand(-1, *primal.shape[1:])
+
+
+@rule("add", "radd")
+def add(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """d(a + b) = da + db."""
+    primal = raw(a) + raw(b)
+    _, _, (da, db) = _operands("add", primal, a, b)
+    if da is None or db is None:
+        return RowDual(primal, _spread(db if da is None else da, primal))
+    with torch.no_grad():
+        return RowDual(primal, da + db)
+
+
+@rule("sub")
+def sub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """d(a - b) = da - db."""
+    primal: Tensor = raw(a) - raw(b)
+    _, _, (da, db) = _operands("sub", primal, a, b)
+    with torch.no_grad():
+        if da is None:
+            return RowDual(primal, _spread(-db, primal))
+        return RowDual(primal, _spread(da, primal) if db is None else da - db)
+
+
+@rule("rsub")
+def rsub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """b - a."""
+    result: RowDual = sub(func, b, a)
+    return result
+
+
+@rule("mul", "rmul", "multiply")
+def mul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """d(a b) = da b + a db."""
+    primal = raw(a) * raw(b)
+    _, (x, y), (da, db) = _operands("mul", primal, a, b)
+    with torch.no_grad():
+        if db is None:
+            return RowDual(primal, _spread(da * y, primal))
+        if da is None:
+            return RowDual(primal, _spread(x * db, primal))
+        if x.dtype != db.dtype or x.dtype != primal.dtype:
+            return RowDual(primal, da * y + x * db)
+        return RowDual(primal, torch.addcmul(da * y, x, db))
+
+
+@rule("div", "truediv", "true_divide")
+def div(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """d(a / b) = (da - (a / b) db) / b."""
+    primal: Tensor = raw(a) / raw(b)
+    rows, (_, y), (da, db) = _operands("div", primal, a, b)
+    with torch.no_grad():
+        change = -leading(primal, rows) * db if da is None else da if db is None else da - leading(primal, rows) * db
+        return RowDual(primal, _spread(change / y, primal))
+
+
+@rule("rdiv", "rtruediv")
+def rdiv(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """b / a."""
+    result: RowDual = div(func, b, a)
+    return result
+
+
+@rule("matmul", "bmm", "rmatmul")
+def matmul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
+    """d(a b) = da b + a db, for x @ W and for products of two batched tensors."""
+    primal = torch.matmul(raw(a), raw(b))
+    _, (x, y), (da, db) = _operands("matmul", primal, a, b)
+    if isinstance(a, RowDual) and raw(b).ndim == 2 and not isinstance(b, RowDual):
+        y = raw(b)  # a matrix for all rows, however many it has itself
+    elif raw(a).ndim < 3 or raw(b).ndim < 3:
+        raise UnsupportedOperation("matmul", "multiplies over the batch")
+    with torch.no_grad():
+        if db is None:
+            return RowDual(primal, torch.matmul(da, y))
+        if da is None:
+            return RowDual(primal, torch.matmul(x, db))
+        return RowDual(primal, torch.matmul(torch.cat([da, x], -1), torch.cat([y, db], -2)))
