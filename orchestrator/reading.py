@@ -20,20 +20,32 @@ class Reader:
     def __init__(self, file: str | None = None, document: YamlFile | None = None) -> None:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.places: dict[str, Path] = {}  # dotted key of each parameter -> where it stands
         self._file = file
         self._document = document
 
     def wrong(self, path: Path, rule: str, value: Any = _MISSING, *, close: str | None = None) -> None:
         """Note a problem at `path`; `close` is the nearest valid choice."""
-        line = self._document.line_of(*path) if self._document else None
+        line = self._line(path)
         shown = {} if value is _MISSING else {"value": value}
         self.problems.append(Problem(key=".".join(path), rule=rule, nearest=close, file=self._file, line=line, **shown))
 
     def note(self, path: Path, text: str) -> None:
         """Note something that is no mistake, but that the user should know."""
-        line = self._document.line_of(*path) if self._document else None
+        line = self._line(path)
         place = f"line {line}: " if line else ""
         self.notes.append(f"{place}{'.'.join(path)}: {text}")
+
+    def place(self, key: str) -> Path:
+        """Where the parameter of a dotted key stands."""
+        return self.places.get(key, ("parameters", key))
+
+    def _line(self, path: Path) -> int | None:
+        """The line of a path whose last key may be written dotted or nested."""
+        if self._document is None or not path:
+            return None
+        nested = (*path[:-1], *path[-1].split("."))
+        return self._document.line_of(*(nested if nested in self._document.lines else path))
 
     # ------------------------------------------------------------------------------------------- shapes
 
@@ -92,7 +104,7 @@ class Reader:
     def number(
         self, path: Path, value: Any, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf
     ) -> float | None:
-        """Return a finite number with `low <= value <= high` and `value > above`; None where there is none, or wrong."""
+        """Return a finite number, `low <= value <= high` and `value > above`; None where there is none, or wrong."""
         if value is None:
             return None
         if not isinstance(value, int | float) or isinstance(value, bool):

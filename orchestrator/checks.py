@@ -1,0 +1,192 @@
+"""Checks of a sweep against the training configuration: its keys, its bounds, its metric."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.config import valid_keys
+from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.parameter import Parameter
+from orchestrator.reading import Path, Reader
+from orchestrator.space_reader import SpaceDraft
+
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
+
+BUILDS = 200
+"""Most configurations that are built for checking: about 2 ms each."""
+
+
+def check_keys(reader: Reader, draft: SpaceDraft, settings: Mapping[str, Any]) -> None:
+    """Note every parameter and every key of `set` that no training configuration has."""
+    valid = [key for key in valid_keys() if key != "evidence"]
+    places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
+    places += [(("set", key), key) for key in settings]
+    for path, key in places:
+        if key in valid:
+            continue
+        below = [name for name in valid if name.startswith(f"{key}.")]
+        if below:
+            reader.wrong(path, f"is a group of keys; vary one of {', '.join(below[:6])}{', ...' if below[6:] else ''}")
+        else:
+            reader.wrong(path, "unknown key of the training configuration", close=nearest(key, valid))
+    for key, parameter in draft.parameters.items():
+        if parameter.distribution == "int_uniform" and valid_keys().get(key) in (float, float | None):
+            rule = (
+                f"takes whole numbers only, by W&B's rule for whole `min` and `max`; write {parameter.low:.1f} for all"
+            )
+            reader.note(draft.paths[key], rule)
+
+
+# -------------------------------------------------------------------------------------------------- metric
+
+_EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe")
+
+
+def check_metrics(reader: Reader, spec: SweepSpec) -> None:
+    """Note a metric that the trials will not log (of the MeanFlow trainer; another may log what it likes)."""
+    if not spec.own_trainer:
+        return
+    evaluation = spec.base["evaluation"]
+    nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
+    names = spec.set.get("evaluation.metrics", evaluation["metrics"])
+    if "evaluation.nfe" in spec.space.names or "evaluation.metrics" in spec.space.names:
+        return
+    for index, metric in enumerate(spec.metrics):
+        path: Path = ("metric", "name") if len(spec.metrics) == 1 else ("metrics", str(index), "name")
+        found = _EVAL.fullmatch(metric.name)
+        if metric.name.startswith("train/"):
+            rule = (
+                "is no measure of quality: with the adaptive weight the training loss is about the same whatever "
+                "happens, and it changes its scale with the swept keys; use a metric of samples, e.g. eval/fid_1nfe"
+            )
+            reader.wrong(path, rule, metric.name)
+        elif not found:
+            logged = [f"eval/{name}_{n}nfe" for name in names or ["fid", "accuracy", "wasserstein"] for n in nfe]
+            rule = "is not logged by trials; they log eval/<metric>_<n>nfe"
+            reader.wrong(path, rule, metric.name, close=nearest(metric.name, logged))
+        elif int(found["nfe"]) not in nfe:
+            reader.wrong(path, f"is not logged by trials: evaluation.nfe is {nfe}", metric.name)
+        elif names is not None and found["name"] not in names:
+            rule = f"is not logged by trials: evaluation.metrics is {names}"
+            reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
+
+
+# ------------------------------------------------------------------------------------------ configurations
+
+
+def check_configs(reader: Reader, spec: SweepSpec) -> None:
+    """Build configurations at the corners of the space, and note every rule that one of them breaks.
+
+    Each value of a list and both ends of a range are tried, then combinations of them; a small grid is built whole.
+    """
+    seen: set[tuple[str, str]] = set()
+    if not _try(reader, spec, {}, None, seen):  # what is wrong with `set` alone would come back for every corner
+        return
+    for tried, (parameter, values) in enumerate(_corners(spec)):
+        if tried >= BUILDS:
+            break
+        _try(reader, spec, values, parameter, seen)
+    if not spec.own_trainer:
+        _check_length(reader, spec)
+
+
+def _try(
+    reader: Reader, spec: SweepSpec, values: Mapping[str, Any], parameter: Parameter | None, seen: set[tuple[str, str]]
+) -> bool:
+    """Build one configuration; note each new problem where it comes from."""
+    try:
+        spec.config_for(values)
+    except ConfigError as error:
+        for problem in error.problems:
+            _note(reader, spec, problem, values, parameter, seen)
+        return False
+    return True
+
+
+def _note(
+    reader: Reader,
+    spec: SweepSpec,
+    problem: Problem,
+    values: Mapping[str, Any],
+    parameter: Parameter | None,
+    seen: set[tuple[str, str]],
+) -> None:
+    key = problem.key
+    own = parameter is not None and key in parameter.keys
+    mark = (key, f"{problem.rule} {problem.value!r}" if own or parameter is None else problem.rule)
+    if mark in seen:
+        return
+    seen.add(mark)
+    rule = problem.rule
+    if key in valid_keys() and "no such key" in rule:
+        section = key.partition(".")[0]
+        rule += f"; if this key belongs to one kind of {section}, give it `when: {{{section}.name: ...}}`"
+    if parameter is None and key not in spec.space.names:
+        reader.wrong(("set", key) if key in spec.set else ("base", key), rule, problem.value, close=problem.nearest)
+        return
+    if not own:  # a rule between keys: say which combination breaks it
+        involved = {k: v for k, v in values.items() if k.rpartition(".")[0] == key.rpartition(".")[0]} or dict(values)
+        shown = ", ".join(f"{k} = {v!r}" for k, v in involved.items())
+        if parameter is not None and not set(involved).intersection(parameter.keys):
+            shown = ", ".join(f"{k} = {values[k]!r}" for k in parameter.keys)
+        rule += f" (with {shown}); a `forbid`, `when` or `zip` can exclude it"
+    name = key if own or parameter is None or key in spec.space.names else parameter.keys[0]
+    value = problem.value if own or name == key else values.get(name)
+    reader.wrong(reader.place(name), rule, value, close=problem.nearest)
+
+
+def _corners(spec: SweepSpec) -> Iterator[tuple[Parameter | None, dict[str, Any]]]:
+    """Yield combinations worth building, with the parameter that each is about."""
+    space, chance = spec.space, random.Random(0)
+    if not space.continuous() and space.grid_size() <= BUILDS // 2:
+        yield from ((None, values) for values in space.grid())
+        return
+    ends = {parameter.name: _ends(parameter) for parameter in space.parameters}
+    middle = [space.suggest(lambda p: p.from_unit(0.5))]
+    drawn = middle + [space.suggest(lambda p: p.from_unit(chance.random())) for _ in range(BUILDS)]
+    for parameter in space.parameters:
+        home = next((v for v in drawn if set(parameter.keys) <= set(v) and space.allowed(v)), None)
+        if home is None:
+            continue
+        for end in ends[parameter.name]:
+            values = space.suggest(_choose(parameter, end, home))
+            if space.allowed(values):
+                yield parameter, values
+    for _ in range(BUILDS):
+        values = space.suggest(lambda p: chance.choice(ends[p.name]))
+        if space.allowed(values):
+            yield None, values
+
+
+def _ends(parameter: Parameter) -> list[Any]:
+    """Every choice of a short list; the ends of a range and a value between them."""
+    if parameter.choices:
+        return list(parameter.choices[:40])
+    return [parameter.from_unit(u) for u in (0.0, 0.381966, 1.0)]
+
+
+def _choose(parameter: Parameter, value: Any, home: Mapping[str, Any]) -> Callable[[Parameter], Any]:
+    """Choose `value` for this parameter, and for the others what `home` has."""
+
+    def chooser(other: Parameter) -> Any:
+        if other is parameter:
+            return value
+        if not set(other.keys) <= set(home):
+            return other.from_unit(0.5)
+        return tuple(home[key] for key in other.members) if other.members else home[other.name]
+
+    return chooser
+
+
+def _check_length(reader: Reader, spec: SweepSpec) -> None:
+    """A trainer of the user's own needs to say how long it trains."""
+    config = spec.config_for(spec.space.suggest(lambda parameter: parameter.from_unit(0.5)))
+    loop = config.get("trainer")
+    steps = loop.get("steps") if isinstance(loop, Mapping) else None
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        rule = "`trainer.steps` is missing: how many steps does a trial train? (in `set` or in `base`)"
+        reader.wrong(("set",), rule)

@@ -1,0 +1,364 @@
+"""The sweep file, read and checked as a whole: every mistake at once, before anything starts.
+
+Reading needs neither torch nor Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from meanflow_core.config import TrainConfig, load_config, valid_keys, with_values
+from meanflow_core.errors import ConfigError, nearest
+from meanflow_core.yamlfile import parse_value, read_yaml
+from orchestrator.checks import check_configs, check_keys, check_metrics
+from orchestrator.reading import Reader, flat, plain, put
+from orchestrator.relations import read_space
+from orchestrator.settings import METHODS, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.settings_reader import (
+    NOT_NEEDED,
+    REFUSED,
+    note_wandb,
+    read_budget,
+    read_early_terminate,
+    read_metrics,
+    read_replicates,
+    read_resources,
+)
+from orchestrator.space import Space
+from orchestrator.space_reader import read_parameters
+
+__all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
+
+DEFAULT_TRAINER = "meanflow_core.trainer:Trainer"
+KEYS: dict[str, str] = {
+    "name": "Of the sweep: its folder, and what commands call it. Default: the file's name.",
+    "description": "Free text.",
+    "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
+    "set": "Keys of the training configuration that differ from `base` in every trial.",
+    "trainer": "The class that trains, as package.module:Class. Default: the MeanFlow trainer.",
+    "method": "How combinations are chosen.",
+    "metric": "What is optimised.",
+    "metrics": "Several metrics: the sweep looks for their Pareto front.",
+    "parameters": "What is varied.",
+    "zip": "Lists of keys whose values move together.",
+    "forbid": "Combinations that are never tried.",
+    "run_cap": "Number of trials. Default for a grid: all of it.",
+    "early_terminate": "When a trial is stopped early.",
+    "replicates": "More seeds for the best configurations.",
+    "resources": "What one trial needs.",
+    "budget": "What the sweep may spend.",
+    "retries": "How often a trial is started again after a fault that is not its own.",
+    "seed": "Of the search, and of the first seed of each trial.",
+    "warm_start": "Other sweeps whose results the search starts from.",
+    "on_duplicate": "What happens to a configuration that was trained before: reuse, skip or run.",
+    "max_concurrent": "Most trials at once. Default: as many as fit.",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_UNHASHED = ("trainer.device", "trainer.log_every", "trainer.eval_every", "trainer.checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """One sweep, complete and checked."""
+
+    name: str
+    file: str | None = None
+    """Where it was read from."""
+    description: str = ""
+    source: dict[str, Any]
+    """What `from_source` rebuilds this from: JSON, with the resolved base configuration."""
+    base: dict[str, Any]
+    """Nested training configuration (complete for the MeanFlow trainer)."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted key -> value, in every trial; unconditional constants of `parameters` are among them."""
+    trainer: str = DEFAULT_TRAINER
+    method: str
+    metrics: tuple[Metric, ...]
+    run_cap: int | None = None
+    space: Space
+    early_terminate: EarlyTerminate | None = None
+    replicates: Replicates | None = None
+    resources: Resources = field(default_factory=Resources)
+    budget: Budget = field(default_factory=Budget)
+    retries: int = 2
+    seed: int = 0
+    on_duplicate: Literal["reuse", "skip", "run"] = "reuse"
+    warm_start: tuple[str, ...] = ()
+    max_concurrent: int | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the user should know though nothing is wrong: W&B keys without use here, and the like."""
+
+    @property
+    def metric(self) -> Metric:
+        """The first metric: the one that is ranked by."""
+        return self.metrics[0]
+
+    @property
+    def own_trainer(self) -> bool:
+        """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
+        return self.trainer == DEFAULT_TRAINER
+
+    @cached_property
+    def _base_config(self) -> TrainConfig:
+        return load_config(self.base)
+
+    def config_for(self, values: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
+        """Return the complete nested training configuration of a trial.
+
+        Args:
+            values: dotted keys, as `Space.suggest` returns them.
+            seed: of the trial; None leaves the base's.
+
+        Raises:
+            ConfigError: the values break a rule of the training configuration.
+        """
+        values = {**self.set, **values, **({} if seed is None else {"seed": seed})}
+        if self.own_trainer:
+            return with_values(self._base_config, values).to_dict()
+        config = copy.deepcopy(self.base)
+        for key, value in values.items():
+            put(config, key, copy.deepcopy(value))
+        return config
+
+    def config_hash(self, config: Mapping[str, Any]) -> str:
+        """Return 16 hex digits that differ where two configurations would train differently."""
+        if self.own_trainer:
+            return load_config(config).hash()
+        content = {key: value for key, value in flat(config).items() if key not in _UNHASHED}
+        text = json.dumps({"trainer": self.trainer, "config": content}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
+        """Return the steps of a trial's rungs, ascending, without its last step."""
+        if self.early_terminate is None:
+            return []
+        loop = config["trainer"]
+        batch_size = int(loop.get("batch_size", 1))
+        return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
+
+    def report_steps(self, config: Mapping[str, Any]) -> list[int]:
+        """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last."""
+        length = int(config["trainer"]["steps"])
+        every = int(config["trainer"].get("eval_every", length))
+        return sorted({*range(every, length, every), *self.rungs(config), length})
+
+    @classmethod
+    def from_source(cls, source: Mapping[str, Any]) -> SweepSpec:
+        """Rebuild a sweep from its `source`; no file is read.
+
+        Raises:
+            ConfigError: the source does not describe a sweep.
+        """
+        reader = Reader(source.get("file"))
+        base = copy.deepcopy(source["base"])
+        spec = _assemble(reader, copy.deepcopy(source["sweep"]), base, file=source.get("file"), stem="sweep")
+        if reader.problems:
+            raise ConfigError(reader.problems)
+        return spec
+
+
+def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` words. A key of the sweep file (`run_cap=8`, `budget.trials=9`,
+            `parameters.optimizer.lr={min: 1e-4, max: 1e-2}`) replaces it there; a key of the training configuration
+            (`trainer.steps=100`) is put into `set`.
+
+    Raises:
+        ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
+    """
+    document = read_yaml(path)
+    reader = Reader(str(path), document)
+    content = _plain_content(reader, document.content)
+    for word in overrides:
+        _override(reader, content, word)
+    base = _read_base(reader, content, Path(path))
+    spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
+    if not reader.problems:
+        check_metrics(reader, spec)
+    if not reader.problems:
+        check_configs(reader, spec)
+    if reader.problems:
+        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+    return spec
+
+
+def _plain_content(reader: Reader, content: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in content.items():
+        try:
+            found[str(key)] = plain(value)
+        except ValueError as error:
+            reader.wrong((str(key),), str(error))
+    return found
+
+
+def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
+    key, sign, text = word.partition("=")
+    head, _, rest = key.partition(".")
+    if not sign or not key:
+        reader.wrong((word,), "an override must look like `key=value`")
+        return
+    value = parse_value(text)
+    if head in ("set", "parameters") and rest:
+        block = content.setdefault(head, {})
+        content[head] = {**(block if isinstance(block, dict) else {}), rest: value}
+    elif head in KEYS and not (rest and head == "trainer"):
+        put(content, key, value)
+    elif rest or key in valid_keys():
+        content["set"] = {**(content.get("set") or {}), key: value}
+    else:
+        reader.wrong((key,), "unknown key of an override", value, close=nearest(key, [*KEYS, *valid_keys()]))
+
+
+def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the nested base configuration; take `base` out of the content."""
+    given = content.pop("base", None)
+    own = content.get("trainer") in (None, DEFAULT_TRAINER)
+    try:
+        if isinstance(given, str):
+            file = path.parent / given
+            return load_config(file).to_dict() if own else _nested(plain(read_yaml(file).content))
+        if given is None or isinstance(given, dict):
+            return load_config(given or {}).to_dict() if own else _nested(given or {})
+        reader.wrong(("base",), "must be a file, relative to this one, or keys of the training configuration", given)
+    except ConfigError as error:
+        for problem in error.problems:
+            if problem.file is None:
+                reader.wrong(("base", problem.key), problem.rule, problem.value, close=problem.nearest)
+            else:
+                reader.problems.append(problem)
+    return load_config({}).to_dict() if own else {}
+
+
+def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in flat(content).items():
+        put(found, key, value)
+    return found
+
+
+def _assemble(
+    reader: Reader,
+    content: dict[str, Any],
+    base: dict[str, Any],
+    *,
+    file: str | None,
+    stem: str,
+) -> SweepSpec:
+    """Build the spec from plain content, noting problems; the result is only good if there are none."""
+    reader.keys((), {key: None for key in content if key not in NOT_NEEDED and key not in REFUSED}, KEYS)
+    note_wandb(reader, content)
+    trainer = reader.text(("trainer",), content.get("trainer"), DEFAULT_TRAINER)
+    if not _TRAINER.fullmatch(trainer):
+        reader.wrong(("trainer",), "must look like package.module:Class", trainer)
+    own = trainer == DEFAULT_TRAINER
+    settings = flat(reader.mapping(("set",), content.get("set")))
+    draft = read_parameters(reader, content.get("parameters"))
+    if own:
+        check_keys(reader, draft, settings)
+    reader.places = draft.paths
+    for key in settings:
+        if key in draft.paths:
+            reader.wrong(("set", key), "is varied by `parameters` too", settings[key])
+    space = read_space(reader, draft, content, {**flat(base), **settings}, open_keys=not own)
+    constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
+    metrics = read_metrics(reader, content)
+    early = read_early_terminate(reader, content.get("early_terminate"))
+    warm = content.get("warm_start") or []
+    name = reader.text(("name",), content.get("name"), stem)
+    spec = SweepSpec(
+        name=name,
+        file=file,
+        description=reader.text(("description",), content.get("description"), ""),
+        source={"format": 1, "file": file, "sweep": {**content, "name": name}, "base": base},
+        base=base,
+        set={**settings, **constants},
+        trainer=trainer,
+        method=_method(reader, content),
+        metrics=metrics,
+        run_cap=reader.whole(("run_cap",), content.get("run_cap"), low=1),
+        space=space,
+        early_terminate=early,
+        replicates=read_replicates(reader, content.get("replicates")),
+        resources=read_resources(reader, content.get("resources")),
+        budget=read_budget(reader, content.get("budget")),
+        retries=_default(reader.whole(("retries",), content.get("retries")), 2),
+        seed=_default(reader.whole(("seed",), content.get("seed")), 0),
+        on_duplicate=cast(
+            Literal["reuse", "skip", "run"],
+            reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
+        ),
+        warm_start=tuple(
+            reader.text(("warm_start",), item, "")
+            for item in (reader.sequence(("warm_start",), warm) if not isinstance(warm, str) else [warm])
+        ),
+        max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
+    )
+    if not _NAME.fullmatch(name):
+        reader.wrong(
+            ("name",), "is also a folder: letters, digits, `.`, `_` and `-`, beginning with one of the first", name
+        )
+    _check_together(reader, spec)
+    object.__setattr__(spec, "notes", tuple(reader.notes))
+    return spec
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _method(reader: Reader, content: Mapping[str, Any]) -> str:
+    given = content.get("method")
+    if given is None:
+        reader.wrong(("method",), f"is missing: one of {', '.join(METHODS)}")
+    elif given == "custom":
+        reader.wrong(("method",), f"names no search; write one of {', '.join(METHODS)}", given)
+    elif given != "bayes":
+        return reader.choice(("method",), given, tuple(METHODS), "random")
+    return "tpe" if given == "bayes" else "random"
+
+
+def _check_together(reader: Reader, spec: SweepSpec) -> None:
+    """What single keys cannot show."""
+    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
+    if spec.method == "grid":
+        try:
+            spec.space.grid_size()
+        except ConfigError as error:
+            for problem in error.problems:
+                head, _, key = problem.key.partition(".")
+                reader.wrong((head, key) if key else (head,), problem.rule, problem.value)
+    elif spec.method == "pbt" and not spec.run_cap:
+        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
+    elif not limited:
+        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    if len(spec.metrics) > 1:
+        if spec.method in ("cmaes", "pbt"):
+            reader.wrong(
+                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
+            )
+        if spec.early_terminate and spec.early_terminate.type not in ("threshold",):
+            rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
+            reader.wrong(("early_terminate",), rule)
+    if spec.method == "pbt" and spec.early_terminate:
+        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
+    if spec.method == "cmaes":
+        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
+        if passed:
+            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
+    if spec.method in ("grid", "tpe", "cmaes", "gp", "nsga2"):
+        weighted = [p.name for p in spec.space.parameters if p.probabilities]
+        if weighted and spec.method == "grid":
+            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
