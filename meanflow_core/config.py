@@ -278,6 +278,8 @@ class LatentsConfig(Section):
     path: str = "data/latents"
     scale: float = 0.18215
     """The factor of sd-vae-ft-mse."""
+    vae: str | None = None
+    """Folder of the autoencoder (diffusers), for pictures and image metrics; training does not need it."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""

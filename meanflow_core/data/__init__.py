@@ -1,1 +1,1 @@
-
+"""Real data and toys, all behind one small protocol."""
