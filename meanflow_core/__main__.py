@@ -1,0 +1,162 @@
+"""Train, sample and evaluate one model: `python -m meanflow_core train CONFIG [key=value ...]`.
+
+On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_core train CONFIG`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from meanflow_core.checkpoint import CheckpointError
+from meanflow_core.config import TrainConfig, load_config
+from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        config, folder = _read(options)
+        return int(options.command(config, folder, options))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
+    except (CheckpointError, TrainingDiverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m meanflow_core", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="train|sample|evaluate")
+    summaries: list[tuple[str, Callable[..., int], str]] = [
+        ("train", train, "train to trainer.steps, going on from the last checkpoint if there is one"),
+        ("sample", sample, "make a picture of samples"),
+        ("evaluate", evaluate, "judge samples of every set of weights; prints JSON"),
+    ]
+    for name, command, summary in summaries:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("config", type=Path, help="a training configuration, or the folder of a training")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trainer.steps=2000")
+        sub.add_argument("--out", type=Path, help="folder of the training (default: runs/<name of the configuration>)")
+        sub.set_defaults(command=command)
+        if name == "sample":
+            sub.add_argument("--nfe", type=int, default=1, help="number of function evaluations (default: 1)")
+            sub.add_argument("--picture", type=Path, help="PNG file to write (default: in the folder of the training)")
+    return parser
+
+
+def _read(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
+    """Return the configuration and the folder of its training."""
+    file: Path = options.config
+    if file.is_dir():
+        return load_config(file / "config.yaml", options.overrides), options.out or file
+    return load_config(file, options.overrides), options.out or Path("runs") / file.stem
+
+
+def train(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
+    """Train to `trainer.steps`, with an evaluation and a checkpoint where the configuration wants them."""
+    from meanflow_core.distributed import launched
+    from meanflow_core.run_folder import RunFolder
+    from meanflow_core.trainer import Trainer
+
+    folder = RunFolder(out)
+    with launched(config.trainer.device) as world:
+        if world.first:
+            folder.claim(config)
+
+        def log(step: int, values: dict[str, float]) -> None:
+            folder.log(step, values)
+            print(_line(step, values), flush=True)
+
+        trainer = Trainer(config, on_log=log)
+        if step := folder.resume(trainer):
+            print(f"going on from step {step} of {config.trainer.steps}", flush=True)
+        while trainer.step < config.trainer.steps:
+            trainer.train(_next_stop(trainer.step, config) - trainer.step)
+            last = trainer.step == config.trainer.steps
+            if last or trainer.step % config.trainer.eval_every == 0:
+                values = trainer.evaluate()
+                if world.first:
+                    log(trainer.step, values)
+            if world.first and (last or trainer.step % config.trainer.checkpoint_every == 0):
+                folder.save(trainer)
+        if world.first:
+            print(f"done: {folder.weights}")
+    return DONE
+
+
+def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
+    """Make a picture of samples of the last checkpoint."""
+    if options.nfe < 1:
+        raise ConfigError([Problem(key="--nfe", value=options.nfe, rule="must be at least 1")])
+    trainer = _trained(config, out)
+    from meanflow_core.run_folder import RunFolder
+
+    path = options.picture or RunFolder(out).picture(trainer.step, options.nfe)
+    save_picture(path, trainer.sample_grid(options.nfe))
+    print(path)
+    return DONE
+
+
+def evaluate(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
+    """Judge the last checkpoint, and print the values with the protocol they were measured by."""
+    trainer = _trained(config, out)
+    values = trainer.evaluate()
+    print(json.dumps({"step": trainer.step, "metrics": values, "protocol": trainer.evaluation_record()}, indent=2))
+    return DONE
+
+
+def save_picture(path: Path, picture: Any) -> None:
+    """Write a picture [H, W, 3] as PNG.
+
+    Raises:
+        ConfigError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        rule = "pictures need Pillow: pip install pillow"
+        raise ConfigError([Problem(key="sample", rule=rule)]) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def _trained(config: TrainConfig, out: Path) -> Any:
+    """Return a trainer that stands at the last checkpoint of the folder."""
+    from meanflow_core.run_folder import RunFolder
+    from meanflow_core.trainer import Trainer
+
+    folder = RunFolder(out)
+    if not folder.steps():
+        raise CheckpointError(f"{folder.checkpoints}: no checkpoint here; train first, or name the folder with --out")
+    trainer = Trainer(config)
+    folder.resume(trainer)
+    return trainer
+
+
+def _next_stop(step: int, config: TrainConfig) -> int:
+    """Return the next step at which there is something to do besides training."""
+    options = config.trainer
+    return min(
+        options.steps, *(step - step % every + every for every in (options.eval_every, options.checkpoint_every))
+    )
+
+
+def _line(step: int, values: dict[str, float]) -> str:
+    words = (f"{name.partition('/')[2]} {value:.4g}" for name, value in values.items())
+    return f"step {step}  " + "  ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
