@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from orchestrator.condition import Condition
 from orchestrator.parameter import Parameter
 from orchestrator.records import Failure, TrialRecord, TrialState
+from orchestrator.settings import Budget, EarlyTerminate, Metric, Replicates, Resources
 from orchestrator.space import Space
 
 METRIC = "eval/fid_1nfe"
@@ -35,7 +36,6 @@ PARAMETERS = (
 
 
 def spec(**changes):
-    metric = SimpleNamespace(name=METRIC, goal="minimize", target=None)
     fields = {
         "name": "digits-guidance",
         "description": "What guidance and the law of the times do to one-step digits",
@@ -45,13 +45,13 @@ def spec(**changes):
         "set": {"trainer.steps": 4500},
         "trainer": "meanflow_core.trainer:Trainer",
         "method": "tpe",
-        "metrics": (metric,),
+        "metrics": (Metric(name=METRIC),),
         "run_cap": 24,
         "space": Space(parameters=PARAMETERS),
-        "early_terminate": SimpleNamespace(type="asha", min_iter=500, eta=3),
-        "replicates": SimpleNamespace(top=3, seeds=3, race=False),
-        "resources": SimpleNamespace(cpu=1.0, gpu=0.25, custom={}, workers=1),
-        "budget": SimpleNamespace(gpu_hours=40.0, wall_clock=43200.0, trials=None),
+        "early_terminate": EarlyTerminate(type="asha", min_iter=500, eta=3),
+        "replicates": Replicates(top=3, seeds=3),
+        "resources": Resources(cpu=1.0, gpu=0.25),
+        "budget": Budget(gpu_hours=40.0, wall_clock=43200.0),
         "retries": 2,
         "seed": 0,
         "max_concurrent": None,

@@ -1,12 +1,12 @@
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from orchestrator.leaderboard import leaderboard, leaderboard_table
 from orchestrator.records import Failure
+from orchestrator.settings import Metric
 from tests.orchestrator.example_sweep import METRIC, record, spec, trials
 
 CONTRACT = ["rank", "trial", "state", "metric", "mean", "ci95", "n", "steps", "config", "run_id", "checkpoint"]
@@ -48,7 +48,7 @@ def test_rows_carry_the_contract_and_only_the_swept_keys():
 
 @pytest.mark.parametrize(("goal", "want"), [("minimize", ["2", "3", "1"]), ("maximize", ["1", "3", "2"])])
 def test_best_first_for_either_goal(goal, want):
-    metrics = (SimpleNamespace(name=METRIC, goal=goal, target=None),)
+    metrics = (Metric(name=METRIC, goal=goal),)
     rows = leaderboard(spec(metrics=metrics), [record(1, 5.0), record(2, 1.0), record(3, 3.0)])
     assert ids(rows) == want
     assert [row["rank"] for row in rows] == [1, 2, 3]
@@ -145,8 +145,7 @@ def test_differences_are_tested_on_shared_seeds_and_corrected_for_their_number()
 
 def test_several_metrics_are_ranked_by_pareto_front():
     metrics = tuple(
-        SimpleNamespace(name=name, goal=goal, target=None)
-        for name, goal in ((METRIC, "minimize"), ("eval/accuracy", "maximize"))
+        Metric(name=name, goal=goal) for name, goal in ((METRIC, "minimize"), ("eval/accuracy", "maximize"))
     )
     points = {1: (1.0, 0.2), 2: (2.0, 0.9), 3: (2.5, 0.8), 4: (3.0, 0.1), 5: (1.5, 0.5)}
     some = [record(k, a, reports={4500: {METRIC: a, "eval/accuracy": b}}) for k, (a, b) in points.items()]

@@ -1,0 +1,96 @@
+import io
+
+from rich.console import Console
+
+from orchestrator.live import LiveDisplay, render, view
+from orchestrator.records import Failure
+from tests.orchestrator.example_sweep import METRIC, record, spec, trials
+
+
+def some():
+    return [
+        record(1, 3.0, busy_seconds=100.0, ended=500.0),
+        record(2, 9.0, state="pruned", steps=500, busy_seconds=20.0, ended=600.0),
+        record(
+            3, 4.0, state="running", steps=1500, reports={500: {METRIC: 3.5}, 1500: {METRIC: 4.0}}, busy_seconds=30.0
+        ),
+        record(4, None, state="failed", steps=500, failure=Failure("diverged", "the loss is nan"), ended=550.0),
+    ]
+
+
+def text_of(renderable, width=100):
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_running_trials_come_first_then_the_latest():
+    found = view(spec(), some(), state="running")
+    assert [row["trial"] for row in found["rows"]] == ["3", "2", "4", "1"]
+    assert found["rows"][0] == {
+        "trial": "3",
+        "state": "running",
+        "failure": None,
+        "step": 1500,
+        "total": 4500,
+        "metric": 4.0,
+        "best": 3.5,
+        "seconds_left": 60.0,
+    }
+
+
+def test_the_table_says_where_each_trial_stands_and_what_is_best():
+    text = text_of(render(view(spec(), some(), state="running")))
+    head = next(line for line in text.splitlines() if "best so far" in line)
+    assert head.split() == ["trial", "state", "step", "fid_1nfe", "best", "so", "far", "time", "left"]
+    row = next(line for line in text.splitlines() if "1500/4500" in line)
+    assert {"3", "running", "4", "3.5", "1m"} <= set(row.split())
+    assert "diverged" in text
+    assert "best 3 (trial 1)" in text
+    assert "3 of 33 ended" in text
+
+
+def test_the_table_fits_and_is_short_for_many_trials():
+    found = view(spec(), trials() * 10, rows=8)
+    assert len(found["rows"]) == 8
+    assert max(map(len, text_of(render(found), width=80).splitlines())) <= 80
+
+
+def test_a_sweep_without_trials_can_be_shown():
+    assert "no result yet" in text_of(render(view(spec(), [])))
+
+
+def test_without_a_terminal_each_trial_that_ends_is_one_line_once():
+    out = io.StringIO()
+    with LiveDisplay(spec(), Console(file=out, width=40)) as display:
+        display.update(some()[:1], state="running")
+        display.update(some(), state="running")
+        display.update(some(), state="running")
+    lines = out.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["1", "2", "4"]
+    assert lines[0].startswith("trial 1 finished at step 4500: eval/fid_1nfe 3 (1m 40s); best 3 (trial 1);")
+    assert "diverged: the loss is nan" in lines[2]
+
+
+def test_a_terminal_is_redrawn_no_more_often_than_asked_but_always_at_the_end():
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with LiveDisplay(spec(), console, per_second=2.0, clock=lambda: now[0]) as display:
+        display.update(some()[:1])
+        first = out.getvalue()
+        display.update(some()[:2])
+        assert out.getvalue() == first
+        now[0] = 0.6
+        display.update(some()[:3])
+        assert len(out.getvalue()) > len(first)
+        display.update([*some(), record(9, 0.25)])
+    assert "best 0.25 (trial 9)" in out.getvalue()
+
+
+def test_a_reason_with_brackets_is_shown_as_it_is():
+    out = io.StringIO()
+    broken = record(1, None, state="failed", failure=Failure("bug", "KeyError: [bold]x[/bold]"))
+    with LiveDisplay(spec(), Console(file=out, width=40)) as display:
+        display.update([broken])
+    assert "KeyError: [bold]x[/bold]" in out.getvalue()
