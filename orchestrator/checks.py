@@ -16,7 +16,7 @@ from orchestrator.space_reader import SpaceDraft
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
-BUILDS = 200
+BUILDS = 100
 """Most configurations that are built for checking: about 2 ms each."""
 
 

@@ -81,10 +81,10 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
 
 # ------------------------------------------------------------------------------------------ early_terminate
 
-_COMMON = ("type", "min_iter", "unit")
+_COMMON = ("type", "min_iter")
 _BY_TYPE: dict[str, tuple[str, ...]] = {
-    "asha": ("max_iter", "s", "eta", "brackets", "strict"),
-    "hyperband": ("max_iter", "s", "eta", "brackets", "strict"),
+    "asha": ("max_iter", "s", "eta", "unit", "brackets", "strict"),
+    "hyperband": ("max_iter", "s", "eta", "unit", "brackets", "strict"),
     "median": ("warmup_trials",),
     "percentile": ("percentile", "warmup_trials"),
     "patience": ("patience", "min_delta"),

@@ -1,0 +1,139 @@
+"""Steps, time, GPU-hours and disk of a sweep: expected from its early stopping and from measured configurations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from orchestrator.probe import Measurement, work_of
+from orchestrator.spec import SweepSpec
+from orchestrator.stopping import keep_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Expected amounts of a whole sweep. Those that need a measurement are None without one."""
+
+    trainings: int
+    """Trials and replicates that train (reused ones do not)."""
+    steps: float
+    """Optimiser steps of all of them, early stopping allowed for."""
+    steps_unstopped: float
+    """The same if no trial were stopped early."""
+    saved: float
+    """Share of the steps that early stopping saves."""
+    work_seconds: float | None = None
+    """Sum over all trainings."""
+    wall_seconds: float | None = None
+    wall_range: tuple[float, float] | None = None
+    """If every trial cost as little as the cheapest, and as much as the dearest, configuration."""
+    gpu_hours: float | None = None
+    disk_bytes: int | None = None
+    """The last checkpoint of every training."""
+    peak_memory: int | None = None
+    """Bytes of the dearest configuration."""
+    device: str | None = None
+
+
+def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Return `(steps, expected trials that get there)` for each rung and for the end of a trial.
+
+    Trials are taken to arrive at a rung one after the other in random order of quality: the i-th goes on if it is
+    among the best `keep_count(i)` of i, which has that share as its probability. Other rules than rungs are not
+    predicted: every trial is expected to reach its end.
+    """
+    length = int(config["trainer"]["steps"])
+    rule = spec.early_terminate
+    if rule is None or not rule.ranked:
+        return [(length, float(trials))]
+    reaching: dict[int, float] = dict.fromkeys((*spec.rungs(config), length), 0.0)
+    for bracket in range(rule.brackets):
+        arriving = float(len(range(bracket, trials, rule.brackets)))
+        own = spec.rungs(config, bracket=bracket)
+        for step in reaching:
+            reaching[step] += arriving
+            if step in own:
+                arriving = _going_on(arriving, rule.eta)
+    return list(reaching.items())
+
+
+def _going_on(arriving: float, eta: float) -> float:
+    whole = math.floor(arriving)
+    passed = math.fsum(keep_count(i, eta) / i for i in range(1, whole + 1))
+    return passed + (arriving - whole) * keep_count(whole + 1, eta) / (whole + 1)
+
+
+def estimate_cost(
+    spec: SweepSpec,
+    trials: int,
+    replicates: int,
+    configs: Sequence[Mapping[str, Any]],
+    concurrency: int,
+    probe: Sequence[Measurement] = (),
+) -> Estimate:
+    """Expect what a sweep takes.
+
+    Args:
+        spec: the sweep.
+        trials: trainings of the search.
+        replicates: additional trainings, which are never stopped.
+        configs: configurations drawn at random; each in turn stands for all, and the mean is taken.
+        concurrency: trainings at once.
+        probe: measurements; costs of other configurations lie between the cheapest and the dearest, by `work_of`.
+    """
+    steps, full, reports = [], [], []
+    for config in configs:
+        length = int(config["trainer"]["steps"])
+        reaching = expected_reaching(spec, trials, config)
+        starts = [0, *(step for step, _ in reaching)]
+        walked = math.fsum(count * (step - start) for start, (step, count) in zip(starts, reaching, strict=False))
+        at = spec.report_steps(config)
+        reports.append(math.fsum(_alive(reaching, step) for step in at) + replicates * len(at))
+        steps.append(walked + replicates * length)
+        full.append(float((trials + replicates) * length))
+    trainings = trials + replicates
+    expected = Estimate(
+        trainings=trainings,
+        steps=fmean(steps),
+        steps_unstopped=fmean(full),
+        saved=1 - fmean(steps) / fmean(full) if trainings else 0.0,
+    )
+    if not probe:
+        return expected
+    cheap, dear = min(probe, key=lambda m: m.work), max(probe, key=lambda m: m.work)
+    span = dear.work - cheap.work
+    shares = [min(max((work_of(config) - cheap.work) / span, 0.0), 1.0) if span else 1.0 for config in configs]
+
+    def seconds(shares: Sequence[float]) -> float:
+        return fmean(
+            trainings * _between(cheap.startup_seconds, dear.startup_seconds, share)
+            + walked * _between(cheap.seconds_per_step, dear.seconds_per_step, share)
+            + count * _between(cheap.evaluation_seconds, dear.evaluation_seconds, share)
+            for share, walked, count in zip(shares, steps, reports, strict=True)
+        )
+
+    lanes = max(1, min(concurrency, trainings))
+    work = seconds(shares)
+    low, high = sorted(seconds([end] * len(configs)) / lanes for end in (0.0, 1.0))
+    return replace(
+        expected,
+        work_seconds=work,
+        wall_seconds=work / lanes,
+        wall_range=(low, high),
+        gpu_hours=work * spec.resources.gpu * spec.resources.workers / 3600,
+        disk_bytes=trainings * max(m.checkpoint_bytes for m in probe),
+        peak_memory=max(m.peak_memory for m in probe),
+        device=dear.device,
+    )
+
+
+def _alive(reaching: Sequence[tuple[int, float]], step: int) -> float:
+    """Expected trials that report at `step`: those that reach the next rung or end."""
+    return next((count for point, count in reaching if step <= point), 0.0)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
