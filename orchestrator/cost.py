@@ -31,6 +31,7 @@ class Estimate:
     wall_range: tuple[float, float] | None = None
     """If every trial cost as little as the cheapest, and as much as the dearest, configuration."""
     gpu_hours: float | None = None
+    """None too where GPUs are asked for and the measurement was on a CPU."""
     disk_bytes: int | None = None
     """The last checkpoint of every training."""
     peak_memory: int | None = None
@@ -116,14 +117,15 @@ def estimate_cost(
         )
 
     lanes = max(1, min(concurrency, trainings))
-    work = seconds(shares)
+    work, gpus = seconds(shares), spec.resources.gpu * spec.resources.workers
     low, high = sorted(seconds([end] * len(configs)) / lanes for end in (0.0, 1.0))
     return replace(
         expected,
         work_seconds=work,
         wall_seconds=work / lanes,
         wall_range=(low, high),
-        gpu_hours=work * spec.resources.gpu * spec.resources.workers / 3600,
+        # seconds measured on a CPU say nothing about a GPU
+        gpu_hours=work * gpus / 3600 if not gpus or dear.device != "cpu" else None,
         disk_bytes=trainings * max(m.checkpoint_bytes for m in probe),
         peak_memory=max(m.peak_memory for m in probe),
         device=dear.device,

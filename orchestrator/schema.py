@@ -1,0 +1,225 @@
+"""A JSON Schema (draft 2020-12) of the sweep file, for editors: completion, descriptions, red underlines.
+
+The schema shows shapes and words. What needs arithmetic or the base configuration is checked by `read_spec` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+from meanflow_core import config as training
+from orchestrator.settings import METHODS, STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.settings_reader import NOT_NEEDED
+from orchestrator.space_reader import DISTRIBUTIONS
+from orchestrator.spec import KEYS
+
+Schema = dict[str, Any]
+
+_NUMBER: Schema = {"type": "number"}
+_SCALARS = {float: "number", int: "integer", bool: "boolean", str: "string", type(None): "null"}
+_PARAMETER_DOCS: dict[str, str] = {
+    "value": "One fixed value.",
+    "values": "A list of values; the distribution is `categorical`.",
+    "probabilities": "Of the values; they add up to 1.",
+    "min": "Smallest value, inclusive. Whole `min` and `max` make `int_uniform`, others `uniform`.",
+    "max": "Largest value, inclusive.",
+    "distribution": "How values are drawn; inferred from the other keys where it is left out.",
+    "mu": "Mean of a normal law (of the logarithm for log_normal).",
+    "sigma": "Standard deviation of a normal law.",
+    "q": "Values are whole multiples of q (of the q_ distributions).",
+    "a": "First shape of a beta law.",
+    "b": "Second shape of a beta law.",
+    "when": "The parameter exists only where these keys have these values.",
+    "parameters": "Parameters below this key.",
+}
+
+
+def sweep_schema() -> Schema:
+    """Return the schema of a sweep file."""
+    properties = {key: {**_top_level()[key], "description": text} for key, text in KEYS.items()}
+    unused = {key: {"deprecated": True, "description": f"Not needed here: {why}."} for key, why in NOT_NEEDED.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "meansweep sweep",
+        "type": "object",
+        "properties": {**properties, **unused},
+        "required": ["method", "parameters"],
+        "oneOf": [{"required": ["metric"]}, {"required": ["metrics"]}],
+        "additionalProperties": False,
+        # a trainer of the user's own has keys of its own
+        "if": {"not": {"required": ["trainer"]}},
+        "then": {"properties": {"parameters": {"propertyNames": {"enum": _parameter_names()}}}},
+        "$defs": _definitions(),
+    }
+
+
+def _top_level() -> dict[str, Schema]:
+    text: Schema = {"type": "string"}
+    keys = {key: _typed(annotation) for key, annotation in training.valid_keys().items() if key != "evidence"}
+    documented = {key: {**shape, **_described(key)} for key, shape in keys.items()}
+    return {
+        "name": {**text, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "description": text,
+        "base": {"type": ["string", "object"]},
+        "set": {"type": "object", "properties": documented},
+        "trainer": {**text, "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
+        "method": {"oneOf": [_word(name, why) for name, why in METHODS.items()] + [_word("bayes", "the same as tpe")]},
+        "metric": {"$ref": "#/$defs/metric"},
+        "metrics": {"type": "array", "minItems": 2, "items": {"$ref": "#/$defs/metric"}},
+        "parameters": {
+            "type": "object",
+            "minProperties": 1,
+            "properties": {key: _sized(keys[key], _described(key)) for key in keys},
+            "additionalProperties": {"$ref": "#/$defs/parameter"},
+        },
+        "zip": {"type": "array", "items": {"type": ["array", "string"]}},
+        "forbid": {
+            "oneOf": [
+                {"$ref": "#/$defs/conditions"},
+                {"type": "array", "items": {"$ref": "#/$defs/conditions"}},
+            ]
+        },
+        "run_cap": {"type": "integer", "minimum": 1},
+        "early_terminate": {"$ref": "#/$defs/early_terminate"},
+        "replicates": {"$ref": "#/$defs/replicates"},
+        "resources": {"$ref": "#/$defs/resources"},
+        "budget": {"$ref": "#/$defs/budget"},
+        "retries": {"type": "integer", "minimum": 0, "default": 2},
+        "seed": {"type": "integer", "minimum": 0, "default": 0},
+        "warm_start": {"type": ["array", "string"], "items": text},
+        "on_duplicate": {"enum": ["reuse", "skip", "run"], "default": "reuse"},
+        "max_concurrent": {"type": "integer", "minimum": 1},
+    }
+
+
+def _definitions() -> dict[str, Schema]:
+    parameter: dict[str, Schema] = {key: {"description": text} for key, text in _PARAMETER_DOCS.items()}
+    for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
+        parameter[key] |= _NUMBER
+    for key in ("sigma", "q", "a", "b"):
+        parameter[key]["exclusiveMinimum"] = 0
+    parameter["values"] |= {"type": "array", "minItems": 1, "uniqueItems": True}
+    parameter["probabilities"] |= {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}
+    parameter["distribution"]["enum"] = list(DISTRIBUTIONS)
+    parameter["when"]["$ref"] = "#/$defs/conditions"
+    parameter["parameters"] |= {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}}
+    needs: list[Schema] = [{"required": list(keys)} for keys in (("value",), ("values",), ("min", "max"))]
+    needs += [{"required": ["distribution"]}, {"required": ["parameters"]}]
+    duration = {"type": ["number", "string"], "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$", "exclusiveMinimum": 0}
+    return {
+        "parameter": {"type": "object", "properties": parameter, "additionalProperties": False, "anyOf": needs},
+        "conditions": {
+            "type": "object",
+            "minProperties": 1,
+            "description": "key -> value, [values], a comparison like '> 0.5', {min: , max: } or {not: }.",
+        },
+        "metric": _record(Metric, {"impute": {"const": "worst", "deprecated": True}}, required=["name"]),
+        "early_terminate": _record(
+            EarlyTerminate,
+            {"type": {"oneOf": [_word(name, why) for name, why in STOPPING.items()]}, "strict": {"deprecated": True}},
+            required=["type"],
+        ),
+        "replicates": _record(Replicates),
+        "resources": _record(Resources, {"custom": {"type": "object", "additionalProperties": _NUMBER}}),
+        "budget": _record(Budget, {"wall_clock": duration}),
+    }
+
+
+def _record(cls: type, other: Mapping[str, Schema] | None = None, *, required: list[str] | None = None) -> Schema:
+    """The schema of a settings class, its fields' docstrings as descriptions."""
+    docs = _docs(cls)
+    shapes = {key: _typed(annotation) for key, annotation in typing.get_type_hints(cls).items()} | dict(other or {})
+    described = {key: {**shape, **({"description": docs[key]} if key in docs else {})} for key, shape in shapes.items()}
+    return {
+        "type": "object",
+        "description": inspect.getdoc(cls),
+        "properties": described,
+        "required": required or [],
+        "additionalProperties": False,
+    }
+
+
+def _word(name: str, why: str) -> Schema:
+    return {"const": name, "description": why}
+
+
+def _sized(shape: Schema, description: Schema) -> Schema:
+    """A parameter whose values have this shape."""
+    values = {"value": shape, "values": {"items": shape}}
+    return {**description, "allOf": [{"$ref": "#/$defs/parameter"}, {"properties": values}]}
+
+
+def _parameter_names() -> list[str]:
+    """Every key, dotted, and every group of keys (for nested `parameters`)."""
+    names: dict[str, None] = {}
+    for key in training.valid_keys():
+        parts = key.split(".")
+        names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return [name for name in names if name != "evidence"]
+
+
+def _typed(annotation: Any) -> Schema:
+    """The JSON shape of a Python annotation."""
+    if annotation in _SCALARS:
+        return {"type": _SCALARS[annotation]}
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is list:
+        return {"type": "array", "items": _typed(arguments[0])}
+    if arguments and all(argument in _SCALARS for argument in arguments):
+        return {"type": [_SCALARS[argument] for argument in arguments]}
+    if arguments and isinstance(origin, type) and issubclass(origin, Mapping | dict):
+        return {"type": "object"}
+    return {"anyOf": [_typed(argument) for argument in arguments]}
+
+
+# ----------------------------------------------------------------------------------------- descriptions
+
+
+def _described(key: str) -> Schema:
+    text = key_descriptions().get(key)
+    return {"description": text} if text else {}
+
+
+@cache
+def key_descriptions() -> dict[str, str]:
+    """Return the docstring of every key of the training configuration that has one."""
+    found: dict[str, str] = {}
+
+    def walk(cls: type, prefix: str) -> None:
+        docs = _docs(cls)
+        for name, annotation in typing.get_type_hints(cls).items():
+            kinds = [k for k in (typing.get_args(annotation) or (annotation,)) if _is_section(k)]
+            for kind in kinds:
+                walk(kind, f"{prefix}{name}.")
+            if not kinds and name in docs:
+                found.setdefault(f"{prefix}{name}", docs[name])
+
+    walk(training.TrainConfig, "")
+    return found
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, training.Section)
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """The string below each field of a class."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(inspect.cleandoc(text).split())
+    return found
