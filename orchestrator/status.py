@@ -40,7 +40,7 @@ def status(
         counts[trial.state.value] += 1
     total = expected_trials(spec)
     left = None if total is None else max(total - len(trials), 0)
-    if state not in ("running", "paused", "interrupted", "unknown"):
+    if state not in ("new", "running", "paused", "interrupted", "unknown"):
         left = 0
     used = {
         "gpu_hours": sum(trial.gpu_seconds for trial in trials) / 3600,

@@ -1,63 +1,52 @@
 """A recorded-looking sweep for the readers' tests: 24 configurations, rungs, seeds, one of each kind of failure."""
 
+import dataclasses
+import functools
 import math
 import random
-from types import SimpleNamespace
 
-from orchestrator.condition import Condition
-from orchestrator.parameter import Parameter
 from orchestrator.records import Failure, TrialRecord, TrialState
-from orchestrator.settings import Budget, EarlyTerminate, Metric, Replicates, Resources
-from orchestrator.space import Space
+from orchestrator.spec import SweepSpec
 
 METRIC = "eval/fid_1nfe"
 RUNGS = (500, 1500, 4500)
 START = 1_760_000_000.0
 
-PARAMETERS = (
-    Parameter(
-        name="objective.time.law", kind="categorical", distribution="categorical", choices=("uniform", "lognorm")
-    ),
-    Parameter(
-        name="objective.time.mean",
-        kind="float",
-        distribution="uniform",
-        low=-2.0,
-        high=0.4,
-        when=(Condition(key="objective.time.law", relation="in", operands=("lognorm",)),),
-    ),
-    Parameter(name="objective.guidance.scale", kind="float", distribution="uniform", low=1.0, high=4.0),
-    Parameter(
-        name="objective.guidance.kappa", kind="categorical", distribution="categorical", choices=(0.0, 0.5, 0.8, 0.9)
-    ),
-    Parameter(name="objective.weight.power", kind="float", distribution="uniform", low=0.0, high=2.0),
-    Parameter(name="optimizer.lr", kind="float", distribution="log_uniform_values", low=1e-4, high=3e-3, log=True),
-)
+SWEEP = {
+    "name": "digits-guidance",
+    "description": "What guidance and the law of the times do to one-step digits",
+    "set": {"trainer.steps": 4500, "trainer.eval_every": 500},
+    "method": "tpe",
+    "metric": {"name": METRIC, "goal": "minimize"},
+    "run_cap": 24,
+    "parameters": {
+        "objective.time.law": {"values": ["uniform", "lognorm"]},
+        "objective.time.mean": {
+            "distribution": "uniform",
+            "min": -2.0,
+            "max": 0.4,
+            "when": {"objective.time.law": "lognorm"},
+        },
+        "objective.guidance.scale": {"distribution": "uniform", "min": 1.0, "max": 4.0},
+        "objective.guidance.kappa": {"values": [0.0, 0.5, 0.8, 0.9]},
+        "objective.weight.power": {"min": 0.0, "max": 2.0},
+        "optimizer.lr": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 3.0e-3},
+    },
+    "early_terminate": {"type": "asha", "min_iter": 500, "eta": 3},
+    "replicates": {"top": 3, "seeds": 3},
+    "resources": {"cpu": 1, "gpu": 0.25},
+    "budget": {"gpu_hours": 40, "wall_clock": "12h"},
+}
+
+
+@functools.cache
+def _spec():
+    return SweepSpec.from_source({"sweep": SWEEP, "base": {}, "file": "sweeps/digits-guidance.yaml"})
 
 
 def spec(**changes):
-    fields = {
-        "name": "digits-guidance",
-        "description": "What guidance and the law of the times do to one-step digits",
-        "file": "sweeps/digits-guidance.yaml",
-        "source": {"name": "digits-guidance", "method": "tpe"},
-        "base": {"trainer": {"steps": 4500, "eval_every": 500}},
-        "set": {"trainer.steps": 4500},
-        "trainer": "meanflow_core.trainer:Trainer",
-        "method": "tpe",
-        "metrics": (Metric(name=METRIC),),
-        "run_cap": 24,
-        "space": Space(parameters=PARAMETERS),
-        "early_terminate": EarlyTerminate(type="asha", min_iter=500, eta=3),
-        "replicates": Replicates(top=3, seeds=3),
-        "resources": Resources(cpu=1.0, gpu=0.25),
-        "budget": Budget(gpu_hours=40.0, wall_clock=43200.0),
-        "retries": 2,
-        "seed": 0,
-        "max_concurrent": None,
-    } | changes
-    fields["metric"] = fields["metrics"][0]
-    return SimpleNamespace(**fields, report_steps=lambda config: [*range(500, 4501, 500)])
+    """The sweep, with some fields replaced."""
+    return dataclasses.replace(_spec(), **changes)
 
 
 def record(key, value, *, state="finished", seed=0, steps=4500, values=None, reports=None, **more):
@@ -105,9 +94,9 @@ def curve(final, rng, last):
 def trials(count=24, seed=3):
     """A whole sweep: rungs that stopped two thirds at each, the best three on three more seeds, four failures."""
     rng = random.Random(seed)
-    records = []
+    space, records = spec().space, []
     for number in range(1, count + 1):
-        values = Space(parameters=PARAMETERS).draw(rng.random)
+        values = space.draw(rng.random)
         final = quality(values)
         broken = {5: "diverged", 11: "oom", 16: "bug", 20: "lost"}.get(number)
         last = 1000 if broken else RUNGS[0] if final > 9 else RUNGS[1] if final > 4.5 else RUNGS[2]

@@ -7,7 +7,7 @@ from orchestrator.records import Failure
 from orchestrator.settings import Budget
 from orchestrator.space import Space
 from orchestrator.status import expected_trials, status, status_table, steps_of
-from tests.orchestrator.example_sweep import PARAMETERS, record, spec, trials
+from tests.orchestrator.example_sweep import record, spec, trials
 
 
 def shown(found):
@@ -71,7 +71,9 @@ def test_a_stopped_sweep_expects_no_more_trials():
 
 
 def test_a_grid_knows_its_size():
-    grid = Space(parameters=(PARAMETERS[0], PARAMETERS[3]))
+    by_name = {parameter.name: parameter for parameter in spec().space.parameters}
+    names = ("objective.time.law", "objective.guidance.kappa")
+    grid = Space(parameters=tuple(by_name[name] for name in names))
     assert expected_trials(spec(method="grid", space=grid, run_cap=None, replicates=None)) == 8
     assert expected_trials(spec(method="grid", space=grid, run_cap=5, replicates=None)) == 5
     assert expected_trials(spec(run_cap=None, replicates=None)) is None
@@ -81,7 +83,7 @@ def test_a_grid_knows_its_size():
 def test_the_length_of_a_trial_may_be_swept():
     assert steps_of(spec(), {}) == 4500
     assert steps_of(spec(), {"trainer.steps": 100}) == 100
-    assert steps_of(spec(set={}), {}) == 4500
+    assert steps_of(spec(set={}, base={"trainer": {"steps": 70}}), {}) == 70
     assert steps_of(spec(set={}, base={}), {}) is None
 
 
