@@ -1,0 +1,149 @@
+"""From the evaluation's configuration to an evaluator: which metrics, in which features, against which reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from meanflow_core.config import EvaluationConfig
+from meanflow_core.data.base import Dataset
+from meanflow_core.errors import ConfigError, Problem, nearest
+from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
+from meanflow_core.metrics.frechet import frechet_distance, moments_of
+from meanflow_core.metrics.mmd import mmd
+from meanflow_core.metrics.precision_recall import precision_recall
+from meanflow_core.metrics.reference import Reference, read_moments, reference_of
+from meanflow_core.metrics.transport import sliced_wasserstein, wasserstein
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Samples as the metrics see them."""
+
+    features: Tensor
+    """Float32 [n, d] on the CPU."""
+    labels: Tensor | None
+    """The labels the samples were asked for, int64 [n]."""
+    reference: Reference
+    space: Features
+
+    @property
+    def rows(self) -> Tensor:
+        """Features of real rows."""
+        if self.reference.rows is None:
+            raise ValueError("this reference holds moments alone")
+        return self.reference.rows
+
+    @cached_property
+    def overlap(self) -> tuple[float, float]:
+        """Precision and recall, computed together."""
+        return precision_recall(self.features, self.rows)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples that the classifier gives the label they were asked for."""
+        if self.labels is None or not isinstance(self.space, DigitsFeatures):
+            raise ValueError("accuracy needs labels and a classifier")
+        return (self.space.classify(self.features) == self.labels.cpu()).double().mean().item()
+
+
+METRICS: dict[str, Callable[[Judged], float]] = {
+    "fid": lambda judged: frechet_distance(moments_of(judged.features), judged.reference.moments),
+    "accuracy": lambda judged: judged.accuracy,
+    "precision": lambda judged: judged.overlap[0],
+    "recall": lambda judged: judged.overlap[1],
+    "wasserstein": lambda judged: wasserstein(judged.features, judged.rows),
+    "sliced_wasserstein": lambda judged: sliced_wasserstein(judged.features, judged.rows),
+    "mmd": lambda judged: mmd(judged.features, judged.rows),
+}
+"""Every metric by its name. A new one is one line here: a function of `Judged`."""
+
+MOMENTS_SUFFICE = {"fid", "accuracy"}
+
+
+def default_metrics(dataset: Dataset) -> list[str]:
+    """Return the metrics a data set has where the configuration names none."""
+    if len(dataset.shape) == 1:
+        return ["wasserstein", "sliced_wasserstein", "mmd"]
+    return ["fid", "accuracy"] if dataset.name == "digits" else ["fid"]
+
+
+class Evaluator:
+    """Judges samples. Picklable, and shared by all trials of a node.
+
+    Args:
+        config: which metrics, features and reference.
+        metrics: names, all known and all possible with the features and the reference.
+        features: the space.
+        reference: the real data's statistics.
+    """
+
+    def __init__(self, config: EvaluationConfig, metrics: list[str], features: Features, reference: Reference) -> None:
+        self.metrics = metrics
+        self._config, self._features, self._reference = config, features, reference
+
+    def evaluate(self, samples: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """Return each metric of samples [n, *shape] by its bare name.
+
+        Args:
+            samples: finite, scaled as the data are.
+            labels: what they were asked for, int64 [n], or None.
+        """
+        judged = Judged(self._features(samples), labels, self._reference, self._features)
+        return {name: METRICS[name](judged) for name in self.metrics}
+
+    def record(self) -> dict[str, Any]:
+        """Return what a figure must be read with: sample count, label rule, features, reference."""
+        return {
+            "samples": self._config.samples,
+            "labels": self._config.labels,
+            "metrics": list(self.metrics),
+            "features": self._features.identity,
+            "reference": self._reference.source,
+            "reference_count": self._reference.moments.count,
+        }
+
+
+def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
+    """Load the features and compute (or read) the reference statistics.
+
+    Raises:
+        ConfigError: an unknown metric, or one that these data, features or this reference cannot give.
+    """
+    metrics = default_metrics(dataset) if config.metrics is None else list(config.metrics)
+    problems = [
+        Problem(
+            key="evaluation.metrics",
+            value=name,
+            rule=f"unknown metric; known: {', '.join(METRICS)}",
+            nearest=nearest(name, list(METRICS)),
+        )
+        for name in metrics
+        if name not in METRICS
+    ]
+    if problems:
+        raise ConfigError(problems)
+    features = load_features(config.features, dataset)
+    if "accuracy" in metrics and (dataset.num_classes is None or not isinstance(features, DigitsFeatures)):
+        rule = "accuracy needs labelled data with a classifier of its own: digits, without `evaluation.features`"
+        raise ConfigError([Problem(key="evaluation.metrics", value="accuracy", rule=rule)])
+    return Evaluator(config, metrics, features, _reference(config, dataset, metrics, features))
+
+
+def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], features: Features) -> Reference:
+    if config.reference is None:
+        return reference_of(dataset, features)
+    reference = read_moments(config.reference)
+    needy = [name for name in metrics if name not in MOMENTS_SUFFICE]
+    if needy:
+        rule = f"holds moments alone, which {', '.join(needy)} cannot be computed from; leave one of the two out"
+        raise ConfigError([Problem(key="evaluation.reference", value=config.reference, rule=rule)])
+    size = features(next(iter(dataset.reference()))[:2]).shape[1]
+    if size != len(reference.moments.mean):
+        rule = f"has {len(reference.moments.mean)} features, but the feature network gives {size}"
+        raise ConfigError([Problem(key="evaluation.reference", value=config.reference, rule=rule)])
+    return reference

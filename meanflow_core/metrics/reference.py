@@ -1,0 +1,125 @@
+"""What samples are compared with: moments and rows of the real data's features, computed once and kept."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanflow_core.data.base import Dataset, digest
+from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.metrics.features import Features
+from meanflow_core.metrics.frechet import Moments, MomentSum
+
+KEPT_ROWS = 10_000
+"""Rows of features kept for the metrics that need more than moments."""
+CACHED_FROM = 10_000
+"""Statistics over fewer rows are computed anew: that takes less time than a file is worth."""
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of the real rows."""
+
+    moments: Moments
+    rows: Tensor | None
+    """Features of the first rows, float32 [n, d]; None where only moments were read from a file."""
+    source: str
+    """In words, for the record."""
+
+
+def cache_folder() -> Path:
+    """Return $MEANSWEEP_CACHE, or `meansweep` in the user's cache folder."""
+    named = os.environ.get("MEANSWEEP_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named).expanduser() if named else Path(base).expanduser() / "meansweep"
+
+
+def reference_of(dataset: Dataset, features: Features, *, folder: Path | None = None) -> Reference:
+    """Return the statistics of a data set's reference rows.
+
+    Large ones are kept in a file whose name holds the data's and the features' identity, written aside and renamed.
+
+    Args:
+        dataset: whose `reference` is read.
+        features: the space.
+        folder: of the cached files; None: `cache_folder()`.
+    """
+    key = digest(VERSION, dataset.fingerprint, dataset.reference_rows, features.identity)
+    path = (folder or cache_folder()) / f"reference-{dataset.name}-{key}.npz"
+    cached = _read(path)
+    if cached is not None:
+        return Reference(*cached, dataset.reference_rows)
+    total = MomentSum()
+    kept: list[Tensor] = []
+    for batch in dataset.reference():
+        part = features(batch)
+        if total.count < KEPT_ROWS:
+            kept.append(part[: KEPT_ROWS - total.count])
+        total.add(part)
+    reference = Reference(total.moments(), torch.cat(kept), dataset.reference_rows)
+    if total.count >= CACHED_FROM:
+        _write(path, reference)
+    return reference
+
+
+def read_moments(path: str, key: str = "evaluation.reference") -> Reference:
+    """Read moments from a .npz with `mu` and `sigma`, as ADM and pytorch-fid write them.
+
+    Raises:
+        ConfigError: the file is missing, or has no such arrays.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        rule = "no such file; expected a .npz with mu and sigma, e.g. ADM's VIRTUAL_imagenet256_labeled.npz"
+        raise ConfigError([Problem(key=key, value=path, rule=rule)])
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            mean, covariance = (torch.from_numpy(content[name].astype(np.float64)) for name in ("mu", "sigma"))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        rule = f"cannot be read as a .npz with mu and sigma ({error})"
+        raise ConfigError([Problem(key=key, value=path, rule=rule)]) from error
+    if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
+        rule = f"mu must be [d] and sigma [d, d], got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+        raise ConfigError([Problem(key=key, value=path, rule=rule)])
+    return Reference(Moments(mean, covariance, None), None, f"{file.name}:{digest(mean, covariance)}")
+
+
+def _read(path: Path) -> tuple[Moments, Tensor] | None:
+    """Return cached statistics; None if there are none (a damaged file counts as none and is made again)."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = [torch.from_numpy(content[name]) for name in ("mu", "sigma", "rows")]
+            return Moments(arrays[0], arrays[1], int(content["count"])), arrays[2]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, reference: Reference) -> None:
+    assert reference.rows is not None
+    moments = reference.moments
+    arrays = {"mu": moments.mean, "sigma": moments.covariance, "rows": reference.rows}
+    content = {name: array.numpy() for name, array in arrays.items()}
+    write_aside(path, lambda file: np.savez(file, count=np.int64(moments.count or 0), **content))  # type: ignore[arg-type]
+
+
+def write_aside(path: Path, write: Callable[[object], None]) -> None:
+    """Write a file under another name and rename it: no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)
