@@ -230,7 +230,8 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "ema": self._ema.state_dict(),
-            "last_finite": self._meter.last_finite,
+            "last_finite": dict(self._meter.last_finite),
+            "least_errors": dict(self._meter.least),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,6 +250,7 @@ class Trainer:
             self._ema.load_state_dict(state["ema"])
             self.step, self.images_seen = int(state["step"]), int(state["images_seen"])
             self._meter.last_finite = dict(state["last_finite"])
+            self._meter.least = dict(state["least_errors"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the state does not fit this configuration: {error}") from error
 
