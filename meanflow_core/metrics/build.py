@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,11 +81,28 @@ class Evaluator:
         metrics: names, all known and all possible with the features and the reference.
         features: the space.
         reference: the real data's statistics.
+        dataset: that the samples imitate; only its identity is kept.
     """
 
-    def __init__(self, config: EvaluationConfig, metrics: list[str], features: Features, reference: Reference) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        metrics: list[str],
+        features: Features,
+        reference: Reference,
+        dataset: Dataset,
+    ) -> None:
         self.metrics = metrics
-        self._config, self._features, self._reference = config, features, reference
+        self._features, self._reference = features, reference
+        self._record = {
+            "samples": config.samples,
+            "labels": config.labels if dataset.num_classes is not None else None,
+            "metrics": list(metrics),
+            "features": features.identity,
+            "reference": reference.source,
+            "reference_count": reference.moments.count,
+            "data_fingerprint": dataset.fingerprint,
+        }
 
     def evaluate(self, samples: Tensor, labels: Tensor | None) -> dict[str, float]:
         """Return each metric of samples [n, *shape] by its bare name.
@@ -97,15 +115,8 @@ class Evaluator:
         return {name: METRICS[name](judged) for name in self.metrics}
 
     def record(self) -> dict[str, Any]:
-        """Return what a figure must be read with: sample count, label rule, features, reference."""
-        return {
-            "samples": self._config.samples,
-            "labels": self._config.labels,
-            "metrics": list(self.metrics),
-            "features": self._features.identity,
-            "reference": self._reference.source,
-            "reference_count": self._reference.moments.count,
-        }
+        """Return what a figure must be read with: sample count, label rule, features, reference, data."""
+        return copy.deepcopy(self._record)
 
 
 def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
@@ -131,7 +142,7 @@ def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
     if "accuracy" in metrics and (dataset.num_classes is None or not isinstance(features, DigitsFeatures)):
         rule = "accuracy needs labelled data with a classifier of its own: digits, without `evaluation.features`"
         raise ConfigError([Problem(key="evaluation.metrics", value="accuracy", rule=rule)])
-    return Evaluator(config, metrics, features, _reference(config, dataset, metrics, features))
+    return Evaluator(config, metrics, features, _reference(config, dataset, metrics, features), dataset)
 
 
 def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], features: Features) -> Reference:
