@@ -112,7 +112,8 @@ def image_grid(images: Picture, columns: int, smallest: int = 32, gap: int = 2) 
     A single image (a plot of all samples) is returned as it is.
     """
     if len(images) == 1:
-        return images[0]
+        single: Picture = images[0]
+        return single
     factor = -(-smallest // min(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = images.shape[1:3]

@@ -24,7 +24,7 @@ from meanflow_core.errors import TrainingDiverged
 from meanflow_core.meters import Meter
 from meanflow_core.metrics.build import Evaluator, build_evaluator
 from meanflow_core.nets.build import build_net
-from meanflow_core.objective import TrainingLoss
+from meanflow_core.objective import SUMS, TrainingLoss
 from meanflow_core.optim import Optimizer
 from meanflow_core.rng import seeded
 from meanflow_core.sampling import Sampling, image_grid
@@ -138,13 +138,13 @@ class Trainer:
 
     def _train_step(self) -> None:
         parts = list(self._batches.parts(self.step, self.images_seen))
-        loss, sums = torch.zeros((), device=self.device), None
+        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS), device=self.device)
         for index, part in enumerate(parts):
             with self._synchronising(index == len(parts) - 1), self._dropout_seeded(index):
                 part_loss, part_sums = self._loss(part)
                 (part_loss / len(parts)).backward()
             loss += part_loss.detach() / self._batches.count
-            sums = part_sums if sums is None else sums + part_sums
+            sums += part_sums
         norm = self._optimizer.step(self.step)
         self._optimizer.zero_grad()
         self.step += 1

@@ -4,7 +4,7 @@ from meanflow_core.rng import Streams, seeded, stable_seed
 
 
 def test_a_stable_seed_is_the_same_in_every_process_and_version():
-    assert stable_seed(3, "noise", 7) == 5834389264405612318
+    assert stable_seed(3, "noise", 7) == 1012311117371834351
 
 
 def test_streams_differ_by_seed_name_and_step_and_repeat():
