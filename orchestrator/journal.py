@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 
 _ATTEMPTS, _PAUSE = 20, 0.05  # a reader that asks who drives holds the lock for an instant
 
@@ -94,7 +94,7 @@ def _named(path: Path) -> tuple[int | None, str | None]:
         return None, None
 
 
-class _Unlocked(BaseJournalFileLock):
+class _Unlocked:
     """No lock for single writes: the writer holds the driver's lock already, readers need none."""
 
     def acquire(self) -> bool:
@@ -108,7 +108,7 @@ class Journal(JournalFileBackend):
     """Optuna's journal file. An append is whole and on disk when it returns, or has not happened."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_Unlocked())
+        super().__init__(str(path), lock_obj=_Unlocked())  # type: ignore[arg-type]  # two methods, no base to import
         self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

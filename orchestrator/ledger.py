@@ -114,8 +114,17 @@ class Ledger:
             raise
 
     @classmethod
-    def create(cls, paths: SweepPaths, spec: SweepSpec, environment: Mapping[str, Any] | None = None) -> Ledger:
+    def create(
+        cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
+        warm: Sequence[Mapping[str, Any]] = (),
+    ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
+
+        Args:
+            paths: the sweep's folder.
+            spec: the sweep.
+            environment: see `orchestrator.environment`.
+            warm: observations of other sweeps, `{values, metrics: {name: value}, origin}` each.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -132,6 +141,7 @@ class Ledger:
             ledger._create_studies([metric.goal for metric in spec.metrics])
             ledger._set("format", FORMAT)
             ledger._set("environment", dict(environment or {}))
+            ledger._add_warm(warm[len(ledger.warm()) :])
             ledger._set("spec:0", {"source": spec.source, "at": time.time(), "changes": []})  # last: now it exists
             return ledger
         except BaseException:
@@ -296,23 +306,15 @@ class Ledger:
         """Record the sweep's clock, for stretches without any other event."""
         self._set("wall", seconds)
 
+    def set_environment(self, environment: Mapping[str, Any]) -> None:
+        """Complete what is known of the environment the sweep was started in."""
+        self._set("environment", dict(environment))
+
     def add_revision(self, spec: SweepSpec, changes: Sequence[str]) -> int:
         """Record an edited sweep and return its number."""
         number = self.revision + 1
         self._set(f"spec:{number}", {"source": spec.source, "at": time.time(), "changes": list(changes)})
         return number
-
-    def add_warm(self, observations: Sequence[Mapping[str, Any]]) -> None:
-        """Record observations of other sweeps, `{values, metrics: {name: value}, origin}` each."""
-        from optuna.trial import TrialState as Native
-        from optuna.trial import create_trial
-
-        for observation in observations:
-            trial = create_trial(
-                state=Native.COMPLETE, values=list(observation["metrics"].values()),
-                user_attrs={"observation": dict(observation)},
-            )  # fmt: skip
-            self._storage.create_new_trial(self._studies[_WARM], trial)
 
     def add_trial(self, new: NewTrial, *, params: Mapping[str, tuple[Any, Any]], wall: float) -> TrialRecord:
         """Record a new trial, with everything decided about it, in one line.
@@ -402,6 +404,17 @@ class Ledger:
         self._append(self._trials[trial_id], f"label:{name}", {"value": value})
 
     # ------------------------------------------------------------------------------------------ helpers
+
+    def _add_warm(self, observations: Sequence[Mapping[str, Any]]) -> None:
+        from optuna.trial import TrialState as Native
+        from optuna.trial import create_trial
+
+        for observation in observations:
+            trial = create_trial(
+                state=Native.COMPLETE, values=list(observation["metrics"].values()),
+                user_attrs={"observation": dict(observation)},
+            )  # fmt: skip
+            self._storage.create_new_trial(self._studies[_WARM], trial)
 
     def _append(self, history: TrialHistory, key: str, event: dict[str, Any]) -> None:
         self._require_lock()

@@ -1,0 +1,117 @@
+"""Changing a sweep that has begun: what differs, what may, and which trials stay valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.records import TrialRecord
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import SweepSpec
+
+_FALSIFY = {
+    "metric": "trials were stopped and ranked by the old one",
+    "metrics": "trials were stopped and ranked by the old ones",
+    "trainer": "trials were trained by the old one",
+    "seed": "trials have been drawn with the old one",
+    "name": "it is the sweep's folder",
+}
+"""Keys of the sweep file that cannot change once a trial has begun, and why."""
+_SPACE = ("parameters", "zip", "forbid", "method")
+
+
+def revised(ledger: Ledger, command: Mapping[str, Any]) -> tuple[SweepSpec, list[str]]:
+    """Return the sweep as an `extend` or `edit` command would leave it, and what it would change, one line each.
+
+    Raises:
+        ConfigError: the change would falsify what is recorded, or makes no sense.
+    """
+    from orchestrator.spec import SweepSpec
+
+    old = ledger.spec()
+    if command["command"] == "extend":
+        new = SweepSpec.from_source(_extended(old, int(command["trials"])))
+    else:
+        new = SweepSpec.from_source(command["source"])
+    trials = ledger.trials()
+    problems = list(_refusals(old, new, trials, ledger))
+    if problems:
+        raise ConfigError(problems)
+    changes = [*differences(old, new)]
+    outside = [trial.id for trial in trials if new.space.problems(trial.values)] if changes else []
+    if outside:
+        changes.append(f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}")
+    return new, changes
+
+
+def differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
+    """Yield one line for each key of the sweep file that differs: `run_cap: 24 -> 48`."""
+    before, after = _flat(old), _flat(new)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            was, now = (str(side[key]) if key in side else "-" for side in (before, after))
+            yield f"{key}: {was} -> {now}"
+
+
+def moves_space(changes: Sequence[str]) -> bool:
+    """Whether one of these changes alters what is drawn, so that positions of earlier draws mean nothing any more."""
+    return any(line.partition(":")[0].partition(".")[0] in _SPACE for line in changes)
+
+
+def _extended(old: SweepSpec, more: int) -> dict[str, Any]:
+    content = dict(old.source["sweep"])
+    if more < 1:
+        raise ConfigError([Problem(key="extend", rule="must add at least one trial", value=more)])
+    if old.run_cap is None:
+        rule = f"the sweep has no run_cap to add to; its {'grid' if old.method == 'grid' else 'budget'} ends it"
+        raise ConfigError([Problem(key="extend", rule=rule + " (`meansweep edit` changes that)")])
+    content["run_cap"] = old.run_cap + more
+    if old.budget.trials is not None:
+        content["budget"] = {**content["budget"], "trials": old.budget.trials + more}
+    return {**old.source, "sweep": content}
+
+
+def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], ledger: Ledger) -> Iterator[Problem]:
+    if new.name != old.name:
+        yield Problem(key="name", rule=f"cannot change from {old.name!r}: {_FALSIFY['name']}", value=new.name)
+    if not trials:
+        return
+    pairs: dict[str, tuple[Any, Any]] = {
+        "metrics": ([(m.name, m.goal) for m in old.metrics], [(m.name, m.goal) for m in new.metrics]),
+        "trainer": (old.trainer, new.trainer),
+        "seed": (old.seed, new.seed),
+    }
+    for key, (was, now) in pairs.items():
+        if was != now:
+            yield Problem(key=key, rule=f"cannot change from {was!r}: {_FALSIFY[key]}", value=now)
+    if old.trainer == new.trainer:
+        yield from _other_configs(new, trials)
+
+
+def _other_configs(new: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[Problem]:
+    """A trial's values must still mean the training that it had: the same base and `set`, the same length."""
+    changed = []
+    for trial in trials:
+        try:
+            same = new.config_hash(new.config_for(trial.values, seed=trial.seed)) == trial.config_hash
+        except ConfigError:
+            same = False
+        if not same:
+            changed.append(trial.id)
+    if changed:
+        rule = (
+            "the training configuration differs in more than the swept keys, so the old trials would not be "
+            f"comparable with new ones (trials {', '.join(changed[:10])}{', ...' if len(changed) > 10 else ''}); "
+            "start a new sweep, with `warm_start` if the results may guide it"
+        )
+        yield Problem(key="base/set", rule=rule)
+
+
+def _flat(spec: SweepSpec) -> dict[str, Any]:
+    from orchestrator.reading import flat
+
+    content = {key: value for key, value in spec.source["sweep"].items() if value is not None}
+    return {str(key): value for key, value in flat(content).items()}

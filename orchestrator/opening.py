@@ -1,0 +1,105 @@
+"""Starting a sweep and going on with one: the ledger, the environment, what other sweeps know, and the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.yamlfile import write_yaml
+from orchestrator.engine import Engine
+from orchestrator.environment import drift, environment
+from orchestrator.ledger import Ledger
+from orchestrator.paths import Home
+from orchestrator.reuse import known_configurations, warm_observations
+
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
+    from orchestrator.tracking import Tracker
+
+
+def start_sweep(
+    home: Home,
+    spec: SweepSpec,
+    *,
+    tracker: Tracker | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    resources: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    plan: Mapping[str, Any] | None = None,
+) -> Engine:
+    """Make a new sweep and return the engine that drives it. Close it with `engine.ledger.close()`.
+
+    Args:
+        home: where it lives.
+        spec: the sweep.
+        tracker: shows it.
+        clock: seconds that never jump.
+        resources: what a trial really gets, where that differs from the sweep file.
+        device: type of the device that trains, if known.
+        plan: what was planned, to be compared with what came of it.
+
+    Raises:
+        ConfigError: a sweep of this name exists, or `warm_start` names one that does not.
+        SweepBusy: it is being started by another process.
+    """
+    here = environment(spec, device=device)
+    warm = warm_observations(home, spec)
+    paths = home.sweep(spec.name)
+    try:
+        ledger = Ledger.create(paths, spec, environment=here, warm=warm)
+    except FileExistsError:
+        rule = f"there is a sweep of this name already; `meansweep resume {spec.name}` goes on with it"
+        raise ConfigError([Problem(key="name", rule=rule, file=spec.file)]) from None
+    try:
+        paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
+        if plan is not None:
+            ledger.note("plan", dict(plan))
+        known = known_configurations(home, spec, here, without=spec.name) if spec.on_duplicate != "run" else {}
+        return Engine(ledger, tracker=tracker, clock=clock, resources=resources, environment=here, known=known)
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def resume_sweep(
+    home: Home,
+    name: str,
+    *,
+    strict: bool = False,
+    tracker: Tracker | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    resources: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> Engine:
+    """Go on with a sweep, whatever ended it, and return the engine that drives it.
+
+    Args:
+        home: where it lives.
+        name: the sweep.
+        strict: refuse if the environment differs from the one it was started in; else what runs from now on is
+            labelled.
+        tracker: shows it.
+        clock: seconds that never jump.
+        resources: see `start_sweep`.
+        device: see `start_sweep`.
+
+    Raises:
+        SweepBusy: another process drives it.
+        LedgerError: there is none of this name, or its ledger is damaged.
+        ConfigError: `strict`, and the environment differs.
+    """
+    ledger = Ledger.open(home.sweep(name), write=True)
+    try:
+        spec = ledger.spec()
+        here = environment(spec, device=device)
+        differences = drift(ledger.environment(), here)
+        if strict and differences:
+            rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
+            raise ConfigError([Problem(key="--strict", rule=rule)])
+        known = known_configurations(home, spec, here, without=name) if spec.on_duplicate != "run" else {}
+        return Engine(ledger, tracker=tracker, clock=clock, resources=resources, environment=here, known=known)
+    except BaseException:
+        ledger.close()
+        raise

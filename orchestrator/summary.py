@@ -1,0 +1,100 @@
+"""Where a sweep stands and what it has cost, out of its ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.folding import TrialHistory
+from orchestrator.records import TrialState, best_first
+from orchestrator.settings import Budget
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import SweepSpec
+
+
+def spent(
+    budget: Budget, histories: Iterable[TrialHistory], *, wall: float, gpu_flying: float = 0.0
+) -> Iterator[str]:  # fmt: skip
+    """Yield a line for each limit of time that is reached.
+
+    Args:
+        budget: the limits.
+        histories: all trials.
+        wall: seconds in which drivers have run the sweep.
+        gpu_flying: GPU-seconds of runs that nothing accounts for yet.
+    """
+    if budget.gpu_hours is not None:
+        used = (sum(history.gpu for history in histories) + gpu_flying) / 3600
+        if used >= budget.gpu_hours:
+            yield f"budget.gpu_hours is {budget.gpu_hours:g}, used {used:.3g}"
+    if budget.wall_clock is not None and wall >= budget.wall_clock:
+        yield f"budget.wall_clock is {budget.wall_clock:g} s, used {wall:.0f}"
+
+
+def reached_target(spec: SweepSpec, histories: Iterable[TrialHistory]) -> bool:
+    """Whether a report has reached the metric's target."""
+    metric = spec.metric
+    if metric.target is None:
+        return False
+    return any(
+        metric.reached(point["metrics"].get(metric.name, float("nan")))
+        for history in histories
+        for point in history.points.values()
+    )
+
+
+def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None = None) -> dict[str, Any]:
+    """Return `{sweep, state, reason, trials, best, budget, waste, ...}`, JSON-able.
+
+    Args:
+        ledger: the sweep's ledger.
+        wall: the sweep's clock, if a running driver knows it better than the record.
+        driven: whether a driver runs; None: look at the lock.
+    """
+    spec, state, trials = ledger.spec(), ledger.state(), ledger.trials()
+    if driven is None:
+        from orchestrator.journal import driver_of
+
+        driven = driver_of(ledger.paths.lock) is not None
+    counts = dict.fromkeys(("running", "finished", "pruned", "failed", "waiting", "paused"), 0)
+    for trial in trials:
+        idle = trial.state is TrialState.RUNNING and not driven  # its driver died: it waits for a resume
+        counts["waiting" if idle else trial.state.value] += 1
+    ranked = best_first([t for t in trials if t.state is TrialState.FINISHED and not t.replicate], spec.metric.goal)
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    lost = sum(trial.wasted_seconds for trial in trials)
+    gpu_share = {trial.id: trial.gpu_seconds / trial.busy_seconds for trial in trials if trial.busy_seconds}
+    return {
+        "sweep": spec.name,
+        "state": "interrupted" if state.state in ("running", "paused") and not driven else state.state,
+        "reason": state.reason,
+        "trials": {**counts, "total": len(trials), "planned": spec.run_cap},
+        "best": None
+        if not ranked
+        else {
+            "trial": ranked[0].id,
+            "metric": ranked[0].metric,
+            "name": spec.metric.name,
+            "values": ranked[0].values,
+        },
+        "budget": {
+            "gpu_hours": {"used": sum(t.gpu_seconds for t in trials) / 3600, "limit": spec.budget.gpu_hours},
+            "wall_clock": {"used": ledger.wall_seconds if wall is None else wall, "limit": spec.budget.wall_clock},
+            "trials": {"used": len(trials), "limit": spec.budget.trials},
+            "busy_hours": sum(trial.busy_seconds for trial in trials) / 3600,
+        },
+        "waste": {
+            "lost_seconds": lost,
+            "failed_seconds": sum(trial.busy_seconds - trial.wasted_seconds for trial in failed),
+            "gpu_hours": sum(
+                gpu_share.get(t.id, 0.0) * (t.busy_seconds if t.state is TrialState.FAILED else t.wasted_seconds)
+                for t in trials
+            )
+            / 3600,
+        },
+        "revision": ledger.revision,
+        "at": time.time(),
+    }
