@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import valid_keys
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.condition import same
 from orchestrator.parameter import Parameter
 from orchestrator.reading import Path, Reader
 from orchestrator.space_reader import SpaceDraft
@@ -20,15 +23,19 @@ BUILDS = 100
 """Most configurations that are built for checking: about 2 ms each."""
 
 
-def check_keys(reader: Reader, draft: SpaceDraft, settings: Mapping[str, Any]) -> None:
-    """Note every parameter and every key of `set` that no training configuration has."""
+def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
+    """Note every parameter and every key of `set` that no training configuration has, and take it out."""
     valid = [key for key in valid_keys() if key != "evidence"]
     places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
     places += [(("set", key), key) for key in settings]
     for path, key in places:
         if key in valid:
             continue
+        settings.pop(key, None)
+        sound = draft.parameters.pop(key, None) is not None or path[0] == "set"
         below = [name for name in valid if name.startswith(f"{key}.")]
+        if below and not sound:
+            continue  # noted already: a mapping that is no parameter
         if below:
             reader.wrong(path, f"is a group of keys; vary one of {', '.join(below[:6])}{', ...' if below[6:] else ''}")
         else:
@@ -48,7 +55,8 @@ _EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-
 
 def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     """Note a metric that the trials will not log (of the MeanFlow trainer; another may log what it likes)."""
-    if not spec.own_trainer:
+    unnamed = any(p.key.startswith("metric") and p.key.endswith("name") for p in reader.problems)
+    if not spec.own_trainer or unnamed:
         return
     evaluation = spec.base["evaluation"]
     nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
@@ -81,30 +89,41 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
 def check_configs(reader: Reader, spec: SweepSpec) -> None:
     """Build configurations at the corners of the space, and note every rule that one of them breaks.
 
-    Each value of a list and both ends of a range are tried, then combinations of them; a small grid is built whole.
+    Each value of a list and both ends of a range are tried alone. If nothing at all is wrong so far, combinations of
+    them follow: a small grid is built whole. What is wrong with `set` alone is noted once, and taken out for the rest.
     """
     seen: set[tuple[str, str]] = set()
-    if not _try(reader, spec, {}, None, seen):  # what is wrong with `set` alone would come back for every corner
-        return
-    for tried, (parameter, values) in enumerate(_corners(spec)):
-        if tried >= BUILDS:
+    broken = _try(reader, spec, {}, None, seen)
+    if broken:
+        spec = replace(spec, set={key: value for key, value in spec.set.items() if key not in broken})
+        if _try(reader, spec, {}, None, seen):
+            return  # one rule about several keys; every corner would break it again
+    wrong: list[tuple[str, Any]] = []  # values that are wrong by themselves
+    for _ in range(2):  # again without them, for what they have hidden
+        known = len(wrong)
+        for parameter, values in islice(_single_corners(spec, tuple(wrong)), BUILDS):
+            found = _try(reader, spec, values, parameter, seen)
+            wrong += [(key, values[key]) for key in found & set(parameter.keys)]
+        if len(wrong) == known:
             break
-        _try(reader, spec, values, parameter, seen)
+    if not reader.problems:
+        for values in islice(_combined_corners(spec), BUILDS):
+            _try(reader, spec, values, None, seen)
     if not spec.own_trainer:
         _check_length(reader, spec)
 
 
 def _try(
     reader: Reader, spec: SweepSpec, values: Mapping[str, Any], parameter: Parameter | None, seen: set[tuple[str, str]]
-) -> bool:
-    """Build one configuration; note each new problem where it comes from."""
+) -> set[str]:
+    """Build one configuration; note each new problem where it comes from. Return the keys that are wrong."""
     try:
         spec.config_for(values)
     except ConfigError as error:
         for problem in error.problems:
             _note(reader, spec, problem, values, parameter, seen)
-        return False
-    return True
+        return {problem.key for problem in error.problems}
+    return set()
 
 
 def _note(
@@ -128,6 +147,8 @@ def _note(
     if parameter is None and key not in spec.space.names:
         reader.wrong(("set", key) if key in spec.set else ("base", key), rule, problem.value, close=problem.nearest)
         return
+    if not own and parameter is not None and reader.problems:
+        return  # a rule between keys, which another mistake may have broken
     if not own:  # a rule between keys: say which combination breaks it
         involved = {k: v for k, v in values.items() if k.rpartition(".")[0] == key.rpartition(".")[0]} or dict(values)
         shown = ", ".join(f"{k} = {v!r}" for k, v in involved.items())
@@ -139,27 +160,42 @@ def _note(
     reader.wrong(reader.place(name), rule, value, close=problem.nearest)
 
 
-def _corners(spec: SweepSpec) -> Iterator[tuple[Parameter | None, dict[str, Any]]]:
-    """Yield combinations worth building, with the parameter that each is about."""
+def _single_corners(spec: SweepSpec, wrong: Collection[tuple[str, Any]]) -> Iterator[tuple[Parameter, dict[str, Any]]]:
+    """Yield each parameter's ends, the others having some allowed value that is not known to be wrong."""
     space, chance = spec.space, random.Random(0)
-    if not space.continuous() and space.grid_size() <= BUILDS // 2:
-        yield from ((None, values) for values in space.grid())
-        return
-    ends = {parameter.name: _ends(parameter) for parameter in space.parameters}
-    middle = [space.suggest(lambda p: p.from_unit(0.5))]
-    drawn = middle + [space.suggest(lambda p: p.from_unit(chance.random())) for _ in range(BUILDS)]
+    drawn = [space.suggest(lambda parameter: parameter.from_unit(0.5))]
+    drawn += [space.suggest(lambda parameter: parameter.from_unit(chance.random())) for _ in range(BUILDS)]
     for parameter in space.parameters:
-        home = next((v for v in drawn if set(parameter.keys) <= set(v) and space.allowed(v)), None)
+        others = [(key, value) for key, value in wrong if key not in parameter.keys]
+        home = next(
+            (
+                values
+                for values in drawn
+                if set(parameter.keys) <= set(values)
+                and space.allowed(values)
+                and not any(key in values and same(values[key], value) for key, value in others)
+            ),
+            None,
+        )
         if home is None:
             continue
-        for end in ends[parameter.name]:
+        for end in _ends(parameter):
             values = space.suggest(_choose(parameter, end, home))
             if space.allowed(values):
                 yield parameter, values
+
+
+def _combined_corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:
+    """Yield combinations of ends: the whole grid if it is small, else drawn at random."""
+    space, chance = spec.space, random.Random(0)
+    if not space.continuous() and space.grid_size() <= BUILDS:
+        yield from space.grid()
+        return
+    ends = {parameter.name: _ends(parameter) for parameter in space.parameters}
     for _ in range(BUILDS):
-        values = space.suggest(lambda p: chance.choice(ends[p.name]))
+        values = space.suggest(lambda parameter: chance.choice(ends[parameter.name]))
         if space.allowed(values):
-            yield None, values
+            yield values
 
 
 def _ends(parameter: Parameter) -> list[Any]:

@@ -29,8 +29,11 @@ def read_space(
     """
     conditions = _Conditions(reader, draft, fixed, open_keys)
     for key, when in draft.whens.items():
+        before = len(reader.problems)
         predicate = conditions.read((*draft.paths[key], "when"), when, owner=key)
-        if key in draft.parameters:
+        if len(reader.problems) > before:
+            draft.parameters.pop(key, None)  # without its condition it would stand where it should not
+        elif key in draft.parameters:
             draft.parameters[key] = replace(draft.parameters[key], when=predicate)
     forbid = []
     for path, entry in _entries(reader, ("forbid",), content.get("forbid")):

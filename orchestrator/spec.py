@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 from meanflow_core.config import TrainConfig, load_config, valid_keys, with_values
 from meanflow_core.errors import ConfigError, nearest
-from meanflow_core.yamlfile import parse_value, read_yaml
+from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
 from orchestrator.checks import check_configs, check_keys, check_metrics
 from orchestrator.reading import Reader, flat, plain, put
 from orchestrator.relations import read_space
@@ -185,10 +185,8 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
         _override(reader, content, word)
     base = _read_base(reader, content, Path(path))
     spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
-    if not reader.problems:
-        check_metrics(reader, spec)
-    if not reader.problems:
-        check_configs(reader, spec)
+    check_metrics(reader, spec)
+    check_configs(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
     return spec
@@ -223,23 +221,40 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
 
 
 def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the nested base configuration; take `base` out of the content."""
+    """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
     given = content.pop("base", None)
     own = content.get("trainer") in (None, DEFAULT_TRAINER)
+    document: YamlFile | None = None
     try:
         if isinstance(given, str):
-            file = path.parent / given
-            return load_config(file).to_dict() if own else _nested(plain(read_yaml(file).content))
-        if given is None or isinstance(given, dict):
-            return load_config(given or {}).to_dict() if own else _nested(given or {})
+            document = read_yaml(path.parent / given)
+            given = plain(document.content)
+    except (ConfigError, ValueError) as error:
+        reader.problems += error.problems if isinstance(error, ConfigError) else []
+        if not isinstance(error, ConfigError):
+            reader.wrong(("base",), str(error), given)
+        given = {}
+    if given is not None and not isinstance(given, dict):
         reader.wrong(("base",), "must be a file, relative to this one, or keys of the training configuration", given)
-    except ConfigError as error:
-        for problem in error.problems:
-            if problem.file is None:
-                reader.wrong(("base", problem.key), problem.rule, problem.value, close=problem.nearest)
-            else:
-                reader.problems.append(problem)
-    return load_config({}).to_dict() if own else {}
+        given = {}
+    values = flat(given or {})
+    if not own:
+        return _nested(values)
+    while True:
+        try:
+            return load_config(values).to_dict()
+        except ConfigError as error:
+            place = Reader(str(document.path), document) if document else reader
+            for problem in error.problems:
+                at = (problem.key,) if document else ("base", problem.key)
+                place.wrong(at, problem.rule, problem.value, close=problem.nearest)
+            if document:
+                reader.problems += place.problems
+            broken = [key for p in error.problems for key in values if f"{key}.".startswith(f"{p.key}.")]
+            if not broken:
+                return load_config({}).to_dict()
+            for key in broken:
+                values.pop(key, None)
 
 
 def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,9 +322,7 @@ def _assemble(
         max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
     )
     if not _NAME.fullmatch(name):
-        reader.wrong(
-            ("name",), "is also a folder: letters, digits, `.`, `_` and `-`, beginning with one of the first", name
-        )
+        reader.wrong(("name",), "must be of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
     _check_together(reader, spec)
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
@@ -326,7 +339,7 @@ def _method(reader: Reader, content: Mapping[str, Any]) -> str:
     elif given == "custom":
         reader.wrong(("method",), f"names no search; write one of {', '.join(METHODS)}", given)
     elif given != "bayes":
-        return reader.choice(("method",), given, tuple(METHODS), "random")
+        return reader.choice(("method",), given, (*METHODS, "bayes"), "random")
     return "tpe" if given == "bayes" else "random"
 
 
@@ -342,7 +355,7 @@ def _check_together(reader: Reader, spec: SweepSpec) -> None:
                 reader.wrong((head, key) if key else (head,), problem.rule, problem.value)
     elif spec.method == "pbt" and not spec.run_cap:
         reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
-    elif not limited:
+    elif not limited and not {"run_cap", "budget"} & set(spec.source["sweep"]):
         reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
     if len(spec.metrics) > 1:
         if spec.method in ("cmaes", "pbt"):
