@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from meanflow_core.data.base import Dataset, digest
+from meanflow_core.data.files import write_aside
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.features import Features
 from meanflow_core.metrics.frechet import Moments, MomentSum
@@ -109,17 +108,3 @@ def _write(path: Path, reference: Reference) -> None:
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "rows": reference.rows}
     content = {name: array.numpy() for name, array in arrays.items()}
     write_aside(path, lambda file: np.savez(file, count=np.int64(moments.count or 0), **content))  # type: ignore[arg-type]
-
-
-def write_aside(path: Path, write: Callable[[object], None]) -> None:
-    """Write a file under another name and rename it: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(path)
