@@ -106,6 +106,11 @@ def check_configs(reader: Reader, spec: SweepSpec) -> None:
             wrong += [(key, values[key]) for key in found & set(parameter.keys)]
         if len(wrong) == known:
             break
+    if not reader.problems and spec.space.forbid:
+        try:
+            spec.space.draw(random.Random(0).random)
+        except ConfigError as error:
+            reader.wrong(("forbid",), error.problems[0].rule)
     if not reader.problems:
         for values in islice(_combined_corners(spec), BUILDS):
             _try(reader, spec, values, None, seen)
