@@ -9,7 +9,7 @@ from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
-    from orchestrator.ledger import TrialRecord
+    from orchestrator.records import TrialRecord
     from orchestrator.spec import SweepSpec
 
 # What `set:` may shorten for the trials alone. Everything else in it is part of what was tested, and stays.

@@ -1,0 +1,71 @@
+"""The `meansweep` command: its parser, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from meanflow_core.errors import ConfigError
+from orchestrator.commands import models, results, service, sweeps
+from orchestrator.commands.common import CommandFailed
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="meansweep",
+    help="Find good hyper-parameters for MeanFlow models, and train the winner.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+sweeps.register(app)
+results.register(app)
+models.register(app)
+service.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        address, words = service.remote_address(words)
+        if address is not None:
+            from orchestrator.cluster import run_remotely
+
+            return run_remotely(address, words)
+        result = app(words, standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        count = len(error.problems)
+        if count > 1:
+            print(f"{count} problems; nothing was started", file=sys.stderr)
+        return WRONG_INPUT
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return WRONG_INPUT
+    except CommandFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `meansweep leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""From the best trial to a trained model and its samples: best, train, sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
+from orchestrator.commands.common import (
+    CommandFailed,
+    HomeOption,
+    JsonOption,
+    SweepArgument,
+    check_name,
+    home_at,
+    print_json,
+    read_sweep,
+)
+
+if TYPE_CHECKING:
+    from meanflow_core.config import TrainConfig
+    from orchestrator.final import FinalResult
+    from orchestrator.paths import Home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (best, train, sample):
+        app.command(rich_help_panel="Models")(command)
+
+
+def best(
+    sweep: SweepArgument = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")] = None,
+    trial: Annotated[str | None, typer.Option(help="This trial instead of the best.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the best trial's complete training configuration, at the base's length, with the evidence for it."""
+    config = _winners(home, sweep, trial, 1)[0]
+    if out is None:
+        typer.echo(config.to_yaml(), nl=False)
+    else:
+        out.write_text(config.to_yaml(), encoding="utf-8")
+        typer.echo(
+            f"{out}: trial {config.evidence['trial']} of {config.evidence['sweep']}, {config.trainer.steps} steps"
+        )
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|SWEEP", help="A training configuration, or with --top a sweep.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(help="Workers of Ray Train; 0 trains in this process.")] = 0,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs a worker (default: 1 where there are any).", show_default=False)
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Train the K best of a sweep; did its short runs predict the order?")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the training (default: the file's name).", show_default=False)
+    ] = None,
+    register: Annotated[bool, typer.Option(help="Register the model in MLflow.")] = True,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster (with --workers).")] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Train a configuration to its full length; the same command goes on after an interruption."""
+    from meanflow_core.config import load_config, with_values
+    from meanflow_core.yamlfile import parse_value
+
+    words = list(overrides or [])
+    if top is None:
+        configs = {check_name(name or Path(config).stem): load_config(config, words)}
+    else:
+        changes = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
+        found = _winners(home, config, None, top)
+        configs = {f"{config}-{c.evidence['trial']}": with_values(c, changes) if changes else c for c in found}
+    options = {"workers": workers, "gpus": _gpus(gpus, workers), "address": address}
+    results = {
+        label: _train_one(home_at(home), label, each, options, register=register, quiet=json)
+        for label, each in configs.items()
+    }
+    answer = [_summary(label, configs[label], result) for label, (result, _) in results.items()]
+    for entry, (_, model) in zip(answer, results.values(), strict=True):
+        entry["model"] = model
+    if json:
+        print_json(answer)
+    elif len(answer) > 1:
+        typer.echo(_prediction(list(configs.values()), [result for result, _ in results.values()]))
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, a training's name or folder, or a weights file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option("-n", min=1, help="Samples for each number of evaluations.")] = 64,
+    nfe: Annotated[str, typer.Option(help="Numbers of network evaluations a sample, e.g. 1,2.")] = "1",
+    labels: Annotated[
+        str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
+    home: HomeOption = None,
+) -> None:
+    """Make a picture of samples; several numbers of evaluations stand side by side, from the same noise."""
+    from orchestrator.samples import sample_picture
+
+    place = home_at(home)
+    evaluations = _numbers("--nfe", nfe, low=1)
+    classes = None if labels is None else _numbers("--labels", labels, low=0)
+    sample_picture(_weights(place, model), out, count=count, nfe=evaluations, labels=classes, seed=seed)
+    typer.echo(out)
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def _winners(home: Path | None, sweep: str | None, trial: str | None, top: int) -> list[TrainConfig]:
+    from orchestrator.leaderboard import leaderboard
+    from orchestrator.winner import winning_config
+
+    _, ledger, spec, trials = read_sweep(home, sweep)
+    rows = leaderboard(spec, trials)
+    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] if trial is None and top > 1 else [trial]
+    environment = ledger.environment()
+    return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
+
+
+def _gpus(gpus: float | None, workers: int) -> float:
+    if gpus is not None or workers == 0:
+        return gpus or 0.0
+    import torch
+
+    return 1.0 if torch.cuda.is_available() else 0.0
+
+
+def _train_one(
+    home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
+) -> tuple[FinalResult, str | None]:
+    from orchestrator.delivery import Store
+    from orchestrator.final import train_final
+    from orchestrator.registry import FinalRunLogger, register_model
+
+    folder = home.root / "final" / name
+    store = Store.of(home)
+    if not quiet:
+        typer.echo(f"training {name} for {config.trainer.steps} steps in {folder}")
+    logger = FinalRunLogger(folder, store, name=name, config=config)
+    state = "failed"
+    try:
+        result = train_final(config, folder, logger=logger, on_row=None if quiet else _print_row, **options)
+        state = "finished"
+    except TrainingDiverged as error:
+        raise CommandFailed(f"{name} {error}") from error
+    except KeyboardInterrupt:
+        state = "interrupted"
+        typer.echo("\ninterrupted; the same command goes on from the last checkpoint", err=True)
+        raise
+    finally:
+        logger.ended(state)
+        logger.close()
+    model = register_model(store, name=name, result=result, config=config) if register else None
+    if not quiet:
+        _print_result(name, result, model)
+    return result, model
+
+
+def _print_row(step: int, values: Mapping[str, float]) -> None:
+    names = [name for name in values if name.startswith("eval/") and name.count("/") == 1]
+    names = names or [name for name in ("train/squared_error", "train/steps_per_second") if name in values]
+    typer.echo(f"step {step:>7}  " + "  ".join(f"{name.partition('/')[2]} {values[name]:.4g}" for name in names))
+
+
+def _print_result(name: str, result: FinalResult, model: str | None) -> None:
+    typer.echo(f"\n{name}: {result.steps} steps; " + ", ".join(_headline(result.metrics)))
+    if result.reproduction is not None:
+        typer.echo(f"trial     {result.reproduction}")
+    typer.echo(f"weights   {result.weights}")
+    if result.picture is not None:
+        typer.echo(f"samples   {result.picture}")
+    if model is not None:
+        typer.echo(f"model     {model}")
+    typer.echo(f"next      meansweep sample {model or name} -n 100 --nfe 1,2 -o samples.png")
+
+
+def _headline(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in metrics.items() if name.count("/") == 1]
+
+
+def _summary(name: str, config: TrainConfig, result: FinalResult) -> dict[str, Any]:
+    again = result.reproduction
+    return {
+        "name": name,
+        "trial": config.evidence.get("trial"),
+        "steps": result.steps,
+        "metrics": result.metrics,
+        "folder": str(result.folder),
+        "weights": str(result.weights),
+        "picture": None if result.picture is None else str(result.picture),
+        "reproduced": None if again is None else again.reproduced,
+        "largest_difference": None if again is None else again.largest_difference,
+    }
+
+
+def _prediction(configs: list[TrainConfig], results: list[FinalResult]) -> str:
+    from orchestrator.reproduction import rank_correlation
+
+    metric = str(configs[0].evidence["metric"])
+    short = [float(config.evidence["value"]) for config in configs]
+    long = [result.metrics.get(metric, math.nan) for result in results]
+    correlation = rank_correlation(short, long)
+    if correlation is None:
+        return "the short runs' order cannot be judged: two different results are the least"
+    verdict = "predicted" if correlation > 0.5 else "hardly predicted" if correlation > 0 else "did NOT predict"
+    return f"the short runs {verdict} the order of the long ones: rank correlation {correlation:.2f} over {len(short)}"
+
+
+def _weights(home: Home, model: str) -> Path:
+    """Return the weights file that a model's name, folder or registry address stands for."""
+    if model.startswith("models:/"):
+        from orchestrator.delivery import Store
+        from orchestrator.registry import resolve
+
+        return resolve(Store.of(home), model)
+    path = Path(model)
+    named = home.root / "final" / path.name
+    candidates = [path, path / "weights.safetensors", named / "weights.safetensors"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    trained = sorted(p.parent.name for p in (home.root / "final").glob("*/weights.safetensors"))
+    rule = "no such weights file, training or registered model" + (
+        f"; trained: {', '.join(trained)}" if trained else ""
+    )
+    raise ConfigError([Problem(key="MODEL", value=model, rule=rule)])
+
+
+def _numbers(option: str, text: str, *, low: int) -> list[int]:
+    """Read `0-3,7` as [0, 1, 2, 3, 7]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(first) < low:
+            rule = f"must be whole numbers from {low} on, such as 1,2 or 0-9"
+            raise ConfigError([Problem(key=option, value=text, rule=rule)])
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers

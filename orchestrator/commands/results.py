@@ -1,0 +1,103 @@
+"""Reading a sweep: leaderboard, status, compare, importance, export, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.common import HomeOption, JsonOption, SweepArgument, console, print_json, read_sweep
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (leaderboard, compare, importance, export, report):
+        app.command(rich_help_panel="Results")(command)
+
+
+def leaderboard(
+    sweep: SweepArgument = None,
+    json: JsonOption = False,
+    limit: Annotated[int | None, typer.Option("-n", help="Show the best N only.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Rank the configurations, best first, with intervals where there are several seeds."""
+    from orchestrator.leaderboard import leaderboard as rank
+    from orchestrator.leaderboard import leaderboard_table
+    from orchestrator.tracking import run_ids
+
+    paths, _, spec, trials = read_sweep(home, sweep)
+    rows = rank(spec, trials, run_ids(paths))
+    if json:
+        print_json(rows[:limit])
+    else:
+        out = console()
+        out.print(leaderboard_table(spec, rows, limit=limit, width=out.width))
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A trial.")],
+    second: Annotated[str, typer.Argument(help="Another trial.")],
+    sweep: SweepArgument = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Compare two trials: what differs in their configurations, their curves, and whether the difference is real."""
+    from orchestrator.compare import compare as compare_trials
+    from orchestrator.compare import compare_table
+
+    _, _, spec, trials = read_sweep(home, sweep)
+    result = compare_trials(spec, trials, first, second)
+    if json:
+        print_json(result)
+    else:
+        console().print(compare_table(spec, result))
+
+
+def importance(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
+    """Say which parameters decide the metric."""
+    from orchestrator.importance import importance as measure
+    from orchestrator.importance import importance_table
+
+    _, _, spec, trials = read_sweep(home, sweep)
+    result = measure(spec, trials)
+    if json:
+        print_json(result)
+    else:
+        console().print(importance_table(spec, result))
+
+
+def export(
+    sweep: SweepArgument = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="File to write (default: standard output).")] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write every trial with its values, seeds, states and results as CSV (or, with --json, as JSON)."""
+    from orchestrator.export import to_csv
+
+    _, _, spec, trials = read_sweep(home, sweep)
+    if json:
+        print_json([trial.to_dict() for trial in trials])
+    elif csv is None:
+        typer.echo(to_csv(spec, trials), nl=False)
+    else:
+        csv.write_text(to_csv(spec, trials), encoding="utf-8")
+        typer.echo(csv)
+
+
+def report(
+    sweep: SweepArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write (default: report.html in the sweep's folder).")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write one HTML file with everything about the sweep; it opens without a server or network."""
+    from orchestrator.report import write_report
+
+    paths, ledger, spec, trials = read_sweep(home, sweep)
+    file = paths.root / "report.html" if out is None else out
+    write_report(spec, trials, out=file, environment=ledger.environment())
+    typer.echo(file)

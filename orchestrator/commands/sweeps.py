@@ -1,0 +1,397 @@
+"""Running a sweep and speaking to it: plan, run, resume, stop, status, logs, and changes to what there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.commands.common import (
+    CommandFailed,
+    HomeOption,
+    JsonOption,
+    SweepArgument,
+    check_name,
+    console,
+    find_sweep,
+    home_at,
+    print_json,
+    read_sweep,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+    from orchestrator.ledger import Ledger
+    from orchestrator.live import LiveDisplay
+    from orchestrator.paths import Home
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Replace keys of the file.", show_default=False)
+]
+InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray: for debugging.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in another environment.")]
+TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (plan, run, submit, resume, stop, pause, status, logs):
+        app.command(rich_help_panel="Sweeps")(command)
+    for command in (extend, edit, retry, rerun):
+        app.command(rich_help_panel="Changes")(command)
+    trial = typer.Typer(help="Stop or retry one trial of a sweep, also of a running one.", no_args_is_help=True)
+    trial.command("stop")(trial_stop)
+    trial.command("retry")(trial_retry)
+    app.add_typer(trial, name="trial", rich_help_panel="Changes")
+
+
+# ------------------------------------------------------------------------------------------------- running
+
+
+def plan(
+    file: FileArgument,
+    overrides: OverridesArgument = None,
+    json: JsonOption = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the cheapest and the dearest configuration.")] = False,
+    budget: Annotated[bool, typer.Option("--budget", help="Fail (exit 1) if it does not fit its budget.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Say what a sweep will do and cost, or list every mistake in its file; starts nothing."""
+    from orchestrator.plan import make_plan, render_plan
+    from orchestrator.probe import available_here, choose_probe_configs, measure
+    from orchestrator.spec import read_spec
+
+    spec = read_spec(file, overrides or ())
+    measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
+    history = _finished_hashes(home_at(home))
+    made = make_plan(spec, history=history, resources_available=available_here(), probe=measured)
+    if json:
+        print_json(made.to_dict())
+    else:
+        typer.echo(render_plan(made))
+    if budget and made.over_budget:
+        raise CommandFailed("it does not fit: " + "; ".join(made.over_budget))
+
+
+def run(
+    file: FileArgument,
+    overrides: OverridesArgument = None,
+    name: Annotated[str | None, typer.Option(help="Another name than the file's.", show_default=False)] = None,
+    inline: InlineOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run a sweep to its end, here or on the cluster that $RAY_ADDRESS names."""
+    from orchestrator.environment import environment
+    from orchestrator.journal import SweepBusy
+    from orchestrator.ledger import Ledger
+    from orchestrator.reuse import warm_observations
+    from orchestrator.spec import read_spec
+
+    words = [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
+    spec = read_spec(file, words)
+    place = home_at(home)
+    paths = place.sweep(spec.name)
+    for note in spec.notes:
+        typer.echo(f"note: {note}")
+    warm = warm_observations(place, spec)
+    try:
+        ledger = Ledger.create(paths, spec, environment=environment(spec), warm=warm)
+    except FileExistsError:
+        rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
+        raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))]) from None
+    except SweepBusy as busy:
+        raise CommandFailed(str(busy)) from busy
+    _drive(place, ledger, inline=inline)
+
+
+def submit(
+    file: FileArgument,
+    address: Annotated[str, typer.Option(help="The cluster's job server, e.g. http://127.0.0.1:8265.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and print what the driver prints.")] = False,
+    remote_home: Annotated[
+        str | None, typer.Option(help="Folder of all state, on storage that all nodes share.", show_default=False)
+    ] = None,
+) -> None:
+    """Send a sweep to a Ray cluster; returns its name at once."""
+    from orchestrator.cluster import submit as submit_sweep
+
+    name = submit_sweep(file, address, home=remote_home, follow=follow)
+    typer.echo(name)
+    typer.echo(f"next: meansweep status {name} --address {address}", err=True)
+
+
+def resume(
+    sweep: SweepArgument = None,
+    inline: InlineOption = False,
+    strict: StrictOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Go on with an interrupted, stopped or extended sweep: interrupted trials first, from their checkpoints."""
+    from orchestrator import control
+    from orchestrator.journal import LedgerError, SweepBusy
+    from orchestrator.ledger import Ledger
+
+    place = home_at(home)
+    paths = find_sweep(place, sweep)
+    try:
+        ledger = Ledger.open(paths, write=True)
+    except SweepBusy as busy:
+        if Ledger.open(paths).state().state != "paused":
+            raise CommandFailed(str(busy)) from busy
+        typer.echo(control.request(paths, control.resume()))  # its driver is alive and waits
+        return
+    except LedgerError as error:
+        raise CommandFailed(str(error)) from error
+    _drive(place, ledger, inline=inline, strict=strict)
+
+
+def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) -> None:
+    """Run a sweep to its end with its table, and print what came of it. Closes the ledger."""
+    from orchestrator.delivery import Store
+    from orchestrator.engine import Engine
+    from orchestrator.environment import drift, environment
+    from orchestrator.live import LiveDisplay
+    from orchestrator.reuse import known_configurations
+    from orchestrator.tracking import MlflowTracker
+
+    paths, spec = ledger.paths, ledger.spec()
+    now = environment(spec)
+    differences = drift(ledger.environment(), now)
+    if differences and strict:
+        ledger.close()
+        raise CommandFailed("this is not the environment the sweep was started in: " + "; ".join(differences))
+    for line in differences:
+        typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
+    with ledger:
+        tracker = MlflowTracker(paths.outbox, Store.of(home))
+        try:
+            known = known_configurations(home, spec, now, without=spec.name)
+            engine = Engine(ledger, tracker=tracker, environment=now, known=known)
+            try:
+                with LiveDisplay(spec, console()) as display:
+                    _run(engine, display, inline=inline)
+            except KeyboardInterrupt:
+                engine.finish("interrupted by hand")
+                typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
+                raise
+            engine.finish()
+        finally:
+            left = tracker.close(timeout=30.0)
+            if left:
+                typer.echo(f"{left} events wait for MLflow; `meansweep sync {spec.name}` sends them", err=True)
+        _conclude(ledger)
+
+
+def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
+    def show(engine: Engine) -> None:
+        display.update(engine.ledger.trials(), state="running", wall_seconds=engine.wall())
+
+    if inline:
+        from orchestrator.runner_inline import run_inline
+
+        run_inline(engine, on_event=show)
+    else:
+        from orchestrator.runner_ray import run_ray
+
+        run_ray(engine, on_event=show)
+
+
+def _conclude(ledger: Ledger) -> None:
+    """Print the leaderboard, the best trial's picture, and what to type next."""
+    from orchestrator.leaderboard import leaderboard, leaderboard_table
+
+    spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
+    rows = leaderboard(spec, trials)
+    out = console()
+    out.print(leaderboard_table(spec, rows, limit=12, width=out.width))
+    typer.echo(f"{spec.name}: {state.state}" + (f" ({state.reason})" if state.reason else ""))
+    if state.traceback:
+        typer.echo(state.traceback, err=True)
+    best = next((row for row in rows if row["rank"] is not None), None)
+    if best is not None:
+        pictures = sorted(ledger.paths.trial(best["trial"]).images.glob("*.png"))
+        if pictures:
+            typer.echo(f"samples of the best trial ({best['trial']}): {pictures[-1]}")
+        typer.echo(
+            "next:\n"
+            "  meansweep ui                               # the runs in MLflow\n"
+            f"  meansweep best {spec.name} -o best.yaml && meansweep train best.yaml\n"
+            "  meansweep sample best -n 100 --nfe 1,2 -o samples.png"
+        )
+    if state.state == "failed":
+        raise CommandFailed(f"the sweep failed: {state.reason}")
+
+
+# ---------------------------------------------------------------------------------------------- looking
+
+
+def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
+    """Say where a sweep stands: trials by state, the best so far, time left, what it has cost."""
+    from orchestrator.status import status as find
+    from orchestrator.status import status_table
+    from orchestrator.summary import summarize
+
+    _, ledger, spec, trials = read_sweep(home, sweep)
+    summary = summarize(ledger)
+    found = find(spec, trials, state=summary["state"], wall_seconds=summary["budget"]["wall_clock"]["used"])
+    found |= {"reason": summary["reason"], "waste": summary["waste"], "revision": summary["revision"]}
+    found["trials"] |= {
+        key: summary["trials"][key] for key in ("running", "waiting")
+    }  # a dead driver's wait for resume
+    if json:
+        print_json(found)
+    else:
+        console().print(status_table(found))
+
+
+def logs(
+    trial: Annotated[str | None, typer.Argument(help="A trial's id; without one, the driver's log.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="The sweep's name.", show_default=False)] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added.")] = False,
+    tail: Annotated[int, typer.Option("-n", help="Last lines to begin with; 0 for all.")] = 50,
+    home: HomeOption = None,
+) -> None:
+    """Print what a trial's workers printed, over all its runs."""
+    paths = find_sweep(home_at(home), sweep)
+    file = paths.driver_log if trial is None else paths.trial(trial).log
+    if not file.exists():
+        known = sorted(p.parent.name for p in paths.trials.glob("*/log.txt"))
+        rule = f"has no log; trials with one: {', '.join(known) or 'none yet'}"
+        raise ConfigError([Problem(key="trial", value=trial or "driver", rule=rule)])
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        lines = stream.readlines()
+        typer.echo("".join(lines[-tail:] if tail else lines), nl=False)
+        while follow:
+            text = stream.read()
+            if text:
+                typer.echo(text, nl=False)
+            else:
+                time.sleep(0.3)
+
+
+# --------------------------------------------------------------------------------------------- changing
+
+
+def stop(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """End a sweep: what runs stops at its next report; `resume` can go on with it."""
+    _request(home, sweep, "stop")
+
+
+def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Free the workers of a running sweep, its driver waits; `resume` has it go on."""
+    _request(home, sweep, "pause")
+
+
+def extend(
+    more: Annotated[int, typer.Argument(metavar="N", min=1, help="How many trials more.")],
+    sweep: SweepArgument = None,
+    home: HomeOption = None,
+) -> None:
+    """Let a sweep run more trials than it was to, also a finished one (then `resume` runs them)."""
+    _request(home, sweep, "extend", more)
+
+
+def edit(
+    file: FileArgument,
+    sweep: SweepArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Replace a sweep's file; shows the differences, and refuses what would falsify the trials there are."""
+    from orchestrator import control, edits
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import read_spec
+
+    spec = read_spec(file)
+    paths = find_sweep(home_at(home), sweep or spec.name)
+    command = control.edit(spec)
+    _, changes = edits.revised(Ledger.open(paths), command)
+    for change in changes:
+        typer.echo(f"  {change}")
+    if not changes:
+        typer.echo("nothing would change")
+    elif not dry_run:
+        typer.echo(control.request(paths, command))
+
+
+def retry(
+    sweep: SweepArgument = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every failed trial.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Take up failed trials again (one alone: `trial retry ID`); `resume` runs them."""
+    if not failed:
+        raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
+    _request(home, sweep, "retry_failed")
+
+
+def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """End one trial for good."""
+    _request(home, sweep, "stop_trial", trial)
+
+
+def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Take up a trial that failed, was stopped or is paused."""
+    _request(home, sweep, "retry_trial", trial)
+
+
+def rerun(
+    trial: TrialArgument,
+    sweep: SweepArgument = None,
+    inline: InlineOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run one trial's configuration again from its beginning, by itself, with its output here; records nothing."""
+    from orchestrator.messages import Assignment
+    from orchestrator.trial import classify, run_trial
+
+    paths, ledger, _, trials = read_sweep(home, sweep)
+    record = next((record for record in trials if record.id == trial), None)
+    if record is None:
+        from meanflow_core.errors import nearest
+
+        close = nearest(trial, [each.id for each in trials])
+        raise ConfigError([Problem(key="TRIAL", value=trial, rule="no such trial", nearest=close)])
+    spec = ledger.spec(record.revision)
+    config = spec.config_for(dict(record.values), seed=record.seed)
+    folder = paths.root / "reruns" / trial
+    assignment = Assignment(
+        trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
+        folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
+    )  # fmt: skip
+    typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
+    try:
+        for report in run_trial(assignment):
+            before = record.reports.get(report.step, {}).get(spec.metric.name)
+            was = "" if before is None else f" (was {before:.6g})"
+            typer.echo(f"step {report.step}: {spec.metric.name} {report.metrics[spec.metric.name]:.6g}{was}")
+    except Exception as error:
+        if inline:
+            raise  # here the debugger, or the plain traceback, is what is wanted
+        outcome = classify(error)
+        raise CommandFailed(f"{outcome.kind}: {outcome.reason}\n{outcome.traceback or ''}") from error
+
+
+def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any) -> None:
+    from orchestrator import control
+    from orchestrator.journal import LedgerError
+
+    make: Mapping[str, Any] = vars(control)
+    try:
+        typer.echo(control.request(find_sweep(home_at(home), sweep), make[command](*arguments)))
+    except LedgerError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def _finished_hashes(home: Home) -> set[str]:
+    from orchestrator.ledger import Ledger
+
+    hashes = set()
+    for paths in home.all_sweeps():
+        hashes |= {trial.config_hash for trial in Ledger.open(paths).trials() if trial.state.value == "finished"}
+    return hashes
