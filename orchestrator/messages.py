@@ -77,6 +77,8 @@ class Report(_Message):
     """Time the worker spent on this stretch, since its start or its last report: training, evaluating, writing."""
     images_seen: int | None = None
     """Training images consumed from step 0 to `step`."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What only the worker can know, with the first report of a run: `device`, and `data` (its fingerprint)."""
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:

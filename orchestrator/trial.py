@@ -46,7 +46,7 @@ def run_trial(
     At a report step the order is: evaluate, write the checkpoint (atomically), write the sample grid, yield. So a
     report that was seen has its checkpoint; a process killed earlier repeats that stretch and nothing else. Asking
     for the next report says that the last one is recorded: only then are older checkpoints deleted (the best and the
-    last are kept).
+    last are kept). After the last one the runner calls `tidy`.
 
     Args:
         assignment: what to train, from where, until where.
@@ -71,7 +71,7 @@ def run_trial(
             if leader:
                 checkpoints.begin(assignment.start)
             trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
-        step = assignment.start
+        step, facts = assignment.start, _facts(trainer)
         for target in assignment.remaining:
             with captured_output(log):
                 if leader:
@@ -90,14 +90,19 @@ def run_trial(
                 checkpoint=saved,
                 seconds=clock() - began,
                 images_seen=_images_seen(trainer, assignment, step),
+                facts=facts,
             )
+            facts = {}
             began = clock()
             yield report
-        if leader:
-            checkpoints.keep_best_and_last(assignment.metric, assignment.goal)
     finally:
         del trainer
         free_memory()
+
+
+def tidy(assignment: Assignment) -> None:
+    """Delete a trial's checkpoints but the best and the last, once its last report is recorded."""
+    CheckpointStore.of(assignment).keep_best_and_last(assignment.metric, assignment.goal)
 
 
 def build_trainer(assignment: Assignment, on_log: OnLog, *, shared: Any = None) -> Any:
@@ -284,6 +289,19 @@ def _images_seen(trainer: Any, assignment: Assignment, step: int) -> int | None:
     if seen is None and batch is not None:
         seen = step * int(batch)
     return None if seen is None else int(seen)
+
+
+def _facts(trainer: Any) -> dict[str, str]:
+    """Return what results depend on and only this process knows: the type of its device, and which data it has."""
+    facts = {}
+    device = getattr(trainer, "device", None)
+    if device is not None:
+        torch = sys.modules.get("torch")
+        on_gpu = torch is not None and str(device).startswith("cuda")
+        facts["device"] = str(torch.cuda.get_device_name(device)) if torch is not None and on_gpu else str(device)
+    if getattr(trainer, "fingerprint", None):
+        facts["data"] = str(trainer.fingerprint)
+    return facts
 
 
 def _takes(cls: Any, name: str) -> bool:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
-    "ray": {"runner_ray", "cluster", "doctor", "final"},
+    "ray": {"runner_ray", "runner_worker", "runner_nodes", "cluster", "doctor", "final"},
     "mlflow": {"delivery", "registry"},
     "optuna": {"ledger", "search", "stopping", "importance", "report"},
     "omegaconf": set(),

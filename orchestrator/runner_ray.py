@@ -1,0 +1,350 @@
+"""Run a sweep's trials on Ray: Tune carries them out, the engine decides.
+
+Tune asks the engine for work (`EngineSearcher`), passes each report on and obeys the verdict (`EngineScheduler`), and
+calls it in between (`Heartbeat`). One Tune trial is one assignment. Tune's own memory (checkpoints, resuming, loggers)
+is not used: the ledger has it all, so a killed driver loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher, SearchGenerator
+
+from meanflow_core.errors import ConfigError
+from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict
+from orchestrator.runner_nodes import capacity, check_fits, connected, nodes, resource_bundle
+from orchestrator.runner_worker import SharedData, TrialWorker, Work
+from orchestrator.trial import DEFAULT_TRAINER, import_trainer, tidy
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+
+OnEvent = Callable[["Engine"], None]
+FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME")
+"""Variables of the driver's environment that workers see too."""
+
+
+SHOWN_EVERY = 0.25
+"""Seconds between two calls of `on_event`."""
+
+
+class _Interrupted(Exception):
+    """Leaves Tune's loop: the user has asked to stop."""
+
+
+def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) -> dict[str, Any]:
+    """Drive a sweep to its end on Ray and return its summary.
+
+    Ctrl-C and SIGTERM end it cleanly: workers are stopped at once, what they had not reported is repeated on resume,
+    and the summary's state is "interrupted".
+
+    Args:
+        engine: its decisions.
+        on_event: called with the engine a few times a second, and at the end.
+        options: of `ray.init`, for a Ray that is started here. `$RAY_ADDRESS` is honoured.
+
+    Raises:
+        ConfigError: no node can run a trial.
+    """
+    with connected(engine.paths.driver_log, **options), interruptible() as interrupted:
+        session = Session(engine, on_event, interrupted)
+        if engine.spec.max_concurrent is None:
+            check_fits(engine.spec.resources)
+        with tempfile.TemporaryDirectory(prefix="meansweep-tune-") as scratch:
+            try:
+                _run_tune(session, scratch)
+                summary = engine.finish()
+            except _Interrupted:
+                summary = engine.finish("interrupted by a signal")
+            except Exception:
+                if session.error is not None:
+                    raise session.error from None  # Tune has wrapped it in its own
+                raise
+            finally:
+                session.close()
+        session.show()
+    return summary
+
+
+def _run_tune(session: Session, scratch: str) -> None:
+    """Turn Tune's loop until the engine is done (`tune.run` without its reporters, loggers and signal handlers)."""
+    resources = session.engine.spec.resources
+    bundles = [resource_bundle(resources)] * max(1, resources.workers)
+    experiment = Experiment(
+        name="sweep",
+        run=tune.with_resources(TrialWorker, tune.PlacementGroupFactory(bundles)),
+        num_samples=2**31,
+        storage_path=scratch,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        trial_name_creator=lambda trial: trial.trial_id,
+    )
+    search = SearchGenerator(EngineSearcher(session))
+    controller = TuneController(
+        search_alg=search,
+        scheduler=EngineScheduler(session),
+        callbacks=[Heartbeat(session)],
+        reuse_actors=True,
+        storage=experiment.storage,
+        checkpoint_period=10**9,  # seconds: never
+    )
+    search.add_configurations([experiment])
+    controller.update_max_pending_trials()
+    try:
+        while not controller.is_finished():  # type: ignore[no-untyped-call]
+            controller.step()  # type: ignore[no-untyped-call]
+    finally:
+        controller.cleanup()  # type: ignore[no-untyped-call]
+
+
+class Session:
+    """What the three Tune hooks share: which Tune trial is which assignment, and how many may run."""
+
+    def __init__(self, engine: Engine, on_event: OnEvent | None, interrupted: threading.Event) -> None:
+        self.engine = engine
+        self._on_event = on_event or (lambda engine: None)
+        self._interrupted = interrupted
+        self._live: dict[str, Assignment] = {}
+        self._environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        self._cwd = os.getcwd()
+        self._shared: Any = None
+        self._limit, self._limit_read = 0, -math.inf
+        self._shown = -math.inf
+        self.error: BaseException | None = None
+        """What the engine raised: the sweep cannot go on."""
+
+    def close(self) -> None:
+        """Let go of the shared data."""
+        if self._shared is not None:
+            ray.kill(self._shared)
+
+    def beat(self, trials: list[Trial]) -> None:
+        """Let the engine look at its mailbox and its budget, and the user at the table."""
+        if self._interrupted.is_set():
+            for trial in trials:
+                if trial.trial_id in self._live:
+                    _kill(trial)  # it would finish its stretch first
+            raise _Interrupted
+        with self._noting_errors():
+            stopped = self.engine.poll()
+            for trial in trials if stopped else ():
+                assignment = self._live.get(trial.trial_id)
+                if assignment is not None and assignment.trial in stopped:
+                    self.ended(trial.trial_id, Outcome(kind="stopped"))
+                    _kill(trial)
+            if time.monotonic() - self._shown >= SHOWN_EVERY:
+                self.show()
+
+    def show(self) -> None:
+        """Let the user see how the sweep stands."""
+        self._shown = time.monotonic()
+        self._on_event(self.engine)
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def next(self, tune_id: str) -> Work | Done | None:
+        """Return the next piece of work, None if there is none now."""
+        if not self._live:
+            self.beat([])  # Tune sits in a loop of its own while nothing runs
+        if len(self._live) >= self.limit():
+            return None
+        with self._noting_errors():
+            answer = self.engine.next()
+        if isinstance(answer, Assignment):
+            self._live[tune_id] = answer
+            return self._work(answer)
+        if isinstance(answer, Done) and not self._live:
+            return answer
+        return None
+
+    def limit(self) -> int:
+        """Return how many trials may run: as many as fit on the nodes that are there now."""
+        spec = self.engine.spec
+        now = time.monotonic()
+        if now - self._limit_read > 1.0:
+            self._limit_read = now
+            # With `max_concurrent` more may be asked for than fits: an autoscaler starts nodes for them.
+            self._limit = spec.max_concurrent or capacity(nodes(), spec.resources)
+        return self._limit
+
+    def _work(self, assignment: Assignment) -> Work:
+        work = Work(assignment, self.engine.spec.resources, self._cwd, environment=self._environment)
+        if self._shared is None and _shares_data(assignment.trainer):
+            self._shared = SharedData.remote(work)  # type: ignore[attr-defined]
+        return replace(work, shared=self._shared)
+
+    def report(self, tune_id: str, report: Report) -> Verdict:
+        """Pass a report on and return the verdict; one of a run that is over is worth nothing any more."""
+        assignment = self._live.get(tune_id)
+        if assignment is None:
+            return Verdict.STOP
+        with self._noting_errors():
+            if report.facts:
+                self.engine.learned(**report.facts)
+            verdict = self.engine.report(assignment.trial, report)
+            if verdict is not Verdict.CONTINUE:
+                self.ended(tune_id, Outcome(kind="stopped", last_step=report.step))
+                tidy(assignment)
+        return verdict
+
+    def ended(self, tune_id: str, outcome: Outcome) -> None:
+        """Tell the engine how a run ended, once."""
+        assignment = self._live.pop(tune_id, None)
+        if assignment is not None:
+            with self._noting_errors():
+                self.engine.ended(assignment.trial, outcome)
+
+
+def _shares_data(trainer: str) -> bool:
+    if trainer == DEFAULT_TRAINER:
+        return True
+    try:
+        return hasattr(import_trainer(trainer), "shared_data")
+    except (ConfigError, ImportError):
+        return True  # it may be found where the workers are; if not, the first trial says so
+
+
+def _kill(trial: Trial) -> None:
+    if trial.temporary_state.ray_actor is not None:
+        ray.kill(trial.temporary_state.ray_actor)
+
+
+class EngineSearcher(Searcher):
+    """Tune's source of trials."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next assignment, None to be asked again, or FINISHED."""
+        answer = self._session.next(trial_id)
+        if isinstance(answer, Done):
+            return str(Searcher.FINISHED)
+        return None if answer is None else {"work": answer}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing: the scheduler tells the engine."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the memory."""
+
+
+class EngineScheduler(TrialScheduler):
+    """Passes results to the engine and its verdicts to Tune."""
+
+    _supports_buffered_results = False
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._session = session
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
+        """Let the engine record a report, or an end, and return what Tune does next."""
+        if "report" in result:
+            verdict = self._session.report(trial.trial_id, result["report"])
+            # A paused trial is a stopped run for Tune: its continuation is a new assignment from the checkpoint.
+            return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
+        self._session.ended(trial.trial_id, result["outcome"])
+        # A worker that is not to be used again is asked to go on: now that its failure is recorded, it breaks.
+        return str(TrialScheduler.CONTINUE if result["failed"] else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Tell the engine of a worker that is gone."""
+        self._session.ended(trial.trial_id, outcome_of_loss(_error_of(trial)))
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave the order to Tune: first come, first served."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing to do."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Nothing to do: the end was told with the result."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing to do."""
+
+    def debug_string(self) -> str:
+        """Return a name."""
+        return "meansweep engine"
+
+
+class Heartbeat(tune.Callback):
+    """Gives the engine its turn in each round of Tune's loop, also when no result arrives."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Take a turn; Tune calls this ten times a second or more."""
+        self._session.beat(trials)
+
+
+def outcome_of_loss(error: BaseException | None) -> Outcome:
+    """Say what the death of a worker was: its node's, the memory monitor's, or the process's own."""
+    text = str(error)
+    if isinstance(error, ray.exceptions.RayActorError):
+        if getattr(error, "preempted", False) or "node has died" in text or "node is dead" in text:
+            return Outcome(kind="lost", reason="the node of its worker was lost")
+        if "running low on memory" in text or "OutOfMemory" in text:
+            return Outcome(kind="oom", reason="Ray ended its worker because the node ran out of memory")
+        if getattr(error, "actor_init_failed", False):
+            return Outcome(kind="bug", reason="its worker could not be started", traceback=text)
+        return Outcome(kind="infrastructure", reason="its worker process died", traceback=text)
+    return Outcome(kind="infrastructure", reason=f"Ray could not run it: {type(error).__name__}", traceback=text)
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    file = trial.pickled_error_file
+    if not file or not Path(file).exists():
+        return None
+    with open(file, "rb") as stream:
+        error = pickle.load(stream)  # written by Tune in this process
+    return error if isinstance(error, BaseException) else None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Set an event on SIGINT or SIGTERM, for the block; a second one interrupts at once, as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(number: int, frame: Any) -> None:
+        event.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
