@@ -18,11 +18,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Rule = Callable[..., Any]
-RULES: dict[str, Rule] = {}
-"""Rules by the bare name of the function: `linear` serves `F.linear`; `add` serves `torch.add`, `x.add` and `x + y`."""
+METHODS: dict[str, Rule] = {}
+"""Rules by the bare name of the operation."""
+FUNCTIONS: dict[Callable[..., Any], Rule] = {}
+"""The same rules by every function of that name, save reflected operators: torch.compile cannot always tell a
+function's name, nor find those in a table."""
 
 
 class UnsupportedOperation(NotImplementedError, AttributeError):
@@ -36,10 +40,17 @@ class UnsupportedOperation(NotImplementedError, AttributeError):
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of the operations called `names`."""
+    """Register a function as the rule of the operations called `names`.
+
+    `linear` serves `F.linear`; `add` serves `torch.add`, `x.add` and `x + y`.
+    """
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
+        for name in names:
+            METHODS[name] = function
+            for owner in (torch, torch.Tensor, F):
+                if hasattr(owner, name) and not name.startswith("__"):
+                    FUNCTIONS[getattr(owner, name)] = function
         return function
 
     return register
@@ -59,10 +70,10 @@ class RowDual:
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Carry a call that has a `RowDual` among its arguments."""
-        name = func.__name__.strip("_")
-        if name not in RULES:
+        operation = FUNCTIONS[func] if func in FUNCTIONS else METHODS.get(func.__name__)
+        if operation is None:
             raise UnsupportedOperation(func.__name__)
-        return RULES[name](func, *args, **(kwargs or {}))
+        return operation(func, *args, **(kwargs or {}))
 
     @property
     def head(self) -> Tensor:
@@ -140,10 +151,12 @@ class RowDual:
         """Return the tensor method `name`, carried by its rule."""
         if name.startswith("__"):
             raise AttributeError(name)
-        if name not in RULES:
+        if name not in METHODS:
             raise UnsupportedOperation(name)
-        operation = RULES[name]
-        method = getattr(torch.Tensor, name)
+        operation = METHODS[name]
+
+        def method(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return getattr(x, name)(*args, **kwargs)
 
         def bound(*args: Any, **kwargs: Any) -> Any:
             return operation(method, self, *args, **kwargs)
@@ -191,16 +204,21 @@ def _in_step(func: Callable[..., Any], x: RowDual, primal: Tensor, tangent: Tens
     return RowDual(primal, tangent)
 
 
-@rule("transpose", "permute")
-def transpose(func: Callable[..., Tensor], x: RowDual, *dims: Any) -> RowDual:
+@rule("transpose", "swapaxes")
+def transpose(func: Callable[..., Tensor], x: RowDual, dim0: int, dim1: int) -> RowDual:
+    """As a linear operation; the batch must stay where it is."""
+    if 0 in (dim0 % x.ndim, dim1 % x.ndim):
+        raise UnsupportedOperation("transpose", "moves the batch away from the first dimension")
+    return RowDual(func(x.primal, dim0, dim1), func(x.tangent, dim0, dim1))
+
+
+@rule("permute")
+def permute(func: Callable[..., Tensor], x: RowDual, *dims: Any) -> RowDual:
     """As a linear operation; the batch must stay where it is."""
     order = dims[0] if len(dims) == 1 else dims
-    moved = order[0] % x.ndim != 0 if func.__name__ == "permute" else 0 in (order[0] % x.ndim, order[1] % x.ndim)
-    if moved:
-        raise UnsupportedOperation(func.__name__, "moves the batch away from the first dimension")
-    with torch.no_grad():
-        tangent = func(x.tangent, *dims)
-    return RowDual(func(x.primal, *dims), tangent)
+    if order[0] % x.ndim:
+        raise UnsupportedOperation("permute", "moves the batch away from the first dimension")
+    return RowDual(func(x.primal, order), func(x.tangent, order))
 
 
 @rule("reshape", "view", "flatten", "unflatten")
@@ -266,15 +284,23 @@ POINTWISE: dict[str, Callable[..., Tensor]] = {
 """d f(x) from (dx, x, f(x)) and the operation's options. A fused backward kernel, where there is one, is just that."""
 
 
-@rule(*POINTWISE)
-def pointwise(func: Callable[..., Tensor], x: RowDual, *args: Any, **kwargs: Any) -> RowDual:
-    """d f(x) = f'(x) dx."""
-    if kwargs.pop("inplace", False):
-        raise UnsupportedOperation(func.__name__, "overwrites its input (inplace=True)")
-    primal = func(x.primal, *args, **kwargs)
-    with torch.no_grad():
-        rows = leading(primal, len(x.tangent))
-        return RowDual(primal, POINTWISE[func.__name__](x.tangent, x.head, rows, *args, **kwargs))
+def pointwise(name: str) -> Rule:
+    """Return the rule d f(x) = f'(x) dx of one of the functions above."""
+    derivative = POINTWISE[name]
+
+    def carry(func: Callable[..., Tensor], x: RowDual, *args: Any, inplace: bool = False, **kwargs: Any) -> RowDual:
+        if inplace:
+            raise UnsupportedOperation(name, "overwrites its input (inplace=True)")
+        primal = func(x.primal, *args, **kwargs)
+        with torch.no_grad():
+            rows = leading(primal, len(x.tangent))
+            return RowDual(primal, derivative(x.tangent, x.head, rows, *args, **kwargs))
+
+    return carry
+
+
+for _name in POINTWISE:
+    rule(_name)(pointwise(_name))
 
 
 @rule("pow")
@@ -311,7 +337,7 @@ def _spread(tangent: Tensor, primal: Tensor) -> Tensor:
     return tangent if tangent.shape[1:] == primal.shape[1:] else tangent.expand(-1, *primal.shape[1:])
 
 
-@rule("add", "radd")
+@rule("add", "__radd__")
 def add(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a + b) = da + db."""
     primal = raw(a) + raw(b)
@@ -333,14 +359,14 @@ def sub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         return RowDual(primal, _spread(da, primal) if db is None else da - db)
 
 
-@rule("rsub")
+@rule("rsub", "__rsub__")
 def rsub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """b - a."""
     result: RowDual = sub(func, b, a)
     return result
 
 
-@rule("mul", "rmul", "multiply")
+@rule("mul", "multiply", "__rmul__")
 def mul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a b) = da b + a db."""
     primal = raw(a) * raw(b)
@@ -355,7 +381,7 @@ def mul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         return RowDual(primal, torch.addcmul(da * y, x, db))
 
 
-@rule("div", "truediv", "true_divide")
+@rule("div", "true_divide")
 def div(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a / b) = (da - (a / b) db) / b."""
     primal: Tensor = raw(a) / raw(b)
@@ -365,14 +391,14 @@ def div(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         return RowDual(primal, _spread(change / y, primal))
 
 
-@rule("rdiv", "rtruediv")
+@rule("__rdiv__", "__rtruediv__")
 def rdiv(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """b / a."""
     result: RowDual = div(func, b, a)
     return result
 
 
-@rule("matmul", "bmm", "rmatmul")
+@rule("matmul", "bmm")
 def matmul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a b) = da b + a db, for x @ W and for products of two batched tensors."""
     primal = torch.matmul(raw(a), raw(b))
