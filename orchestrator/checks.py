@@ -83,6 +83,43 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
 
 
+# --------------------------------------------------------------------------------------- settings together
+
+
+def check_together(reader: Reader, spec: SweepSpec) -> None:
+    """Note settings that do not go together."""
+    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
+    if spec.method == "grid":
+        try:
+            spec.space.grid_size()
+        except ConfigError as error:
+            for problem in error.problems:
+                head, _, key = problem.key.partition(".")
+                reader.wrong((head, key) if key else (head,), problem.rule, problem.value)
+    elif spec.method == "pbt" and not spec.run_cap:
+        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
+    elif not limited and not {"run_cap", "budget"} & set(spec.source["sweep"]):
+        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    if len(spec.metrics) > 1:
+        if spec.method in ("cmaes", "pbt"):
+            reader.wrong(
+                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
+            )
+        if spec.early_terminate and spec.early_terminate.type not in ("threshold",):
+            rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
+            reader.wrong(("early_terminate",), rule)
+    if spec.method == "pbt" and spec.early_terminate:
+        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
+    if spec.method == "cmaes":
+        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
+        if passed:
+            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
+    if spec.method in ("grid", "tpe", "cmaes", "gp", "nsga2"):
+        weighted = [p.name for p in spec.space.parameters if p.probabilities]
+        if weighted and spec.method == "grid":
+            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
+
+
 # ------------------------------------------------------------------------------------------ configurations
 
 

@@ -14,8 +14,8 @@ from orchestrator.spec import SweepSpec
 
 DRAWS = 2000
 """Combinations drawn to estimate how many are forbidden."""
-CONFIGS = 2000
-"""Most configurations that are built to find duplicates: about 2 ms each."""
+CONFIGS = 1000
+"""Most combinations whose configurations are built to find equal ones: about 2 ms each."""
 COSTED = 64
 """Configurations drawn to average steps and costs over."""
 
@@ -34,11 +34,11 @@ class Plan:
     forbidden: float
     """Share of random combinations that `forbid` excludes."""
     duplicates: int
-    """Trials of a grid whose configuration is that of an earlier one."""
+    """Combinations that come out as the configuration of an earlier one; a sweep trains it once."""
     reused: int
-    """Trials whose configuration is finished elsewhere."""
+    """Combinations that are finished elsewhere: recorded, not trained (`on_duplicate: skip` passes them over)."""
     rungs: tuple[int, ...]
-    """Steps of a trial of middle values."""
+    """Steps of a trial; where its length or batch size is varied, of one drawn at random."""
     replicates: int
     """Most additional trainings for `replicates`."""
     concurrency: int
@@ -71,13 +71,12 @@ def make_plan(
     """
     notes = list(spec.notes)
     grid_size = _grid_size(spec)
-    trials = _trials(spec, grid_size, notes)
-    duplicates, reused = _known(spec, trials, set(history), notes)
-    skipped = 0 if spec.on_duplicate == "run" else duplicates + reused
+    count = _count(spec, grid_size, set(history), notes)
+    reused = count.reused if spec.on_duplicate == "reuse" else 0
+    trials = count.trials
     replicates = spec.replicates.top * spec.replicates.seeds if spec.replicates else 0
     configs = drawn_configs(spec, COSTED)
-    middle = spec.config_for(spec.space.suggest(lambda parameter: parameter.from_unit(0.5)))
-    searched = max((trials or 0) - skipped, 0)
+    searched = (trials or 0) - reused
     fitting, refusals = _concurrency(spec, resources_available)
     concurrency = min(fitting, max(searched, replicates, 1))
     estimate = estimate_cost(spec, searched, replicates, configs, concurrency, probe)
@@ -88,9 +87,9 @@ def make_plan(
         grid_size=grid_size,
         parameters=tuple(_described(spec)),
         forbidden=_forbidden(spec),
-        duplicates=duplicates,
-        reused=reused,
-        rungs=tuple(spec.rungs(middle)),
+        duplicates=count.duplicates,
+        reused=count.reused,
+        rungs=tuple(spec.rungs(configs[0])),
         replicates=replicates,
         concurrency=concurrency,
         estimate=estimate,
@@ -111,34 +110,46 @@ def _grid_size(spec: SweepSpec) -> int | None:
         return None
 
 
-def _trials(spec: SweepSpec, grid_size: int | None, notes: list[str]) -> int | None:
+@dataclass
+class _Count:
+    trials: int | None
+    duplicates: int = 0
+    reused: int = 0
+
+
+def _count(spec: SweepSpec, grid_size: int | None, history: set[str], notes: list[str]) -> _Count:
+    """Count the trials of the search: of a finite space at most its different configurations."""
     limits = [limit for limit in (spec.run_cap, spec.budget.trials) if limit is not None]
-    if spec.method == "grid" and grid_size is not None:
-        return min(grid_size, *limits) if limits else grid_size
-    trials = min(limits) if limits else None
-    if grid_size is not None and spec.method != "pbt" and (trials is None or grid_size < trials):
+    cap = min(limits) if limits else None
+    finite = grid_size is not None and (spec.method == "grid" or (spec.method != "pbt" and spec.on_duplicate != "run"))
+    if not finite or grid_size is None:
+        return _Count(cap)
+    if spec.method != "grid" and (cap is None or grid_size < cap):
         notes.append(f"only {grid_size} combinations exist; a grid would try each of them once")
-    return trials
-
-
-def _known(spec: SweepSpec, trials: int | None, history: set[str], notes: list[str]) -> tuple[int, int]:
-    """Count the trials of a grid that repeat an earlier one, and those finished elsewhere."""
-    conditional = any(parameter.when for parameter in spec.space.parameters)
-    if spec.method != "grid" or not (history or conditional):  # different values are different configurations
-        return 0, 0
+    if grid_size > CONFIGS:
+        notes.append(f"equal configurations are not looked for in a space of more than {CONFIGS} combinations")
+        return _Count(grid_size if cap is None else min(grid_size, cap))
+    count = _Count(0)
     seen: set[str] = set()
-    duplicates = reused = 0
-    for index, values in enumerate(spec.space.grid()):
-        if index == trials:
+    invalid = trials = 0
+    for values in spec.space.grid():
+        if trials == cap:
             break
-        if index == CONFIGS:
-            notes.append(f"duplicates were looked for among the first {CONFIGS} combinations only")
-            break
-        mark = spec.config_hash(spec.config_for(values))
-        duplicates += mark in seen
-        reused += mark in history and mark not in seen
+        try:
+            config = spec.config_for(values, seed=values.get("seed", spec.seed))
+        except ConfigError:
+            invalid += 1
+            continue
+        mark = spec.config_hash(config)
+        new, known = mark not in seen, mark in history and spec.on_duplicate != "run"
+        count.duplicates += not new
+        count.reused += new and known
+        trials += new and not (known and spec.on_duplicate == "skip")
         seen.add(mark)
-    return duplicates, reused
+    if invalid:
+        notes.append(f"{invalid} combinations break a rule of the training configuration and are passed over")
+    count.trials = trials
+    return count
 
 
 def _forbidden(spec: SweepSpec) -> float:

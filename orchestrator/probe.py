@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanflow_core.errors import ConfigError
 from orchestrator.reading import flat
 
 if TYPE_CHECKING:
@@ -78,9 +79,22 @@ def _network_size(model: Mapping[str, Any]) -> float:
 
 
 def drawn_configs(spec: SweepSpec, count: int) -> list[dict[str, Any]]:
-    """Return configurations drawn at random (seeded), forbidden ones left out."""
+    """Return configurations drawn at random (seeded), without those that are forbidden or break a rule.
+
+    Raises:
+        ConfigError: of the last one drawn, if not one is left.
+    """
     chance = random.Random(spec.seed)
-    return [spec.config_for(spec.space.draw(chance.random)) for _ in range(count)]
+    found: list[dict[str, Any]] = []
+    failure: ConfigError | None = None
+    for _ in range(count):
+        try:
+            found.append(spec.config_for(spec.space.draw(chance.random)))
+        except ConfigError as error:
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
 
 
 def choose_probe_configs(spec: SweepSpec) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,7 +17,7 @@ from meanflow_core import config as training
 from orchestrator.settings import METHODS, STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
 from orchestrator.settings_reader import NOT_NEEDED
 from orchestrator.space_reader import DISTRIBUTIONS
-from orchestrator.spec import KEYS
+from orchestrator.sweep_file import KEYS
 
 Schema = dict[str, Any]
 

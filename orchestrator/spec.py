@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from meanflow_core.config import TrainConfig, load_config, valid_keys, with_values
-from meanflow_core.errors import ConfigError, nearest
-from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
-from orchestrator.checks import check_configs, check_keys, check_metrics
-from orchestrator.reading import Reader, flat, plain, put
+from meanflow_core.config import TrainConfig, load_config, with_values
+from meanflow_core.errors import ConfigError
+from meanflow_core.yamlfile import read_yaml
+from orchestrator.checks import check_configs, check_keys, check_metrics, check_together
+from orchestrator.reading import Reader, flat, put
 from orchestrator.relations import read_space
 from orchestrator.settings import METHODS, Budget, EarlyTerminate, Metric, Replicates, Resources
 from orchestrator.settings_reader import (
@@ -34,33 +34,10 @@ from orchestrator.settings_reader import (
 )
 from orchestrator.space import Space
 from orchestrator.space_reader import read_parameters
+from orchestrator.sweep_file import DEFAULT_TRAINER, KEYS, read_content
 
 __all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
 
-DEFAULT_TRAINER = "meanflow_core.trainer:Trainer"
-KEYS: dict[str, str] = {
-    "name": "Of the sweep: its folder, and what commands call it. Default: the file's name.",
-    "description": "Free text.",
-    "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
-    "set": "Keys of the training configuration that differ from `base` in every trial.",
-    "trainer": "The class that trains, as package.module:Class. Default: the MeanFlow trainer.",
-    "method": "How combinations are chosen.",
-    "metric": "What is optimised.",
-    "metrics": "Several metrics: the sweep looks for their Pareto front.",
-    "parameters": "What is varied.",
-    "zip": "Lists of keys whose values move together.",
-    "forbid": "Combinations that are never tried.",
-    "run_cap": "Number of trials. Default for a grid: all of it.",
-    "early_terminate": "When a trial is stopped early.",
-    "replicates": "More seeds for the best configurations.",
-    "resources": "What one trial needs.",
-    "budget": "What the sweep may spend.",
-    "retries": "How often a trial is started again after a fault that is not its own.",
-    "seed": "Of the search, and of the first seed of each trial.",
-    "warm_start": "Other sweeps whose results the search starts from.",
-    "on_duplicate": "What happens to a configuration that was trained before: reuse, skip or run.",
-    "max_concurrent": "Most trials at once. Default: as many as fit.",
-}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _UNHASHED = ("trainer.device", "trainer.log_every", "trainer.eval_every", "trainer.checkpoint_every")
@@ -180,88 +157,13 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     """
     document = read_yaml(path)
     reader = Reader(str(path), document)
-    content = _plain_content(reader, document.content)
-    for word in overrides:
-        _override(reader, content, word)
-    base = _read_base(reader, content, Path(path))
+    content, base = read_content(reader, document, overrides)
     spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
     check_metrics(reader, spec)
     check_configs(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
     return spec
-
-
-def _plain_content(reader: Reader, content: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in content.items():
-        try:
-            found[str(key)] = plain(value)
-        except ValueError as error:
-            reader.wrong((str(key),), str(error))
-    return found
-
-
-def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
-    key, sign, text = word.partition("=")
-    head, _, rest = key.partition(".")
-    if not sign or not key:
-        reader.wrong((word,), "an override must look like `key=value`")
-        return
-    value = parse_value(text)
-    if head in ("set", "parameters") and rest:
-        block = content.setdefault(head, {})
-        content[head] = {**(block if isinstance(block, dict) else {}), rest: value}
-    elif head in KEYS and not (rest and head == "trainer"):
-        put(content, key, value)
-    elif rest or key in valid_keys():
-        content["set"] = {**(content.get("set") or {}), key: value}
-    else:
-        reader.wrong((key,), "unknown key of an override", value, close=nearest(key, [*KEYS, *valid_keys()]))
-
-
-def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
-    given = content.pop("base", None)
-    own = content.get("trainer") in (None, DEFAULT_TRAINER)
-    document: YamlFile | None = None
-    try:
-        if isinstance(given, str):
-            document = read_yaml(path.parent / given)
-            given = plain(document.content)
-    except (ConfigError, ValueError) as error:
-        reader.problems += error.problems if isinstance(error, ConfigError) else []
-        if not isinstance(error, ConfigError):
-            reader.wrong(("base",), str(error), given)
-        given = {}
-    if given is not None and not isinstance(given, dict):
-        reader.wrong(("base",), "must be a file, relative to this one, or keys of the training configuration", given)
-        given = {}
-    values = flat(given or {})
-    if not own:
-        return _nested(values)
-    while True:
-        try:
-            return load_config(values).to_dict()
-        except ConfigError as error:
-            place = Reader(str(document.path), document) if document else reader
-            for problem in error.problems:
-                at = (problem.key,) if document else ("base", problem.key)
-                place.wrong(at, problem.rule, problem.value, close=problem.nearest)
-            if document:
-                reader.problems += place.problems
-            broken = [key for p in error.problems for key in values if f"{key}.".startswith(f"{p.key}.")]
-            if not broken:
-                return load_config({}).to_dict()
-            for key in broken:
-                values.pop(key, None)
-
-
-def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in flat(content).items():
-        put(found, key, value)
-    return found
 
 
 def _assemble(
@@ -310,7 +212,7 @@ def _assemble(
         resources=read_resources(reader, content.get("resources")),
         budget=read_budget(reader, content.get("budget")),
         retries=_default(reader.whole(("retries",), content.get("retries")), 2),
-        seed=_default(reader.whole(("seed",), content.get("seed")), 0),
+        seed=_seed(reader, content, settings, base),
         on_duplicate=cast(
             Literal["reuse", "skip", "run"],
             reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
@@ -323,13 +225,26 @@ def _assemble(
     )
     if not _NAME.fullmatch(name):
         reader.wrong(("name",), "must be of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
-    _check_together(reader, spec)
+    check_together(reader, spec)
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 
 
 def _default(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def _seed(reader: Reader, content: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any]) -> int:
+    """The sweep's seed, which is that of every trial too; by default the training configuration's."""
+    inherited = settings.get("seed", base.get("seed", 0))
+    if "seed" not in content:
+        return inherited if isinstance(inherited, int) else 0
+    seed = _default(reader.whole(("seed",), content["seed"]), 0)
+    if "seed" in settings and settings["seed"] != seed:
+        reader.wrong(
+            ("set", "seed"), f"differs from the sweep's `seed` ({seed}), which every trial has", settings["seed"]
+        )
+    return seed
 
 
 def _method(reader: Reader, content: Mapping[str, Any]) -> str:
@@ -341,37 +256,3 @@ def _method(reader: Reader, content: Mapping[str, Any]) -> str:
     elif given != "bayes":
         return reader.choice(("method",), given, (*METHODS, "bayes"), "random")
     return "tpe" if given == "bayes" else "random"
-
-
-def _check_together(reader: Reader, spec: SweepSpec) -> None:
-    """What single keys cannot show."""
-    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
-    if spec.method == "grid":
-        try:
-            spec.space.grid_size()
-        except ConfigError as error:
-            for problem in error.problems:
-                head, _, key = problem.key.partition(".")
-                reader.wrong((head, key) if key else (head,), problem.rule, problem.value)
-    elif spec.method == "pbt" and not spec.run_cap:
-        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
-    elif not limited and not {"run_cap", "budget"} & set(spec.source["sweep"]):
-        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
-    if len(spec.metrics) > 1:
-        if spec.method in ("cmaes", "pbt"):
-            reader.wrong(
-                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
-            )
-        if spec.early_terminate and spec.early_terminate.type not in ("threshold",):
-            rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
-            reader.wrong(("early_terminate",), rule)
-    if spec.method == "pbt" and spec.early_terminate:
-        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
-    if spec.method == "cmaes":
-        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
-        if passed:
-            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
-    if spec.method in ("grid", "tpe", "cmaes", "gp", "nsga2"):
-        weighted = [p.name for p in spec.space.parameters if p.probabilities]
-        if weighted and spec.method == "grid":
-            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
