@@ -7,7 +7,7 @@ What makes each event safe to send again:
 - parameters, tags, data sets and the end of a run overwrite themselves;
 - a file or an image goes to a name that follows from its record.
 
-Events by name (`Record.what`): run, params, tags, metrics, text, file, image, dataset, status.
+Events by name (`Record.what`): run, params, tags, metrics, text, file, image, dataset, experiment, status.
 """
 
 from __future__ import annotations
@@ -78,6 +78,18 @@ class Store:
     def name(self) -> str:
         """The URI without user and password, for messages and file names."""
         return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
+
+    def ping(self) -> str:
+        """Ask the store for an answer and return what it is, in words.
+
+        Raises:
+            ConnectionError: it does not answer, or does not let us in.
+        """
+        try:
+            connect(self).search_experiments(max_results=1)
+        except Exception as error:
+            raise ConnectionError(f"{self.name}: {error}") from error
+        return self.name
 
     @property
     def digest(self) -> str:
@@ -380,6 +392,10 @@ class Delivery:
                 self._put_image(run_id, record)
             case "dataset":
                 self._put_dataset(run_id, data)
+            case "experiment":
+                experiment = self.client.get_run(run_id).info.experiment_id
+                for key, value in data["tags"].items():
+                    self.client.set_experiment_tag(experiment, key, value)
 
     def _put_image(self, run_id: str, record: Record) -> None:
         """Store a picture as `MlflowClient.log_image` does, but under a name that is the same when sent again."""

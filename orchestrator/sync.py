@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.delivery import Delivery, Store, sending, stored_value
 from orchestrator.outbox import Outbox
+
+Point = tuple[str, str, int]
+"""Run, metric, step."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class CheckReport:
     runs: int = 0
     points: int = 0
     held: int = 0
-    missing: tuple[tuple[str, str, int], ...] = ()
-    doubled: tuple[tuple[str, str, int], ...] = ()
+    missing: tuple[Point, ...] = ()
+    doubled: tuple[Point, ...] = ()
     extra: int = 0
     doubles: int = 0
     pending: int = 0
@@ -64,12 +68,13 @@ def sync(folder: Path, store: Store) -> int:
     """Send everything in an outbox that a store has not got; return the number of records sent.
 
     Raises:
+        FileNotFoundError: there is no outbox: nothing has been tracked here.
         BlockingIOError: another process (a running sweep) is sending.
-        Exception: the store cannot be reached.
+        ConnectionError: the store cannot be reached. What was sent until then is remembered.
     """
     delivery = Delivery(Outbox(folder), store)
     count = 0
-    with sending(folder):
+    with sending(folder), _reaching(store):
         while sent := delivery.send():
             count += sent
         delivery.delete_doubles()
@@ -80,37 +85,34 @@ def check(folder: Path, store: Store) -> CheckReport:
     """Compare an outbox with a store, point by point.
 
     Raises:
-        Exception: the store cannot be reached.
+        FileNotFoundError: there is no outbox: nothing has been tracked here.
+        ConnectionError: the store cannot be reached.
     """
     delivery = Delivery(Outbox(folder), store)
     expected = expected_points(delivery.outbox)
-    missing: list[tuple[str, str, int]] = []
-    doubled: list[tuple[str, str, int]] = []
-    held = extra = 0
-    for run, metrics in expected.items():
-        run_id = delivery.sent.runs.get(run)
-        names = set(metrics)
-        if run_id is not None:
-            names |= set(delivery.client.get_run(run_id).data.metrics)
-        for name in names:
-            wanted = metrics.get(name, {})
-            found: dict[int, list[float]] = {}
-            for metric in delivery.client.get_metric_history(run_id, name) if run_id is not None else ():
-                found.setdefault(metric.step, []).append(metric.value)
-            for step, value in wanted.items():
-                values = found.get(step, [])
-                if len(values) == 1 and _same(values[0], stored_value(value)):
-                    held += 1
-                else:
-                    (doubled if values else missing).append((run, name, step))
-            extra += len(found.keys() - wanted.keys())
-    mine = set(delivery.sent.runs.values())
-    living = [run for experiment in delivery.sent.experiments.values() for run in delivery.runs(experiment)]
+    missing: list[Point] = []
+    doubled: list[Point] = []
+    extra = 0
+    with _reaching(store):
+        for run, metrics in expected.items():
+            held = _held_points(delivery, run, set(metrics))
+            for name, found in held.items():
+                wanted = metrics.get(name, {})
+                extra += len(found.keys() - wanted.keys())
+                for step, value in wanted.items():
+                    values = found.get(step, [])
+                    if not values:
+                        missing.append((run, name, step))
+                    elif len(values) > 1 or not _same(values[0], stored_value(value)):
+                        doubled.append((run, name, step))
+        mine = set(delivery.sent.runs.values())
+        living = [run for experiment in delivery.sent.experiments.values() for run in delivery.runs(experiment)]
+    points = sum(len(steps) for metrics in expected.values() for steps in metrics.values())
     return CheckReport(
         store=store.name,
         runs=len(expected),
-        points=sum(len(steps) for metrics in expected.values() for steps in metrics.values()),
-        held=held,
+        points=points,
+        held=points - len(missing) - len(doubled),
         missing=tuple(missing[:100]),
         doubled=tuple(doubled[:100]),
         extra=extra,
@@ -118,6 +120,28 @@ def check(folder: Path, store: Store) -> CheckReport:
         pending=delivery.pending,
         refused=tuple(delivery.sent.refused),
     )
+
+
+def _held_points(delivery: Delivery, run: str, names: set[str]) -> dict[str, dict[int, list[float]]]:
+    """Return what the store holds of a run: metric -> step -> values; also of metrics that are not in `names`."""
+    held: dict[str, dict[int, list[float]]] = {name: {} for name in names}
+    run_id = delivery.sent.runs.get(run)
+    if run_id is None:
+        return held
+    for name in delivery.client.get_run(run_id).data.metrics:
+        found = held.setdefault(name, {})
+        for metric in delivery.client.get_metric_history(run_id, name):
+            found.setdefault(metric.step, []).append(metric.value)
+    return held
+
+
+@contextmanager
+def _reaching(store: Store) -> Iterator[None]:
+    """Turn whatever a store that is down causes into one kind of error."""
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionError(f"{store.name} cannot be reached or is not well: {error}") from error
 
 
 def expected_points(outbox: Outbox) -> dict[str, dict[str, dict[int, float]]]:

@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from meanflow_core.yamlfile import write_yaml
 from orchestrator.delivery import Delivery, Sender, Sent, Store, metric_name
 from orchestrator.outbox import Outbox
+from orchestrator.paths import Home
+from orchestrator.views import description, experiment_tags
 
 if TYPE_CHECKING:
+    from orchestrator.paths import SweepPaths
     from orchestrator.records import TrialRecord
     from orchestrator.spec import SweepSpec
 
@@ -153,9 +156,10 @@ class EventTracker:
             params["run_cap"] = str(spec.run_cap)
         self._sink.append_once(SWEEP, "params", "params", 0, {"params": params})
         self._tags(SWEEP, {**self._common_tags(), "meansweep.kind": "sweep", "meansweep.state": "running"})
+        self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(spec)})
         self._describe()
         texts = {
-            "sweep.yaml": info.get("yaml") or as_yaml(spec.source),
+            "sweep.yaml": info.get("yaml") or as_yaml(spec.source.get("sweep", {})),
             "plan.json": as_json(info.get("plan")),
             "environment.json": as_json(info.get("environment")),
         }
@@ -416,58 +420,20 @@ class _MemorySink:
         return True
 
 
-def run_ids(paths: Any, store: Store) -> dict[str, str]:
-    """Return trial id -> MLflow run id in a store, as far as it has been sent ("sweep": the parent run).
+def run_ids(paths: SweepPaths, store: Store | None = None) -> dict[str, str]:
+    """Return trial id -> MLflow run id, as far as runs have been sent ("sweep": the parent run).
 
     Args:
-        paths: an `orchestrator.paths.SweepPaths`.
-        store: the store.
+        paths: the sweep's.
+        store: the store; None: the one that the sweep's home uses now.
     """
-    return dict(Sent.load(Path(paths.outbox), store).runs)
+    store = store or Store.of(Home(paths.root.parents[1]))
+    return dict(Sent.load(paths.outbox, store).runs)
 
 
 def experiment_name(sweep: str) -> str:
     """Return the experiment of a sweep: its own, so that table and charts show one sweep and its columns only."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or sweep
-
-
-def description(spec: SweepSpec, best: tuple[float, str] | None) -> str:
-    """Return what MLflow shows above a sweep's run, in Markdown."""
-    metric = spec.metric
-    goal = "lowest" if metric.goal == "minimize" else "highest"
-    lines = [spec.description.strip(), ""] if spec.description else []
-    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
-    if best is not None:
-        lines += [f"**Best so far:** {best[0]:.4g} by trial {best[1]}.", ""]
-    lines += ["| searched | range |", "|---|---|"]
-    lines += [f"| `{name}` | {text} |" for name, text in spec_ranges(spec).items()]
-    lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]
-    lines += [f"meansweep best {spec.name} -o best.yaml", "meansweep train best.yaml", "```"]
-    return "\n".join(lines)
-
-
-def spec_ranges(spec: SweepSpec) -> dict[str, str]:
-    """Return each searched parameter with its range as a person writes it, from the sweep file's own words."""
-    ranges = {}
-    parameters = spec.source.get("parameters", {}) if isinstance(spec.source, Mapping) else {}
-    for name, rule in parameters.items():
-        if not isinstance(rule, Mapping):
-            ranges[name] = as_text(rule)
-            continue
-        if "values" in rule:
-            text = ", ".join(as_text(value) for value in rule["values"])
-        elif "value" in rule:
-            text = as_text(rule["value"])
-        elif "min" in rule or "max" in rule:
-            text = f"{as_text(rule.get('min'))} to {as_text(rule.get('max'))}"
-        else:
-            text = f"mu {as_text(rule.get('mu'))}, sigma {as_text(rule.get('sigma'))}"
-        if "log" in str(rule.get("distribution", "")):
-            text += " (log)"
-        if rule.get("when"):
-            text += " when " + ", ".join(f"{key} = {as_text(value)}" for key, value in rule["when"].items())
-        ranges[name] = text
-    return ranges
 
 
 def as_text(value: Any) -> str:

@@ -1,0 +1,132 @@
+"""What MLflow's pages show of a sweep when a person opens them: texts, and ready-made views of the run table.
+
+A view is an experiment tag in which MLflow's pages keep the state behind a shared link: order, columns, charts. A page
+that does not know the format shows its own default, so nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.parameter import Parameter
+    from orchestrator.spec import SweepSpec
+
+VIEW = "leaderboard"
+"""Key of the ready-made view in a page's address."""
+TRIALS = "tags.`meansweep.kind` != 'sweep'"
+"""MLflow's filter for a sweep's trials and its final trainings."""
+
+
+def experiment_tags(spec: SweepSpec) -> dict[str, str]:
+    """Return the tags of a sweep's experiment: its kind, its text, its main metric and the view of its trials."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",  # the pages of training runs, not those of chat traces
+        "mlflow.experiment.primaryMetric.name": spec.metric.name,
+        "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
+        "mlflow.note.content": f"{description(spec, None)}\n",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
+    }
+
+
+def view_path(experiment_id: str, *, charts: bool = False) -> str:
+    """Return the part of the address after the server's that opens the ready-made view of an experiment."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}{mode}"
+
+
+def _view(spec: SweepSpec) -> dict[str, Any]:
+    """Return the state of MLflow's page: the trials alone, best first, metric and searched parameters as columns."""
+    metric, params = spec.metric.name, list(spec.space.names)
+    always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
+    columns = [_column("metrics", metric), _column("metrics", "trial/steps")]
+    columns += [_column("params", name) for name in params]
+    columns += [_column("params", "seed"), _column("tags", "meansweep.state"), _column("attributes", "Duration")]
+    parallel = {
+        "type": "PARALLEL",
+        "uuid": "meansweep-parallel",
+        "metricSectionId": "meansweep-search",
+        "selectedParams": always,  # the chart leaves out runs that lack one of its parameters
+        "selectedMetrics": [metric],
+        "runsCountToCompare": 100,
+        "showAllRuns": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+    return {
+        "searchFilter": TRIALS,
+        "orderByKey": _column("metrics", metric),
+        "orderByAsc": spec.metric.goal == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "columnOrder": columns,
+        "columnWidths": {column: 40 + 8 * len(column.split("`")[1]) for column in columns[:-1]},
+        "compareRunCharts": [parallel],
+        "compareRunSections": [_section("search", columns=1), *map(_section, ("eval", "samples", "train", "trial"))],
+        "isAccordionReordered": True,
+    }
+
+
+def _section(name: str, *, columns: int = 3) -> dict[str, Any]:
+    shape = {"columns": columns, "cardHeight": 420 if columns == 1 else 360}
+    return {
+        "uuid": f"meansweep-{name}",
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "isGenerated": False,
+    } | shape
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def description(spec: SweepSpec, best: tuple[float, str] | None) -> str:
+    """Return what MLflow shows above a sweep's run, in Markdown.
+
+    Args:
+        spec: the sweep.
+        best: the best value so far and its trial.
+    """
+    metric = spec.metric
+    goal = "lowest" if metric.goal == "minimize" else "highest"
+    lines = [spec.description.strip(), ""] if spec.description else []
+    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
+    if best is not None:
+        lines += [f"**Best so far:** {best[0]:.4g} by trial {best[1]}.", ""]
+    lines += ["| searched | range |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
+    lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]
+    lines += [f"meansweep best {spec.name} -o best.yaml", "meansweep train best.yaml", "```"]
+    return "\n".join(lines)
+
+
+def ranges(spec: SweepSpec) -> dict[str, str]:
+    """Return each searched parameter with its range in words."""
+    return {parameter.name: _range(parameter) for parameter in spec.space.parameters}
+
+
+def _range(parameter: Parameter) -> str:
+    when = " and ".join(str(condition) for condition in parameter.when)
+    return f"{parameter}{f', when {when}' if when else ''}".replace("|", "\\|")
+
+
+def final_description(evidence: Mapping[str, Any], steps: int) -> str:
+    """Return what MLflow shows above a final training, in Markdown."""
+    if not evidence:
+        return f"A training of {steps} steps."
+    value = evidence.get("value")
+    score = "" if value is None else f", where `{evidence.get('metric')}` was {float(value):.4g}"
+    return (
+        f"The final training of {steps} steps with the configuration of trial {evidence.get('trial')} of the sweep "
+        + (f"**{evidence.get('sweep')}**{score}.")
+    )
