@@ -1,0 +1,124 @@
+"""A sweep that is killed, anywhere and however often, ends as one that was not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.paths import Home
+from orchestrator.records import TrialState
+from tests.orchestrator import toy
+from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
+
+ASHA = {"type": "asha", "min_iter": 10, "eta": 3}
+SWEEPS: dict[str, dict[str, Any]] = {
+    "grid": toy.grid(x=(0.05, 0.3, 0.5, 0.7, 0.9)),
+    "random": toy.sweep(run_cap=6),
+    "tpe": toy.sweep(method="tpe", run_cap=8, seed=3),
+    "asha": toy.sweep(method="tpe", run_cap=10, early_terminate=ASHA),
+    "replicates": toy.sweep(run_cap=3, replicates={"top": 2, "seeds": 2, "race": True}),
+}
+
+
+def killed_run(
+    home: Home, content: dict[str, Any], killer: Killer, at: int, how: str, trace: Trace, workers: int
+) -> bool:
+    """Drive until the given write kills it; True if the sweep came to its end before."""
+    killer.arm(at, how)
+    engine = None
+    try:
+        engine = open_engine(home, content)
+        drive(engine, workers=workers, trace=trace)
+        engine.finish()
+        return True
+    except Killed:
+        return False
+    finally:
+        killer.arm(None)
+        if engine is not None:
+            engine.ledger.close()  # the kernel would do it
+
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
+    return Killer(monkeypatch)
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_a_kill_at_any_write_of_the_ledger_changes_nothing(tmp_path: Path, killer: Killer, kind: str) -> None:
+    content = SWEEPS[kind]
+    expected = essence(run(Home(tmp_path / "whole"), content))
+    writes = killer.count
+    assert writes > 3 * len(expected)
+    for at, how in zip(range(1, writes + 1), itertools.cycle(("before", "within", "after"))):
+        home, trace = Home(tmp_path / f"{at}"), Trace()
+        done = killed_run(home, content, killer, at, how, trace, workers=1)
+        assert not done or at >= writes - 3  # the last writes are those of a driver that has nothing more to do
+        ended = [] if not home.sweep("toy").journal.exists() else [t.id for t in read_or_empty(home) if t.state.ended]
+        trace.handed.clear()
+        assert essence(run(home, content, trace=trace)) == expected, (at, how)
+        assert not set(ended) & {trial for trial, _ in trace.handed}, (at, how)
+
+
+def read_or_empty(home: Home) -> list[Any]:
+    from orchestrator.journal import LedgerError
+
+    try:
+        return read(home)
+    except LedgerError:
+        return []
+
+
+@pytest.mark.parametrize("kind", ["random", "asha"])
+@pytest.mark.parametrize("every", [5, 9])
+def test_kills_over_and_over_change_nothing(tmp_path: Path, killer: Killer, kind: str, every: int) -> None:
+    content = SWEEPS[kind]
+    expected = essence(run(Home(tmp_path / "whole"), content))
+    home, trace, sessions = Home(tmp_path / "killed"), Trace(), 0
+    while not killed_run(home, content, killer, every, ("within", "after")[sessions % 2], trace, workers=1):
+        sessions += 1
+        assert sessions < 500
+    assert sessions > 5
+    assert essence(read(home)) == expected
+
+
+def test_with_several_workers_no_trial_is_lost_or_doubled_and_random_draws_are_the_same(
+    tmp_path: Path, killer: Killer
+) -> None:
+    content = toy.sweep(run_cap=12)
+    expected = [row[:4] for row in essence(run(Home(tmp_path / "whole"), content, workers=3))]
+    for at in range(5, 60, 7):
+        home = Home(tmp_path / f"{at}")
+        assert not killed_run(home, content, killer, at, "after", Trace(), workers=3)
+        trials = run(home, content, workers=3)
+        assert [row[:4] for row in essence(trials)] == expected
+        assert all(trial.state is TrialState.FINISHED for trial in trials)
+
+
+def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, killer: Killer) -> None:
+    content = toy.sweep(run_cap=1)
+    home, trace = Home(tmp_path), Trace()
+    run(Home(tmp_path / "whole"), content)
+    at = killer.count - 4  # the report at step 90, the end, its native state, the clock, the state
+    assert not killed_run(home, content, killer, at, "before", trace, workers=1)
+    assert [(trial.steps, trial.state) for trial in read(home)] == [(60, TrialState.RUNNING)]
+    trace.handed.clear()
+    run(home, content, trace=trace)
+    assert trace.handed == [("0", 60)]
+
+
+def test_a_missing_checkpoint_sends_a_trial_back_to_the_one_before(tmp_path: Path, killer: Killer) -> None:
+    content = toy.sweep(run_cap=1)
+    home, trace = Home(tmp_path), Trace()
+    expected = essence(run(Home(tmp_path / "whole"), content))
+    killed_run(home, content, killer, killer.count - 4, "before", trace, workers=1)
+    (home.sweep("toy").trial("0").root / "step-60.json").unlink()
+    trace.handed.clear()
+    trials = run(home, content, trace=trace)
+    assert trace.handed == [("0", 30)]
+    assert essence(trials) == expected  # the first record of step 60 stands
+    assert trials[0].wasted_seconds == 1.0  # and the stretch that was repeated is counted as waste
+    assert trials[0].busy_seconds == 4.0
