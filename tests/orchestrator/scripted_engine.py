@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
 from orchestrator.paths import SweepPaths
@@ -38,7 +39,6 @@ class ScriptedEngine:
         self.polls = 0
         self.to_stop: set[str] = set()
         self.facts: dict[str, str] = {}
-        self.finished: list[str | None] = []
         self._verdict, self._retry = verdict, retry
 
     def next(self) -> Assignment | Wait | Done:
@@ -75,8 +75,8 @@ class ScriptedEngine:
         self.polls += 1
         return frozenset(self.to_stop & self.running)
 
-    def finish(self, reason: str | None = None) -> None:
-        self.finished.append(reason)
+    def finish(self, reason: str | None = None) -> dict[str, Any]:
+        return {"state": reason}
 
     def kinds(self, trial: str) -> list[str]:
         return [outcome.kind for outcome in self.outcomes.get(trial, [])]
