@@ -21,7 +21,11 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)  # argparse takes no key=value that stands after an option
+    if any(word.startswith("-") or "=" not in word for word in rest):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    options.overrides += rest
     try:
         config, folder = _read(options)
         return int(options.command(config, folder, options))
