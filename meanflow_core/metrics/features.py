@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from meanflow_core.metrics.digits_classifier import WEIGHTS, load_digits_classif
 
 KEY = "evaluation.features"
 BATCH = 256
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class Features(Protocol):
@@ -126,8 +128,8 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
         if len(dataset.shape) == 1:
             return Coordinates()
         rule = (
-            f"{dataset.name} needs a feature network for its metrics: `inception:PATH` (weights of torch-fidelity, "
-            "pt_inception-2015-12-05-6726825d.pth), a TorchScript file, or `package.module:function`"
+            f"{dataset.name} needs a feature network for its metrics: `inception:PATH` (torch-fidelity's "
+            f"{INCEPTION}), a TorchScript file, or `package.module:function`"
         )
         raise ConfigError([Problem(key=KEY, value=None, rule=rule)])
     decode = dataset.to_images if dataset.name == "latents" else None
@@ -171,16 +173,18 @@ def _inception(path: str, to_images: Callable[[Tensor], Any]) -> NetFeatures:
     """Return the 2048 pooled features of the Inception network that published FIDs use, on uint8 images."""
     weights = Path(path).expanduser()
     if not weights.is_file():
-        rule = (
-            "no such file; expected the weights pt_inception-2015-12-05-6726825d.pth, from the releases of "
-            "https://github.com/toshas/torch-fidelity"
-        )
+        rule = f"no such file; expected {INCEPTION}, from the releases of https://github.com/toshas/torch-fidelity"
         raise ConfigError([Problem(key=KEY, value=f"inception:{path}", rule=rule)])
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
         rule = "Inception features need torch-fidelity: pip install torch-fidelity"
         raise ModuleNotFoundError(rule, name="torch_fidelity") from error
+    try:
+        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity itself would run a pickle's code
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        rule = f"does not hold plain weights ({str(error).splitlines()[0] if str(error) else 'empty'})"
+        raise ConfigError([Problem(key=KEY, value=f"inception:{path}", rule=rule)]) from error
     net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
     identity = f"inception-v3-compat:2048:{_file_hash(weights)}"
     return NetFeatures(net, identity, to_images=to_images, whole_numbers=True)

@@ -240,7 +240,7 @@ def test_a_torchscript_file_gives_the_features_and_travels(tmp_path):
     [
         (None, "needs a feature network"),
         ("no/such/file.pt", "no such file"),
-        ("inception:no/such/file.pth", "no such file; expected the weights pt_inception"),
+        ("inception:no/such/file.pth", "no such file; expected weights-inception"),
         ("no_such_module:make", "cannot be imported"),
         (f"{__name__}:no_such_function", "cannot be imported"),
         (f"{__name__}:make_nothing", "must return a network"),
@@ -278,8 +278,8 @@ def inception(monkeypatch, tmp_path):
     module = types.SimpleNamespace(FeatureExtractorInceptionV3=FakeInception)
     monkeypatch.setitem(sys.modules, "torch_fidelity", types.SimpleNamespace())
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
-    path = tmp_path / "pt_inception.pth"
-    path.write_bytes(b"weights")
+    path = tmp_path / "inception.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
     return f"inception:{path}"
 
 
@@ -289,6 +289,18 @@ def test_inception_sees_the_pixels_of_the_files(inception):
     found = space(torch.cat(list(data.reference())))
     torch.testing.assert_close(found, data._train.float().mean(dim=(2, 3)))
     assert "2048" in space.identity
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_inception_weights_that_would_run_code_are_refused(inception, capsys):
+    torch.save({"weight": Evil()}, inception.partition(":")[2])
+    with pytest.raises(ConfigError, match="does not hold plain weights"):
+        load_features(inception, images())
+    assert "code ran" not in capsys.readouterr().out
 
 
 def test_without_torch_fidelity_the_error_says_what_to_install(inception, monkeypatch):
