@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
 from meanflow_core.errors import ConfigError
@@ -14,6 +14,8 @@ from orchestrator.commands import models, results, service, sweeps
 from orchestrator.commands.common import CommandFailed
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+# Typer carries its own copy of click and does not name this class, the base of all usage errors.
+UsageProblem: Any = typer.BadParameter.mro()[2]
 
 app = typer.Typer(
     name="meansweep",
@@ -43,7 +45,7 @@ def run(words: list[str]) -> int:
         if address is not None:
             from orchestrator.cluster import run_remotely
 
-            return run_remotely(address, words)
+            return int(run_remotely(address, words))
         result = app(words, standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except ConfigError as error:
@@ -53,13 +55,13 @@ def run(words: list[str]) -> int:
         if count > 1:
             print(f"{count} problems; nothing was started", file=sys.stderr)
         return WRONG_INPUT
-    except click.ClickException as error:
+    except UsageProblem as error:
         error.show(sys.stderr)
         return WRONG_INPUT
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `meansweep leaderboard | head`

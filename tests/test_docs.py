@@ -1,0 +1,61 @@
+"""The documents are true where a machine can tell: links lead somewhere, commands parse, no machine's paths."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from orchestrator.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_to_a_file(document):
+    targets = [link.partition("#")[0] for link in LINK.findall(document.read_text())]
+    broken = [t for t in targets if t and "://" not in t and not (document.parent / t).exists()]
+    assert broken == []
+
+
+def commands():
+    for document in DOCUMENTS:
+        for block in FENCE.findall(document.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                line = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
+                for part in re.split(r"&&|\|", line):
+                    words = part.strip()
+                    if words.startswith("meansweep "):
+                        yield pytest.param(words, id=f"{document.name}: {words[:60]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_documents_parses(line):
+    words = shlex.split(line, comments=True)[1:]
+    words = [word for word in words if word not in (">", "&")]
+    command = typer.main.get_command(app)
+    if words and words[0] in ("status", "logs", "stop", "resume", "leaderboard", "best", "pause", "trial", "compare"):
+        from orchestrator.commands.service import remote_address
+
+        _, words = remote_address(words)
+    if words in (["--help"], ["-h"]):
+        return
+    with typer.main.get_command(app).make_context("meansweep", list(words), resilient_parsing=False) as context:
+        name, sub, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert sub is not None, name
+        with sub.make_context(name, rest, parent=context) as inner:
+            if hasattr(sub, "resolve_command"):
+                name, sub, rest = sub.resolve_command(inner, [*inner._protected_args, *inner.args])
+                sub.make_context(name, rest, parent=inner).close()
+
+
+def test_no_file_names_a_folder_of_one_machine():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    own = re.compile(r"(?<![\w.~-])/(?:work|root)/")
+    texts = [path for path in tracked if path.endswith((".py", ".md", ".yaml", ".yml", ".toml", ".sh", "Makefile"))]
+    assert [path for path in texts if own.search((ROOT / path).read_text())] == []
