@@ -22,7 +22,9 @@ from orchestrator.runner_ray import run_ray
 from orchestrator.runner_worker import wait_for_gpu_memory
 from orchestrator.settings import Resources
 from tests.orchestrator import toy_trainers as toys
+from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.scripted_engine import ScriptedEngine
+from tests.orchestrator.simulation import open_engine
 
 TOYS = "tests.orchestrator.toy_trainers"
 pytestmark = pytest.mark.ray
@@ -239,6 +241,17 @@ def test_an_own_ray_starts_and_stops_quietly_on_the_loopback(tmp_path):
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert (found.returncode, found.stdout, found.stderr) == (0, "[2, 4]\n", "")
+
+
+class TestRay(RunnerContract):
+    @pytest.fixture
+    def run_sweep(self, local_ray, home):
+        def run(content):
+            engine = open_engine(home, content)
+            with engine.ledger:
+                return Ran(run_ray(engine), engine.paths)
+
+        return run
 
 
 def node(alive=True, **resources):
