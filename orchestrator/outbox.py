@@ -66,6 +66,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._unwritten: list[bytes] = []
         self._high: dict[str, dict[str, int]] = {}
+        self._status: dict[str, str] = {}
         self._descriptor: int | None = None
         self._next = 0
         if write:
@@ -119,6 +120,10 @@ class Outbox:
             high[mark] = step
             self._append(run, what, {"key": key, "step": step, **data})
             return True
+
+    def status(self, run: str) -> str | None:
+        """Return the last status appended for a run; None: it has none, or there is no such run."""
+        return self._status.get(run)
 
     def flush(self) -> bool:
         """Write what a full disk held back and force everything down to the disk. False: not all of it is there."""
@@ -178,6 +183,8 @@ class Outbox:
     def _append(self, run: str, what: str, data: Mapping[str, Any]) -> None:
         if self._descriptor is None:
             raise ValueError(f"{self.path} is not open for writing")
+        if what == "status":
+            self._status[run] = data["status"]
         line = {"n": self._next, "t": int(self._clock() * 1000), "run": run, "do": what, **data}
         self._next += 1
         self._unwritten.append(json.dumps(line, separators=(",", ":"), default=str).encode() + b"\n")
@@ -209,6 +216,8 @@ class Outbox:
             if record.what == "metrics":
                 for step, values in record.data["points"]:
                     high.update(dict.fromkeys(values, step))
+            elif record.what == "status":
+                self._status[record.run] = record.data["status"]
             elif "key" in record.data and "step" in record.data:
                 high[f"{record.what}:{record.data['key']}"] = record.data["step"]
 

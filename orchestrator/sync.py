@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.delivery import Delivery, Store, sending, stored_value
+from orchestrator.delivery import Delivery, stored_value
 from orchestrator.outbox import Outbox
+from orchestrator.store import Store, sending
 
 Point = tuple[str, str, int]
 """Run, metric, step."""
@@ -78,7 +79,24 @@ def sync(folder: Path, store: Store) -> int:
         while sent := delivery.send():
             count += sent
         delivery.delete_doubles()
+        _close_orphans(delivery)
     return count
+
+
+def _close_orphans(delivery: Delivery) -> None:
+    """End the runs whose driver is gone without a word: while we hold the right to send, no driver is alive.
+
+    `resume` sets the runs it goes on with to running again.
+    """
+    last: dict[str, str] = {}
+    for record in delivery.outbox.records():
+        if record.what in ("run", "status"):
+            last[record.run] = record.data.get("status", "RUNNING")
+    for run, status in last.items():
+        if status == "RUNNING" and run in delivery.sent.runs:
+            run_id = delivery.sent.runs[run]
+            delivery.client.set_tag(run_id, "meansweep.state", "interrupted")
+            delivery.client.set_terminated(run_id, "KILLED")
 
 
 def check(folder: Path, store: Store) -> CheckReport:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.delivery import Store, quiet_mlflow
 from orchestrator.paths import Home
+from orchestrator.store import Store, quiet_mlflow
 
 START_SECONDS = 120.0
 """A first start creates the data base; on a slow disk that takes a while."""

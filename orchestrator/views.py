@@ -42,8 +42,8 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
     metric, params = spec.metric.name, list(spec.space.names)
     always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
     columns = [_column("metrics", metric), _column("metrics", "trial/steps")]
-    columns += [_column("params", name) for name in params]
-    columns += [_column("params", "seed"), _column("tags", "meansweep.state"), _column("attributes", "Duration")]
+    columns += [_column("tags", "meansweep.state"), *(_column("params", name) for name in params)]
+    columns += [_column("params", "seed"), _column("attributes", "Duration")]
     parallel = {
         "type": "PARALLEL",
         "uuid": "meansweep-parallel",
@@ -68,7 +68,7 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "columnOrder": columns,
-        "columnWidths": {column: 40 + 8 * len(column.split("`")[1]) for column in columns[:-1]},
+        "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
         "compareRunCharts": [parallel],
         "compareRunSections": [_section("search", columns=1), *map(_section, ("eval", "samples", "train", "trial"))],
         "isAccordionReordered": True,

@@ -10,7 +10,7 @@ CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"runner_ray", "runner_worker", "runner_nodes", "cluster", "doctor", "final"},
-    "mlflow": {"delivery", "registry"},
+    "mlflow": {"store", "delivery", "registry", "pyfunc_model"},
     "optuna": {"ledger", "search", "stopping", "importance", "report"},
     "omegaconf": set(),
     "yaml": set(),

@@ -1,0 +1,133 @@
+"""Where tracking goes: an MLflow store, a client of it, and the note of what it has been sent."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store.
+
+    Args:
+        uri: MLflow's tracking URI.
+        artifacts: folder for the artifacts of new experiments; None: the server decides.
+    """
+
+    uri: str
+    artifacts: Path | None = None
+
+    @classmethod
+    def of(cls, home: Any) -> Store:
+        """Return the store of a home: `MLFLOW_TRACKING_URI` if it is set, otherwise SQLite in the home.
+
+        Args:
+            home: an `orchestrator.paths.Home` (or anything with `mlflow_db` and `artifacts`).
+        """
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        if uri:
+            return cls(uri)
+        return cls(f"sqlite:///{Path(home.mlflow_db).resolve()}", Path(home.artifacts).resolve())
+
+    @property
+    def name(self) -> str:
+        """The URI without user and password, for messages and file names."""
+        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
+
+    def ping(self) -> str:
+        """Ask the store for an answer and return what it is, in words.
+
+        Raises:
+            ConnectionError: it does not answer, or does not let us in.
+        """
+        try:
+            connect(self).search_experiments(max_results=1)
+        except Exception as error:
+            raise ConnectionError(f"{self.name}: {error}") from error
+        return self.name
+
+    @property
+    def digest(self) -> str:
+        """A short name for the file that remembers what this store has been sent."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:12]
+
+
+@dataclass
+class Sent:
+    """What a store has been sent; written whole and atomically, so it is never half right."""
+
+    path: Path
+    store: str
+    position: int = 0
+    offset: int = 0
+    runs: dict[str, str] = field(default_factory=dict)
+    experiments: dict[str, str] = field(default_factory=dict)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path, store: Store) -> Sent:
+        """Read the state for a store; a new one where there is none."""
+        path = folder / f"sent-{store.digest}.json"
+        if not path.exists():
+            return cls(path, store.name)
+        return cls(path, **json.loads(path.read_text()))
+
+    def save(self) -> None:
+        """Replace the file."""
+        content = {key: value for key, value in vars(self).items() if key != "path"}
+        aside = self.path.with_suffix(".tmp")
+        aside.write_text(json.dumps(content))
+        aside.replace(self.path)
+
+
+@contextmanager
+def sending(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the right to send an outbox; the kernel gives it back when the process dies.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is false.
+    """
+    with (folder / "sender.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def quiet_mlflow() -> None:
+    """Keep MLflow from phoning home, printing and retrying for minutes; what the user has set stays."""
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the outbox retries, and it forgets nothing
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def connect(store: Store) -> MlflowClient:
+    """Return a client of a store (imports MLflow: seconds)."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):  # again: importing MLflow sets its own level
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if store.uri.startswith("sqlite:///"):
+        Path(store.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
