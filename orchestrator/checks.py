@@ -94,8 +94,8 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
             spec.space.grid_size()
         except ConfigError as error:
             for problem in error.problems:
-                head, _, key = problem.key.partition(".")
-                reader.wrong((head, key) if key else (head,), problem.rule, problem.value)
+                _, _, key = problem.key.partition(".")
+                reader.wrong(reader.place(key) if key else ("parameters",), problem.rule, problem.value)
     elif spec.method == "pbt" and not spec.run_cap:
         reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
     elif not limited and not {"run_cap", "budget"} & set(spec.source["sweep"]):
@@ -105,7 +105,7 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
             reader.wrong(
                 ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
             )
-        if spec.early_terminate and spec.early_terminate.type not in ("threshold",):
+        if spec.early_terminate and spec.early_terminate.type != "threshold":
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
     if spec.method == "pbt" and spec.early_terminate:
@@ -114,9 +114,9 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
         if passed:
             reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
-    if spec.method in ("grid", "tpe", "cmaes", "gp", "nsga2"):
+    if spec.method == "grid":
         weighted = [p.name for p in spec.space.parameters if p.probabilities]
-        if weighted and spec.method == "grid":
+        if weighted:
             reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
 
 

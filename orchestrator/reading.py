@@ -21,11 +21,14 @@ class Reader:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.places: dict[str, Path] = {}  # dotted key of each parameter -> where it stands
+        self._done: set[Path] = set()  # nothing more is said of these
         self._file = file
         self._document = document
 
     def wrong(self, path: Path, rule: str, value: Any = _MISSING, *, close: str | None = None) -> None:
         """Note a problem at `path`; `close` is the nearest valid choice."""
+        if path in self._done:
+            return
         line = self._line(path)
         shown = {} if value is _MISSING else {"value": value}
         self.problems.append(Problem(key=".".join(path), rule=rule, nearest=close, file=self._file, line=line, **shown))
@@ -48,6 +51,20 @@ class Reader:
         return self._document.line_of(*(nested if nested in self._document.lines else path))
 
     # ------------------------------------------------------------------------------------------- shapes
+
+    def plain(self, value: Any, path: Path = ()) -> Any:
+        """Return a YAML value as JSON knows it, keys as text; what JSON cannot hold is noted once, and left."""
+        if isinstance(value, Mapping):
+            return {str(key): self.plain(item, (*path, str(key))) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.plain(item, (*path, str(index))) for index, item in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            self.wrong(path, "must be finite", value)
+            self._done.add(path)
+        elif value is not None and not isinstance(value, str | int | float | bool):
+            self.wrong(path, "is neither text, number, true, false, null, list nor mapping", value)
+            self._done.add(path)
+        return value
 
     def keys(self, path: Path, value: Mapping[str, Any], valid: Iterable[str]) -> None:
         """Note every key of a mapping that is not valid."""
@@ -128,23 +145,6 @@ class Reader:
             return None
         found = self.number(path, value, low=low)
         return None if found is None else int(found)
-
-
-def plain(value: Any) -> Any:
-    """Return a YAML value as JSON knows it: keys as text, lists for tuples.
-
-    Raises:
-        ValueError: naming what JSON cannot hold (dates, bytes, sets; nan and infinity).
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise ValueError(f"{value!r} is neither text, number, true, false, null, list nor mapping")
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

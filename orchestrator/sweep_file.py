@@ -9,7 +9,7 @@ from typing import Any
 from meanflow_core.config import load_config, valid_keys
 from meanflow_core.errors import ConfigError, nearest
 from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
-from orchestrator.reading import Reader, flat, plain, put
+from orchestrator.reading import Reader, flat, put
 
 DEFAULT_TRAINER = "meanflow_core.trainer:Trainer"
 KEYS: dict[str, str] = {
@@ -45,20 +45,10 @@ def read_content(reader: Reader, document: YamlFile, overrides: Iterable[str]) -
         document: the sweep file.
         overrides: see `read_spec`.
     """
-    content = _plain_content(reader, document.content)
+    content: dict[str, Any] = reader.plain(document.content)
     for word in overrides:
         _override(reader, content, word)
     return content, _read_base(reader, content, document.path)
-
-
-def _plain_content(reader: Reader, content: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in content.items():
-        try:
-            found[str(key)] = plain(value)
-        except ValueError as error:
-            reader.wrong((str(key),), str(error))
-    return found
 
 
 def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
@@ -87,33 +77,33 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str,
     try:
         if isinstance(given, str):
             document = read_yaml(path.parent / given)
-            given = plain(document.content)
-    except (ConfigError, ValueError) as error:
-        reader.problems += error.problems if isinstance(error, ConfigError) else []
-        if not isinstance(error, ConfigError):
-            reader.wrong(("base",), str(error), given)
+            given = document.content
+    except ConfigError as error:
+        reader.problems += error.problems
         given = {}
     if given is not None and not isinstance(given, dict):
         reader.wrong(("base",), "must be a file, relative to this one, or keys of the training configuration", given)
         given = {}
-    values = flat(given or {})
-    if not own:
-        return _nested(values)
+    place = Reader(str(document.path), document) if document else reader
+    prefix = () if document else ("base",)
+    values = flat(place.plain(given or {}, prefix))
+    resolved = _checked(place, prefix, values) if own else _nested(values)
+    if document:
+        reader.problems += place.problems
+    return resolved
+
+
+def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
             return load_config(values).to_dict()
         except ConfigError as error:
-            place = Reader(str(document.path), document) if document else reader
+            broken = set[str]()
             for problem in error.problems:
-                at = (problem.key,) if document else ("base", problem.key)
-                place.wrong(at, problem.rule, problem.value, close=problem.nearest)
-            if document:
-                reader.problems += place.problems
-            broken = [key for p in error.problems for key in values if f"{key}.".startswith(f"{p.key}.")]
-            if not broken:
-                return load_config({}).to_dict()
-            for key in broken:
-                values.pop(key, None)
+                reader.wrong((*prefix, problem.key), problem.rule, problem.value, close=problem.nearest)
+                broken |= {key for key in values if f"{key}.".startswith(f"{problem.key}.")}
+            values = {key: value for key, value in values.items() if key not in broken} if broken else {}
 
 
 def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
