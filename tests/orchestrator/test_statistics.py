@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.statistics import holm, mean_ci, paired_test, tied_with_best
+from orchestrator.statistics import holm, mean_ci, paired_test, rank_correlation, tied_with_best
 
 finite = st.integers(-100_000, 100_000).map(lambda i: i / 100)
 unhurried = settings(deadline=None)  # the first example imports scipy
@@ -108,3 +108,23 @@ def test_ties_with_the_best():
     worse = {0: 2.0, 1: 3.1, 2: 3.95}
     assert tied_with_best([best, near, worse, {0: 9.0}]) == [True, True, False, None]
     assert tied_with_best([]) == []
+
+
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 6), finite), min_size=3, max_size=12))
+def test_rank_correlation_agrees_with_scipy(pairs):
+    from scipy import stats
+
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        assert rank_correlation(a, b) is None
+    else:
+        assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_rank_correlation_by_hand():
+    assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2], [2, 1]) is None
+    with pytest.raises(ValueError, match="length"):
+        rank_correlation([1, 2, 3], [1, 2])

@@ -1,0 +1,184 @@
+"""The charts of the report that show parameters: Optuna's own, in the report's colours, and slices."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.charts import Figure, View, axis_value, dots, log_axis, log_ticks, plain_text
+from orchestrator.importance import distributions_of, rebuild_study
+from orchestrator.leaderboard import value_of
+from orchestrator.records import TrialRecord, TrialState
+from orchestrator.texts import number
+
+DRAWN = 300
+"""Most lines of the parallel coordinates: more would be a blot, and a large file."""
+SLICES = 12
+PAIRS = 3
+
+
+def parallel_coordinates(view: View) -> Figure | None:
+    """Return Optuna's parallel coordinates: a line for each configuration, the best ones drawn strongest."""
+    from optuna.visualization import plot_parallel_coordinate
+
+    records = list(reversed(view.with_value()))[-DRAWN:]  # the best ones last: on top
+    names = view.by_importance()[:10]
+    if len(records) < 2 or not names:
+        return None
+    places = {record.id: place for place, record in enumerate(reversed(records))}
+    short = view.short
+    study = rebuild_study(
+        [_renamed(record, short, names) for record in records],
+        {short[name]: law for name, law in distributions_of(view.spec, records).items() if name in names},
+        lambda record: value_of(record) or 0.0,
+    )
+    leaf = plain_text(view.metric.rpartition("/")[2][:17])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure = plot_parallel_coordinate(study, params=[short[name] for name in names], target_name=leaf)
+    drawn = figure.to_plotly_json()
+    lines = [trace for trace in drawn["data"] if trace.get("mode") == "lines" and trace.get("customdata") is not None]
+    if len(lines) != len(records):
+        return None
+    for trace in lines:
+        trace["customdata"] = [list(pair) for pair in trace["customdata"]]
+    ordered = sorted(lines, key=lambda trace: trace["y"][0], reverse=view.minimise)
+    by_value = sorted(records, key=lambda record: value_of(record) or 0.0, reverse=view.minimise)
+    for trace, record in zip(ordered, by_value, strict=True):
+        shade = places[record.id] / max(len(records) - 1, 1)
+        trace["line"] = {"color": f"mix({shade:.2f})", "width": 3 if shade == 0 else 1.5}
+        trace["opacity"] = 1.0 if shade == 0 else 0.9 - 0.3 * shade
+        trace["hovertemplate"] = f"trial {record.id}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>"
+    ordered.sort(key=lambda trace: trace["opacity"])
+    layout = {
+        key: value for key, value in drawn["layout"].items() if key in ("annotations", "shapes", "xaxis", "yaxis")
+    }
+    layout = _recoloured(layout)
+    for label in layout.get("annotations", []):  # readable on top of the lines
+        label |= {"bgcolor": "fade(--surface)", "borderpad": 1}
+    return {"data": ordered, "layout": {**layout, "showlegend": False}}
+
+
+def slices(view: View) -> list[tuple[str, Figure]]:
+    """Return for each parameter, the most important first, the metric against its value."""
+    records = view.with_value()
+    laws = distributions_of(view.spec, [group.searched for group in view.groups])
+    return [(name, _slice(view, name, records, laws[name])) for name in view.by_importance()[:SLICES]]
+
+
+def _slice(view: View, name: str, records: Sequence[TrialRecord], law: Any) -> Figure:
+    having = [record for record in records if name in record.values]
+    values = [value_of(record) or 0.0 for record in having]
+    best = having[0] if having and having[0] is records[0] else None
+    kinds = (
+        (
+            "finished",
+            [r for r in having if r.state is TrialState.FINISHED and r is not best],
+            "var(--finished)",
+            "circle",
+        ),
+        ("stopped early", [r for r in having if r.state is TrialState.PRUNED], "var(--pruned)", "circle-open"),
+        ("best", [best] if best else [], "var(--good)", "star"),
+    )
+    traces = [
+        dots(some, label, colour, symbol, [axis_value(r.values[name]) for r in some], [value_of(r) for r in some])
+        for label, some, colour, symbol in kinds
+        if some
+    ]
+    diverged = [
+        group.searched
+        for group in view.groups
+        if group.searched.failure and group.searched.failure.kind == "diverged" and name in group.searched.values
+    ]
+    worst = (max if view.minimise else min)(values, default=0.0)
+    if diverged and values:
+        x = [axis_value(r.values[name]) for r in diverged]
+        traces.append(dots(diverged, "diverged", "var(--failed)", "x", x, [worst] * len(diverged)))
+    xaxis: dict[str, Any] = {"title": {"text": plain_text(name)}}
+    if hasattr(law, "choices"):
+        choices = [axis_value(choice) for choice in law.choices]
+        xaxis |= {"type": "category", "categoryorder": "array", "categoryarray": choices}
+    elif law.log:
+        xaxis |= log_ticks(law.low, law.high)
+    return {
+        "data": traces,
+        "layout": {"xaxis": xaxis, "yaxis": {**log_axis(values)}, "showlegend": False},
+    }
+
+
+def contours(view: View) -> list[tuple[str, Figure]]:
+    """Return Optuna's contour plots of the pairs among the three most important parameters that most trials have."""
+    records = view.with_value()
+    names = [name for name in view.by_importance() if sum(name in r.values for r in records) * 2 > len(records)][:3]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:PAIRS]
+    found = [(f"{a} and {b}", _contour(view, records, a, b)) for a, b in pairs]
+    return [(name, figure) for name, figure in found if figure is not None]
+
+
+def _contour(view: View, records: Sequence[TrialRecord], first: str, second: str) -> Figure | None:
+    from optuna.visualization import plot_contour
+
+    having = [r for r in records if first in r.values and second in r.values]
+    if len(having) < 6:
+        return None
+    short = view.short
+    values = sorted(value_of(r) or 0.0 for r in having)
+    # A few terrible trials would leave one colour for all the good ones.
+    cap = values[round(0.75 * (len(values) - 1))] if view.minimise else values[round(0.25 * (len(values) - 1))]
+    limit = min if view.minimise else max
+    laws = {short[name]: law for name, law in distributions_of(view.spec, having).items() if name in (first, second)}
+    study = rebuild_study(
+        [_renamed(r, short, (first, second)) for r in having], laws, lambda r: limit(value_of(r) or 0.0, cap)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = plot_contour(study, params=[short[first], short[second]], target_name="metric").to_plotly_json()
+    surface = next((trace for trace in drawn["data"] if trace["type"] == "contour"), None)
+    if surface is None or surface.get("z") is None or len(surface["z"]) < 2:
+        return None
+    surface |= {
+        "colorscale": [[i / 4, f"mix({(i if view.minimise else 4 - i) / 4})"] for i in range(5)],
+        "reversescale": False,
+        "line": {"color": "var(--surface)", "width": 0.5, "smoothing": 1.0},
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1.0, "tickfont": {"size": 11}},
+        "hoverinfo": "skip",
+    }
+    layout = {key: _recoloured(value) for key, value in drawn["layout"].items() if key in ("xaxis", "yaxis")}
+    x_name = str(layout["xaxis"]["title"]["text"])
+    across, up = (first, second) if x_name == short[first] else (second, first)
+    for axis, name in (("xaxis", across), ("yaxis", up)):
+        layout[axis]["title"] = {"text": plain_text(name)}
+        law: Any = laws[short[name]]
+        if getattr(law, "log", False):
+            layout[axis] |= log_ticks(law.low, law.high)
+    x = [axis_value(r.values[across]) for r in having]
+    y = [axis_value(r.values[up]) for r in having]
+    marks = dots(having, "finished", "var(--ink)", "circle", x, y)
+    marks["text"] = [f"trial {r.id}: {number(value_of(r))}" for r in having]
+    marks["marker"]["size"] = [14 if place == 0 else 5 for place in range(len(having))]
+    marks["marker"]["symbol"] = ["star" if place == 0 else "circle" for place in range(len(having))]
+    marks["marker"]["color"] = ["var(--star)" if place == 0 else "var(--ink)" for place in range(len(having))]
+    return {"data": [surface, marks], "layout": {**layout, "showlegend": False}}
+
+
+# ------------------------------------------------------------------------------------------------ helpers
+
+
+def _renamed(record: TrialRecord, short: Mapping[str, str], names: Iterable[str]) -> TrialRecord:
+    return replace(record, values={short[name]: record.values[name] for name in names if name in record.values})
+
+
+def _recoloured(value: Any) -> Any:
+    """Return a part of an Optuna layout with the page's colours in place of its own."""
+    if isinstance(value, Mapping):
+        return {
+            key: "var(--muted)"
+            if key in ("color", "linecolor", "gridcolor") and isinstance(item, str)
+            else _recoloured(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_recoloured(item) for item in value]
+    return value
