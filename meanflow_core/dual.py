@@ -158,6 +158,8 @@ class RowDual:
         def method(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             return getattr(x, name)(*args, **kwargs)
 
+        method.__name__ = name
+
         def bound(*args: Any, **kwargs: Any) -> Any:
             return operation(method, self, *args, **kwargs)
 

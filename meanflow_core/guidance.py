@@ -112,7 +112,7 @@ def guided_velocity(
     mixed = omega * velocity + null * at_null
     lead = torch.where(own[:rows], mixed[:rows] + kappa * at_label, velocity[:rows])
     rest = torch.where(own[rows:], mixed[rows:], velocity[rows:])
-    return GuidedVelocity(lead, rest, own[rows:] * kappa if kappa != 0 else None)
+    return GuidedVelocity(lead, rest, own[rows:].to(velocity.dtype) * kappa if kappa != 0 else None)
 
 
 def _kept_rows(kept: Tensor, dropped: Tensor | None, drops: int | None) -> Tensor:
