@@ -35,9 +35,7 @@ def connected(log: Path, **options: Any) -> Iterator[None]:
         log: a file.
         options: of `ray.init`, for a Ray that is started here.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with _logging_to(log):
+    with _environment(), _logging_to(log):
         if ray.is_initialized():
             yield
             return
@@ -58,6 +56,18 @@ def connected(log: Path, **options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Set Ray's variables that the user has not set, for the block."""
+    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextlib.contextmanager
