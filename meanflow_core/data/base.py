@@ -84,6 +84,11 @@ def unit_images(x: Tensor) -> Pictures:
     return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def scaled(levels: Tensor, highest: int = 255) -> Tensor:
+    """Return whole numbers 0 ... highest as float32 in [-1, 1]."""
+    return levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(2 / highest).sub_(1)
+
+
 def flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image of x [B, C, H, W] left to right with probability one half."""
     mirrored = torch.rand(len(x), generator=generator) < 0.5
@@ -131,24 +136,21 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self._train)
 
-    def _scaled(self, rows: Tensor) -> Tensor:
-        return rows.float() * (2 / self.levels) - 1
-
     def batch(self, indices: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return training rows; see `Dataset.batch`."""
-        x = self._scaled(self._train[indices])
+        rows = self._train[indices]
         if self.flip:
-            x = flip_some(x, generator)
-        return x, None if self._train_labels is None else self._train_labels[indices]
+            rows = flip_some(rows, generator)
+        return scaled(rows, self.levels), None if self._train_labels is None else self._train_labels[indices]
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Return the held-out rows and their labels."""
-        return self._scaled(self._held), self._held_labels
+        return scaled(self._held, self.levels), self._held_labels
 
     def reference(self) -> Iterator[Tensor]:
         """Yield the reference rows."""
         for part in torch.split(self._held if self._reference_held else self._train, REFERENCE_BATCH):
-            yield self._scaled(part)
+            yield scaled(part, self.levels)
 
     def to_images(self, x: Tensor) -> Pictures:
         """Return uint8 [N, H, W, 3]."""

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ImageFolderConfig
-from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, flip_some, unit_images
+from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, flip_some, scaled, unit_images
 from meanflow_core.errors import ConfigError, Problem
 
+Levels = np.ndarray[Any, np.dtype[np.uint8]]
+
+KEPT_BYTES = 2**30
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LAYOUT = (
     "expected a folder of images, or of one sub-folder a class (or such a folder under `train`, and one under `val`)"
@@ -53,21 +56,31 @@ class ImageFolder:
         self.reference_rows = f"{len(self._files)} training rows"
         sizes = [(str(file.relative_to(self._root)), file.stat().st_size) for file in self._files]
         self.fingerprint = digest(self.name, config.size, sizes)
+        self.kept_bytes = KEPT_BYTES
         self._pool: ThreadPoolExecutor | None = None
+        self._kept: dict[int, Levels] = {}
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {**self.__dict__, "_pool": None, "_kept": {}}
 
-    def _read(self, files: list[Path]) -> Tensor:
+    def _decode(self, files: list[Path]) -> list[Levels]:
         """Decode files, in threads: decoding and resizing run outside Python's lock."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), "images")
-        images = list(self._pool.map(lambda file: read_image(file, self._size), files))
-        levels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return levels.float() * (2 / 255) - 1
+        size = self._size
+        return list(self._pool.map(lambda file: np.ascontiguousarray(read_image(file, size).transpose(2, 0, 1)), files))
+
+    def _rows(self, indices: list[int]) -> Tensor:
+        """Return training images, uint8 [B, 3, size, size]; decoded ones are kept if all fit into `kept_bytes`."""
+        if len(self) * 3 * self._size**2 > self.kept_bytes:
+            return _stacked(self._decode([self._files[index] for index in indices]))
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        decoded = self._decode([self._files[index] for index in missing])
+        self._kept.update(zip(missing, decoded, strict=True))
+        return _stacked([self._kept[index] for index in indices])
 
     def batch(self, indices: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return training rows; see `Dataset.batch`.
@@ -75,10 +88,10 @@ class ImageFolder:
         Raises:
             DataError: an image cannot be decoded.
         """
-        x = self._read([self._files[index] for index in indices.tolist()])
+        levels = self._rows(indices.tolist())
         if self._flip:
-            x = flip_some(x, generator)
-        return x, None if self._labels is None else self._labels[indices]
+            levels = flip_some(levels, generator)
+        return scaled(levels), None if self._labels is None else self._labels[indices]
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Return all images under `val`.
@@ -89,16 +102,21 @@ class ImageFolder:
         if self._held_root is None:
             raise DataError(f"{self._root}: has no held-out images; put them into a folder `val` beside one `train`")
         files, labels, _ = list_images(self._held_root)
-        return self._read(files), labels
+        return scaled(_stacked(self._decode(files))), labels
 
     def reference(self) -> Iterator[Tensor]:
         """Yield the training images, unflipped."""
         for start in range(0, len(self._files), REFERENCE_BATCH):
-            yield self._read(self._files[start : start + REFERENCE_BATCH])
+            yield scaled(self._rows(list(range(start, min(start + REFERENCE_BATCH, len(self))))))
 
     def to_images(self, x: Tensor) -> Pictures:
         """Return uint8 [N, size, size, 3]."""
         return unit_images(x)
+
+
+def _stacked(images: list[Levels]) -> Tensor:
+    """Return uint8 [N, 3, size, size]."""
+    return torch.from_numpy(np.stack(images))
 
 
 def list_images(root: Path) -> tuple[list[Path], Tensor | None, int | None]:
@@ -118,7 +136,7 @@ def list_images(root: Path) -> tuple[list[Path], Tensor | None, int | None]:
     return files, torch.tensor(labels), len(classes)
 
 
-def read_image(path: Path, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_image(path: Path, size: int) -> Levels:
     """Return an image, uint8 [size, size, 3]: its central square, resized.
 
     Large images are first halved by averaging, then resized bicubically (the preprocessing of arXiv 2105.05233).

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from meanflow_core.config import ImageFolderConfig
+from meanflow_core.data import image_folder
 from meanflow_core.data.base import DataError
 from meanflow_core.data.build import build_dataset
 from meanflow_core.data.image_folder import read_image
@@ -91,6 +92,21 @@ def test_it_travels_as_a_pickle_after_use(folder):
     first, _ = data.batch(torch.tensor([2, 4]), generator=torch.Generator())
     again, _ = pickle.loads(pickle.dumps(data)).batch(torch.tensor([2, 4]), generator=torch.Generator())
     assert torch.equal(first, again)
+
+
+def test_decoded_images_are_kept_only_while_all_of_them_fit(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(image_folder, "read_image", lambda file, size: read.append(file.name) or read_image(file, size))
+    data, generator = load(folder), torch.Generator()
+    first, _ = data.batch(torch.tensor([4, 1, 4]), generator=generator)
+    again, _ = data.batch(torch.tensor([4, 1, 4]), generator=generator)
+    assert torch.equal(first, again)
+    assert len(read) == 2
+    data.kept_bytes = 6 * 3 * 64 - 1
+    again, _ = data.batch(torch.tensor([4, 1, 4]), generator=generator)
+    assert torch.equal(first, again)
+    assert len(read) == 5
+    assert len(pickle.dumps(data)) < 3000
 
 
 def test_the_fingerprint_follows_files_and_size(folder):
