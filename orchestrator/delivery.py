@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.outbox import Outbox, Record
-from orchestrator.store import Sent, Store, connect, sending
+from orchestrator.store import Sent, Store, connect, sending, without_password
 
 __all__ = ["Delivery", "Sender", "Store", "Unsendable", "image_stem", "metric_name", "stored_value"]
 
@@ -122,8 +122,9 @@ class Delivery:
                     self._send_or_refuse([record])
                 return
             record = records[0]
-            log.warning("MLflow refused event %d of run %s: %s", record.number, record.run, error)
-            self.sent.refused.append({"number": record.number, "run": record.run, "reason": str(error)[:500]})
+            reason = without_password(str(error))[:500]
+            log.warning("MLflow refused event %d of run %s: %s", record.number, record.run, reason)
+            self.sent.refused.append({"number": record.number, "run": record.run, "reason": reason})
 
     def _is_refusal(self, error: Exception) -> bool:
         """Whether sending the same again can never work. Everything else is an outage and is tried again."""
@@ -157,7 +158,7 @@ class Delivery:
             data = record.data
             match record.what:
                 case "params":
-                    params.update(data["params"])
+                    params = {**data["params"], **params}  # a parameter keeps its first value, as MLflow has it
                 case "tags":
                     tags.update(data["tags"])
                 case "metrics":
@@ -367,9 +368,12 @@ class Sender(threading.Thread):
                         log.warning("MLflow is back; the waiting events have been sent")
                     self.problem, pause = None, self._interval
                 except Exception as error:
+                    reason = without_password(str(error) or type(error).__name__)
                     if self.problem is None:
-                        log.warning("MLflow cannot be reached, events wait in %s: %s", self.delivery.outbox.path, error)
-                    self.problem, pause = str(error) or type(error).__name__, min(2 * pause, self._longest_pause)
+                        log.warning(
+                            "MLflow cannot be reached, events wait in %s: %s", self.delivery.outbox.path, reason
+                        )
+                    self.problem, pause = reason, min(2 * pause, self._longest_pause)
                 if closing:
                     return
                 self._wake.wait(pause)

@@ -45,7 +45,7 @@ class Store:
     @property
     def name(self) -> str:
         """The URI without user and password, for messages and file names."""
-        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
+        return without_password(self.uri)
 
     def ping(self) -> str:
         """Ask the store for an answer and return what it is, in words.
@@ -56,7 +56,7 @@ class Store:
         try:
             connect(self).search_experiments(max_results=1)
         except Exception as error:
-            raise ConnectionError(f"{self.name}: {error}") from error
+            raise ConnectionError(f"{self.name}: {without_password(str(error))}") from error
         return self.name
 
     @property
@@ -117,8 +117,17 @@ def quiet_mlflow() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet_loggers()
+
+
+def _quiet_loggers() -> None:
+    for name, level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("urllib3", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+
+
+def without_password(text: str) -> str:
+    """Return a text with the user and password cut out of every address in it."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def connect(store: Store) -> MlflowClient:
@@ -126,8 +135,7 @@ def connect(store: Store) -> MlflowClient:
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow"):  # again: importing MLflow sets its own level
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet_loggers()  # again: importing MLflow sets its own level
     if store.uri.startswith("sqlite:///"):
         Path(store.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.delivery import Delivery, stored_value
 from orchestrator.outbox import Outbox
-from orchestrator.store import Store, sending
+from orchestrator.store import Store, sending, without_password
 
 Point = tuple[str, str, int]
 """Run, metric, step."""
@@ -112,6 +112,7 @@ def check(folder: Path, store: Store) -> CheckReport:
     doubled: list[Point] = []
     extra = 0
     with _reaching(store):
+        delivery.client.search_experiments(max_results=1)  # where nothing was sent yet, nothing else would ask
         for run, metrics in expected.items():
             held = _held_points(delivery, run, set(metrics))
             for name, found in held.items():
@@ -159,7 +160,8 @@ def _reaching(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ConnectionError(f"{store.name} cannot be reached or is not well: {error}") from error
+        reason = without_password(str(error) or type(error).__name__)
+        raise ConnectionError(f"{store.name} cannot be reached or is not well: {reason}") from error
 
 
 def expected_points(outbox: Outbox) -> dict[str, dict[str, dict[int, float]]]:
