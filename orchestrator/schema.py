@@ -42,7 +42,8 @@ _PARAMETER_DOCS: dict[str, str] = {
 
 def sweep_schema() -> Schema:
     """Return the schema of a sweep file."""
-    properties = {key: {**_top_level()[key], "description": text} for key, text in KEYS.items()}
+    shapes = _top_level()
+    properties = {key: {**shapes[key], "description": text} for key, text in KEYS.items()}
     unused = {key: {"deprecated": True, "description": f"Not needed here: {why}."} for key, why in NOT_NEEDED.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -61,7 +62,7 @@ def sweep_schema() -> Schema:
 
 def _top_level() -> dict[str, Schema]:
     text: Schema = {"type": "string"}
-    keys = {key: _typed(annotation) for key, annotation in training.valid_keys().items() if key != "evidence"}
+    keys = {key: _merged([_typed(annotation) for annotation, _ in found]) for key, found in _keys().items()}
     documented = {key: {**shape, **_described(key)} for key, shape in keys.items()}
     return {
         "name": {**text, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
@@ -188,10 +189,15 @@ def _described(key: str) -> Schema:
     return {"description": text} if text else {}
 
 
-@cache
 def key_descriptions() -> dict[str, str]:
     """Return the docstring of every key of the training configuration that has one."""
-    found: dict[str, str] = {}
+    return {key: next(text for _, text in found if text) for key, found in _keys().items() if any(t for _, t in found)}
+
+
+@cache
+def _keys() -> dict[str, list[tuple[Any, str]]]:
+    """Every key of the training configuration with (annotation, docstring) in each kind of section that has it."""
+    found: dict[str, list[tuple[Any, str]]] = {}
 
     def walk(cls: type, prefix: str) -> None:
         docs = _docs(cls)
@@ -199,11 +205,19 @@ def key_descriptions() -> dict[str, str]:
             kinds = [k for k in (typing.get_args(annotation) or (annotation,)) if _is_section(k)]
             for kind in kinds:
                 walk(kind, f"{prefix}{name}.")
-            if not kinds and name in docs:
-                found.setdefault(f"{prefix}{name}", docs[name])
+            if not kinds and name != "evidence":
+                found.setdefault(f"{prefix}{name}", []).append((annotation, docs.get(name, "")))
 
     walk(training.TrainConfig, "")
     return found
+
+
+def _merged(shapes: list[Schema]) -> Schema:
+    """One shape for a key that several kinds of section have, e.g. model.name."""
+    if all("enum" in shape for shape in shapes):
+        return {"enum": list(dict.fromkeys(word for shape in shapes for word in shape["enum"]))}
+    different = [shape for index, shape in enumerate(shapes) if shape not in shapes[:index]]
+    return different[0] if len(different) == 1 else {"anyOf": different}
 
 
 def _is_section(kind: Any) -> bool:
