@@ -17,6 +17,8 @@ DRAWN = 300
 """Most lines of the parallel coordinates: more would be a blot, and a large file."""
 SLICES = 12
 PAIRS = 3
+SURFACE = 80
+"""Most configurations a surface is drawn through: its grid has their number squared."""
 
 
 def parallel_coordinates(view: View) -> Figure | None:
@@ -43,7 +45,7 @@ def parallel_coordinates(view: View) -> Figure | None:
     if len(lines) != len(records):
         return None
     for trace in lines:
-        trace["customdata"] = [list(pair) for pair in trace["customdata"]]
+        trace["customdata"] = _escaped(trace["customdata"])
     ordered = sorted(lines, key=lambda trace: trace["y"][0], reverse=view.minimise)
     by_value = sorted(records, key=lambda record: value_of(record) or 0.0, reverse=view.minimise)
     for trace, record in zip(ordered, by_value, strict=True):
@@ -55,7 +57,7 @@ def parallel_coordinates(view: View) -> Figure | None:
     layout = {
         key: value for key, value in drawn["layout"].items() if key in ("annotations", "shapes", "xaxis", "yaxis")
     }
-    layout = _recoloured(layout)
+    layout = _escaped(_recoloured(layout))
     for label in layout.get("annotations", []):  # readable on top of the lines
         label |= {"bgcolor": "fade(--surface)", "borderpad": 1}
     return {"data": ordered, "layout": {**layout, "showlegend": False}}
@@ -120,7 +122,7 @@ def contours(view: View) -> list[tuple[str, Figure]]:
 def _contour(view: View, records: Sequence[TrialRecord], first: str, second: str) -> Figure | None:
     from optuna.visualization import plot_contour
 
-    having = [r for r in records if first in r.values and second in r.values]
+    having = _thinned([r for r in records if first in r.values and second in r.values], SURFACE)
     if len(having) < 6:
         return None
     short = view.short
@@ -148,6 +150,8 @@ def _contour(view: View, records: Sequence[TrialRecord], first: str, second: str
     layout = {key: _recoloured(value) for key, value in drawn["layout"].items() if key in ("xaxis", "yaxis")}
     x_name = str(layout["xaxis"]["title"]["text"])
     across, up = (first, second) if x_name == short[first] else (second, first)
+    layout = _escaped(layout)
+    surface |= {key: _escaped(surface[key]) for key in ("x", "y")}
     for axis, name in (("xaxis", across), ("yaxis", up)):
         layout[axis]["title"] = {"text": plain_text(name)}
         law: Any = laws[short[name]]
@@ -168,6 +172,24 @@ def _contour(view: View, records: Sequence[TrialRecord], first: str, second: str
 
 def _renamed(record: TrialRecord, short: Mapping[str, str], names: Iterable[str]) -> TrialRecord:
     return replace(record, values={short[name]: record.values[name] for name in names if name in record.values})
+
+
+def _thinned(records: Sequence[TrialRecord], most: int) -> Sequence[TrialRecord]:
+    """Return at most so many of the records: the best half of them, the others evenly spaced over the rest."""
+    if len(records) <= most:
+        return records
+    best, rest = records[: most // 2], records[most // 2 :]
+    wanted = most - len(best)
+    return [*best, *(rest[(index * len(rest)) // wanted] for index in range(wanted))]
+
+
+def _escaped(value: Any) -> Any:
+    """Return a part of an Optuna figure in whose texts plotly.js finds no markup."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        return [_escaped(item) for item in value]
+    return plain_text(value) if isinstance(value, str) else value
 
 
 def _recoloured(value: Any) -> Any:

@@ -30,7 +30,9 @@ def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance) -> str
     """
     ranked = [row for row in rows if row["rank"] is not None]
     if not ranked:
-        return "Every trial so far has failed." if rows else "No trial has run yet."
+        if not rows:
+            return "No trial has run yet."
+        return "Every trial so far has failed." if all(row["failure"] for row in rows) else "No trial has a result yet."
     best = ranked[0]
     if best["state"] != TrialState.FINISHED.value:
         return (
@@ -42,8 +44,11 @@ def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance) -> str
     rivals = [row for row in ranked[1:] if row["state"] == TrialState.FINISHED.value]
     if len(spec.metrics) > 1:
         front = [row["trial"] for row in ranked if row["front"] == 1]
-        head = f"{count(len(front), 'configuration')} of the Pareto front cannot be improved in every metric at once"
-        text = f"{head}: trial{'s' if len(front) > 1 else ''} {join(front)}."
+        trials_of = f"trial{'s' if len(front) > 1 else ''} {_few(front, 12)}"
+        them = "configurations form" if len(front) > 1 else "configuration forms"
+        text = (
+            f"{len(front)} {them} the Pareto front, of which none is worse than another in every metric: {trials_of}."
+        )
     else:
         text = f"{head}{_against(best, rivals)}."
     return text + _what_matters(importance)
