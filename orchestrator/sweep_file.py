@@ -57,7 +57,11 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
     if not sign or not key:
         reader.wrong((word,), "an override must look like `key=value`")
         return
-    value = parse_value(text)
+    try:
+        value = parse_value(text)
+    except ConfigError as error:
+        reader.wrong((key,), error.problems[0].rule, text)
+        return
     if head in ("set", "parameters") and rest:
         block = content.setdefault(head, {})
         content[head] = {**(block if isinstance(block, dict) else {}), rest: value}
@@ -75,7 +79,11 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str,
     own = content.get("trainer") in (None, DEFAULT_TRAINER)
     document: YamlFile | None = None
     try:
-        if isinstance(given, str):
+        if isinstance(given, str) and not (path.parent / given).is_file():
+            files = sorted(str(file.relative_to(path.parent)) for file in (path.parent / given).parent.glob("*.yaml"))
+            reader.wrong(("base",), "no such file (it is relative to this one)", given, close=nearest(given, files))
+            given = {}
+        elif isinstance(given, str):
             document = read_yaml(path.parent / given)
             given = document.content
     except ConfigError as error:

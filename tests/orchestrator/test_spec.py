@@ -138,7 +138,9 @@ def test_overrides_reach_the_sweep_its_set_and_its_parameters(tmp_path):
     assert spec.set == {"trainer.steps": 50, "seed": 4}
     assert spec.seed == 4
     assert {p.name: p.choices for p in spec.space.parameters}["optimizer.lr"] == (1, 2)
-    assert set(problems_of(write(tmp_path), ["run_cpa=3", "trainer.stpes=4"])) == {"run_cpa", "set.trainer.stpes"}
+    mistakes = ["run_cpa=3", "trainer.stpes=4", "seed=[1", "seed"]
+    found = problems_of(write(tmp_path), mistakes)
+    assert set(found) == {"run_cpa", "set.trainer.stpes", "seed"}
 
 
 def test_bayes_is_tpe(tmp_path):
@@ -377,7 +379,7 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"on_duplicate": "reuze"}, "on_duplicate", "reuse, skip, run"),
         ({"warm_start": {"a": 1}}, "warm_start", "list"),
         ({"seed": 3, "set": {"seed": 4}}, "set.seed", "differs"),
-        ({"base": "nowhere.yaml"}, "", "cannot be read"),
+        ({"base": "nowhere.yaml"}, "base", "no such file"),
         ({"zip": [["optimizer.lr", "objective.weight.power"]]}, "zip.0", "no plain list"),
         ({"forbid": [{"objective.time.law": "uniform", "trainer.steps": 4000, "model.width": "> 100"}]}, None, None),
         ({"forbid": [{"model.width": "> 50"}]}, "forbid.0", "no parameter of this sweep"),
@@ -399,6 +401,12 @@ def test_several_metrics_need_a_search_that_knows_them(tmp_path):
     assert set(found) == {"method", "early_terminate"}
     assert "metrics" in wrong(tmp_path, metrics=both, early_terminate=None)
     assert "metrics" in wrong(tmp_path, metric=None, metrics=both[:1], early_terminate=None)
+
+
+def test_a_base_that_is_not_there_or_not_yaml_is_said(tmp_path):
+    assert wrong(tmp_path, base="baze.yaml")["base"].nearest == "base.yaml"
+    found = problems_of(write(tmp_path, base="model: [\n"))
+    assert found[""].file == str(tmp_path / "base.yaml")
 
 
 # --------------------------------------------------------------------------------------- a trainer of one's own
