@@ -92,21 +92,41 @@ def run_remotely(address: str, words: Sequence[str]) -> int:
             return follow_job(client, job)
         print(f"resumed; next: meansweep status {name or ''} --address {address}".replace("  ", " "))
         return 0
-    with staged(None) as folder:
-        job = _start(client, folder, ["--follow", *words] if following else words, home, name=None)
     if following:
+        with staged(None) as folder:
+            job = _start(client, folder, ["--follow", *words], home, name=None)
         return follow_job(client, job)
-    _wait(client, job)
-    log = client.get_job_logs(job)
-    result = read_result(log)
-    if result is None:
-        raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on {address}:\n{log.strip()}")
+    result = _run(client, words, home)
     _, asked = redirect_out(words, "")
     if result["file"] is not None and asked is not None:
         Path(asked).write_bytes(base64.b64decode(result["file"]))
     sys.stdout.write(result["out"])
     sys.stderr.write(result["err"])
     return int(result["code"])
+
+
+def run_json(client: Any, words: Sequence[str]) -> Any:
+    """Run a command with `--json` on the cluster and return what it printed.
+
+    Raises:
+        ClusterError: it could not be run there, or printed no JSON.
+    """
+    result = _run(client, words, _home_of(client, None))
+    try:
+        return json.loads(result["out"])
+    except ValueError as error:
+        raise ClusterError(f"`meansweep {' '.join(words)}` failed there: {result['err'].strip()}") from error
+
+
+def _run(client: Any, words: Sequence[str], home: str | None) -> dict[str, Any]:
+    with staged(None) as folder:
+        job = _start(client, folder, words, home, name=None)
+    _wait(client, job)
+    log = client.get_job_logs(job)
+    result = read_result(log)
+    if result is None:
+        raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
+    return result
 
 
 def connect(address: str) -> Any:
