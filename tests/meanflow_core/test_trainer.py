@@ -163,6 +163,17 @@ def test_low_precision_trains_on_nearly_the_same_gradients(shared):
     assert cosine > 0.99
 
 
+def test_the_whole_loss_compiles_as_one_graph(shared, monkeypatch):
+    plain = torch.nn.Module.compile  # Dynamo's trace is what can go wrong here; generating code takes minutes
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend="eager", **options))
+    eager = Trainer(small(), shared=shared)
+    traced = Trainer(changed(["trainer.compile=true"]), shared=shared)
+    found = [trainer.train(3)[-1][1] for trainer in (eager, traced)]
+    for name in ("train/squared_error", "train/du_dt_norm", "train/grad_norm"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
+    assert list(traced.state_dict()["net"]) == list(eager.state_dict()["net"])
+
+
 def test_half_precision_is_refused_with_the_reason():
     with pytest.raises(ConfigError, match=r"fp16 is refused: du/dt leaves its range"):
         changed(["trainer.precision=fp16"])
