@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -146,10 +146,11 @@ def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
 
 
 def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], features: Features) -> Reference:
-    if config.reference is None:
-        return reference_of(dataset, features)
-    reference = read_moments(config.reference)
     needy = [name for name in metrics if name not in MOMENTS_SUFFICE]
+    if config.reference is None:
+        reference = reference_of(dataset, features)
+        return reference if needy else replace(reference, rows=None)  # every trial gets a copy of the evaluator
+    reference = read_moments(config.reference)
     if needy:
         rule = f"holds moments alone, which {', '.join(needy)} cannot be computed from; leave one of the two out"
         raise ConfigError([Problem(key="evaluation.reference", value=config.reference, rule=rule)])

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK = 4096
+"""Rows turned into float64 at once."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -57,7 +60,8 @@ class MomentSum:
 def moments_of(features: Tensor) -> Moments:
     """Return the moments of rows [n, d]."""
     total = MomentSum()
-    total.add(features)
+    for part in torch.split(features, BLOCK):
+        total.add(part)
     return total.moments()
 
 

@@ -21,7 +21,7 @@ KEPT_ROWS = 10_000
 """Rows of features kept for the metrics that need more than moments."""
 CACHED_FROM = 10_000
 """Statistics over fewer rows are computed anew: that takes less time than a file is worth."""
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Reference:
 
     moments: Moments
     rows: Tensor | None
-    """Features of the first rows, float32 [n, d]; None where only moments were read from a file."""
+    """Features of rows from all over the data, in random order, float32 [n, d]; None where there are moments alone."""
     source: str
     """In words, for the record."""
 
@@ -58,16 +58,42 @@ def reference_of(dataset: Dataset, features: Features, *, folder: Path | None = 
     if cached is not None:
         return Reference(*cached, dataset.reference_rows)
     total = MomentSum()
-    kept: list[Tensor] = []
+    kept = Spread(KEPT_ROWS)
     for batch in dataset.reference():
         part = features(batch)
-        if total.count < KEPT_ROWS:
-            kept.append(part[: KEPT_ROWS - total.count])
+        kept.add(part)
         total.add(part)
-    reference = Reference(total.moments(), torch.cat(kept), dataset.reference_rows)
+    reference = Reference(total.moments(), kept.rows(), dataset.reference_rows)
     if total.count >= CACHED_FROM:
         _write(path, reference)
     return reference
+
+
+class Spread:
+    """Rows evenly spread over a stream of unknown length: files are often sorted by class.
+
+    Args:
+        count: most rows that `rows` returns.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._stride, self._seen = count, 1, 0
+        self._kept: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows [n, d]. Every stride-th row of the stream is kept; the stride doubles when they get too many."""
+        chosen = rows[-self._seen % self._stride :: self._stride]
+        self._kept += [row.clone() for row in chosen]  # a view would hold the whole batch in memory
+        self._seen += len(rows)
+        while len(self._kept) > 2 * self._count:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+    def rows(self) -> Tensor:
+        """Return at most `count` rows, in an order without pattern, so that leading rows are a fair sample too."""
+        chosen = torch.linspace(0, len(self._kept) - 1, min(self._count, len(self._kept))).round().long().tolist()
+        rows = torch.stack([self._kept[index] for index in chosen])
+        return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
 
 
 def read_moments(path: str, key: str = "evaluation.reference") -> Reference:

@@ -22,7 +22,7 @@ from meanflow_core.metrics.build import METRICS, build_evaluator, default_metric
 from meanflow_core.metrics.digits_classifier import WEIGHTS, DigitsClassifier, classifier_record, load_digits_classifier
 from meanflow_core.metrics.features import Coordinates, DigitsFeatures, load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
-from meanflow_core.metrics.reference import cache_folder, read_moments, reference_of
+from meanflow_core.metrics.reference import Spread, cache_folder, read_moments, reference_of
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +381,25 @@ def test_large_statistics_are_computed_once_and_kept(monkeypatch, tmp_path):
     reference_of(images(rows=40, seed=1), space)  # other data: another file
     assert space.calls == 3
     assert len(list(cache_folder().iterdir())) == 2
+
+
+@pytest.mark.parametrize("total", [1, 7, 10, 11, 25, 137])
+def test_kept_rows_are_spread_over_the_whole_stream_in_no_order(total):
+    stream = torch.arange(total)[:, None].float()
+    found = []
+    for size in (total, 1, 4):
+        spread = Spread(10)
+        for part in stream.split(size):
+            spread.add(part)
+        found.append(spread.rows())
+        assert len(found[-1]) == min(10, total)
+        ordered = found[-1].flatten().sort().values
+        assert (ordered.diff() <= 1.7 * total / 10 + 1).all()
+        assert ordered[0] == 0
+        assert ordered[-1] >= total - total / 10 - 1
+        assert total < 7 or not torch.equal(ordered, found[-1].flatten())
+        assert len(ordered.unique()) == len(ordered)
+    assert torch.equal(found[1], found[2])
 
 
 def test_small_statistics_leave_no_file(digits):
