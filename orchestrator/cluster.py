@@ -10,6 +10,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -139,6 +140,7 @@ def connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)  # not a line for each upload
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()  # the first request that needs the right token

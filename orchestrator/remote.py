@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,13 +24,17 @@ _OUT = ("-o", "--out")
 
 def main(words: Sequence[str]) -> int:
     """Run `meansweep WORDS` and print its result; with `--follow` first, let its output pass as it comes."""
-    if words and words[0] == "--follow":
-        print(BEGIN, flush=True)
-        return subprocess.call(_command(words[1:]))
-    with tempfile.TemporaryDirectory(prefix="meansweep-") as folder:
-        there, asked = redirect_out(words, str(Path(folder) / "out"))
-        done = subprocess.run(_command(there), stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        written = Path(folder, "out")
+    with tempfile.TemporaryDirectory(prefix="meansweep-job-") as scratch:
+        # In a copy of the shipped code: where two Ray nodes share a machine, the second one unpacks it anew, and the
+        # folder that a long-lived driver stands in would be gone.
+        code = Path(scratch, "code")
+        shutil.copytree(Path.cwd(), code)
+        if words and words[0] == "--follow":
+            print(BEGIN, flush=True)
+            return subprocess.call(_command(words[1:]), cwd=code)
+        written = Path(scratch, "out")
+        there, asked = redirect_out(words, str(written))
+        done = subprocess.run(_command(there), cwd=code, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         result = {
             "code": done.returncode,
             "out": done.stdout.replace(str(written), asked or ""),

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,12 @@ FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME")
 
 SHOWN_EVERY = 0.25
 """Seconds between two calls of `on_event`."""
+
+
+NODE_PATIENCE = 30.0
+"""Seconds in which Ray notices a dead node: until then a broken connection may be its doing."""
+PROCESS_PATIENCE = 2.0
+"""The same where Ray knows that the process died: the node may be about to follow."""
 
 
 class _Interrupted(Exception):
@@ -113,6 +119,25 @@ def _run_tune(session: Session, scratch: str) -> None:
         controller.cleanup()  # type: ignore[no-untyped-call]
 
 
+@dataclass
+class _Run:
+    """One assignment under way."""
+
+    assignment: Assignment
+    alive: frozenset[str]
+    """The nodes that were there when it was handed out."""
+    node: str | None = None
+    """Where it runs; known from its first report on."""
+    end: Outcome | None = None
+    """How it seems to have ended, if its node may turn out to be the reason."""
+    until: float = 0.0
+
+    def lost_with_its_node(self, alive: frozenset[str]) -> bool:
+        """Whether its node is among those that are gone (any node, where its own is not known)."""
+        gone = self.alive - alive
+        return bool(gone) if self.node is None else self.node in gone
+
+
 class Session:
     """What the three Tune hooks share: which Tune trial is which assignment, and how many may run."""
 
@@ -120,11 +145,12 @@ class Session:
         self.engine = engine
         self._on_event = on_event or (lambda engine: None)
         self._interrupted = interrupted
-        self._live: dict[str, Assignment] = {}
+        self._live: dict[str, _Run] = {}
         self._environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
         self._cwd = os.getcwd()
         self._shared: Any = None
-        self._limit, self._limit_read = 0, -math.inf
+        self._nodes: list[dict[str, Any]] = []
+        self._nodes_read = -math.inf
         self._shown = -math.inf
         self.error: BaseException | None = None
         """What the engine raised: the sweep cannot go on."""
@@ -144,10 +170,11 @@ class Session:
         with self._noting_errors():
             stopped = self.engine.poll()
             for trial in trials if stopped else ():
-                assignment = self._live.get(trial.trial_id)
-                if assignment is not None and assignment.trial in stopped:
+                run = self._live.get(trial.trial_id)
+                if run is not None and run.assignment.trial in stopped:
                     self.ended(trial.trial_id, Outcome(kind="stopped"))
                     _kill(trial)
+            self._judge_deaths()
             if time.monotonic() - self._shown >= SHOWN_EVERY:
                 self.show()
 
@@ -166,14 +193,14 @@ class Session:
 
     def next(self, tune_id: str) -> Work | Done | None:
         """Return the next piece of work, None if there is none now."""
-        if not self._live:
+        if all(run.end is not None for run in self._live.values()):
             self.beat([])  # Tune sits in a loop of its own while nothing runs
         if len(self._live) >= self.limit():
             return None
         with self._noting_errors():
             answer = self.engine.next()
         if isinstance(answer, Assignment):
-            self._live[tune_id] = answer
+            self._live[tune_id] = _Run(answer, self._alive())
             return self._work(answer)
         if isinstance(answer, Done) and not self._live:
             return answer
@@ -182,12 +209,17 @@ class Session:
     def limit(self) -> int:
         """Return how many trials may run: as many as fit on the nodes that are there now."""
         spec = self.engine.spec
+        # With `max_concurrent` more may be asked for than fits: an autoscaler starts nodes for them.
+        return spec.max_concurrent or capacity(self._read_nodes(), spec.resources)
+
+    def _read_nodes(self) -> list[dict[str, Any]]:
         now = time.monotonic()
-        if now - self._limit_read > 1.0:
-            self._limit_read = now
-            # With `max_concurrent` more may be asked for than fits: an autoscaler starts nodes for them.
-            self._limit = spec.max_concurrent or capacity(nodes(), spec.resources)
-        return self._limit
+        if now - self._nodes_read > 1.0:
+            self._nodes, self._nodes_read = nodes(), now
+        return self._nodes
+
+    def _alive(self) -> frozenset[str]:
+        return frozenset(node["NodeID"] for node in self._read_nodes() if node["Alive"])
 
     def _work(self, assignment: Assignment) -> Work:
         work = Work(assignment, self.engine.spec.resources, self._cwd, environment=self._environment)
@@ -195,26 +227,46 @@ class Session:
             self._shared = SharedData.remote(work)  # type: ignore[attr-defined]
         return replace(work, shared=self._shared)
 
-    def report(self, tune_id: str, report: Report) -> Verdict:
+    def report(self, tune_id: str, report: Report, node: str) -> Verdict:
         """Pass a report on and return the verdict; one of a run that is over is worth nothing any more."""
-        assignment = self._live.get(tune_id)
-        if assignment is None:
+        run = self._live.get(tune_id)
+        if run is None:
             return Verdict.STOP
+        run.node = node
         with self._noting_errors():
             if report.facts:
                 self.engine.learned(**report.facts)
-            verdict = self.engine.report(assignment.trial, report)
+            verdict = self.engine.report(run.assignment.trial, report)
             if verdict is not Verdict.CONTINUE:
                 self.ended(tune_id, Outcome(kind="stopped", last_step=report.step))
-                tidy(assignment)
+                tidy(run.assignment)
         return verdict
 
     def ended(self, tune_id: str, outcome: Outcome) -> None:
         """Tell the engine how a run ended, once."""
-        assignment = self._live.pop(tune_id, None)
-        if assignment is not None:
+        run = self._live.pop(tune_id, None)
+        if run is not None:
             with self._noting_errors():
-                self.engine.ended(assignment.trial, outcome)
+                self.engine.ended(run.assignment.trial, outcome)
+
+    def died(self, tune_id: str, outcome: Outcome, patience: float) -> None:
+        """Take in that a worker is gone, and wait a little with the verdict.
+
+        A worker is often missed before its node is: Ray then speaks of a broken connection, and only seconds later of
+        a node that died. What a node's loss ends is no fault and costs no retry.
+        """
+        run = self._live.get(tune_id)
+        if run is not None and run.end is None:
+            run.end, run.until = outcome, time.monotonic() + patience
+
+    def _judge_deaths(self) -> None:
+        for tune_id, run in list(self._live.items()):
+            if run.end is None:
+                continue
+            if run.lost_with_its_node(self._alive()):
+                self.ended(tune_id, Outcome(kind="lost", reason="the node of its worker was lost"))
+            elif time.monotonic() >= run.until:
+                self.ended(tune_id, run.end)
 
 
 def _shares_data(trainer: str) -> bool:
@@ -267,16 +319,26 @@ class EngineScheduler(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
         """Let the engine record a report, or an end, and return what Tune does next."""
         if "report" in result:
-            verdict = self._session.report(trial.trial_id, result["report"])
+            verdict = self._session.report(trial.trial_id, result["report"], result["node"])
             # A paused trial is a stopped run for Tune: its continuation is a new assignment from the checkpoint.
             return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
-        self._session.ended(trial.trial_id, result["outcome"])
+        outcome = result["outcome"]
+        if outcome.kind == "infrastructure" and self._session.engine.spec.resources.workers > 1:
+            self._session.died(trial.trial_id, outcome, NODE_PATIENCE)  # another of its workers, with its node
+        else:
+            self._session.ended(trial.trial_id, outcome)
         # A worker that is not to be used again is asked to go on: now that its failure is recorded, it breaks.
         return str(TrialScheduler.CONTINUE if result["failed"] else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Tell the engine of a worker that is gone."""
-        self._session.ended(trial.trial_id, outcome_of_loss(_error_of(trial)))
+        error = _error_of(trial)
+        outcome = outcome_of_loss(error)
+        if outcome.kind != "infrastructure":
+            self._session.ended(trial.trial_id, outcome)
+        else:
+            unsure = isinstance(error, ray.exceptions.ActorUnavailableError)
+            self._session.died(trial.trial_id, outcome, NODE_PATIENCE if unsure else PROCESS_PATIENCE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Leave the order to Tune: first come, first served."""

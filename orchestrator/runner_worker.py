@@ -87,7 +87,7 @@ class TrialWorker(tune.Trainable):
             return {"outcome": outcome, "failed": self._failed, "done": False}
         if report is not None:
             self._last = report
-            return {"report": report, "done": False}
+            return {"report": report, "node": ray.get_runtime_context().get_node_id(), "done": False}
         self._end()
         self._failed = allocated_memory() > LEFTOVER_BYTES
         outcome = Outcome(kind="finished", last_step=self._last.step)

@@ -14,7 +14,7 @@ from meanflow_core.errors import TrainingDiverged
 
 
 class Toy:
-    """Its value falls from 1 towards `x`; the config's `toy` section holds `x` and, if wanted, a fault."""
+    """Its value falls from 1 towards `x`; the config's `toy` section holds `x` and, if wanted, a fault, or a wait for a file."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -27,6 +27,8 @@ class Toy:
             self.step += 1
             time.sleep(self.toy.get("seconds", 0.0))
             self.value += (self.toy.get("x", 0.0) - self.value) / 10
+            while self.step == self.toy.get("hold_step") and not Path(self.toy["hold"]).exists():
+                time.sleep(0.05)
             if self.step == self.toy.get("fault_step", 1):
                 self._fault(self.toy.get("fault"))
         return [(self.step, {"train/loss": self.value})]
