@@ -76,10 +76,14 @@ def render(view: Mapping[str, Any]) -> RenderableType:
     return Group(head, table, Text("; ".join(foot), style="bold"))
 
 
-class LiveDisplay:
-    """Shows a sweep while it runs; give it every trial whenever something has happened.
+Trials = Sequence[TrialRecord] | Callable[[], Sequence[TrialRecord]]
 
-    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere each trial that ends is one line.
+
+class LiveDisplay:
+    """Shows a sweep while it runs; call `update` whenever something has happened.
+
+    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere each trial that ends is one line,
+    those that had ended before are not told again.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class LiveDisplay:
         *,
         per_second: float = 4.0,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         from rich.console import Console
 
@@ -96,8 +101,9 @@ class LiveDisplay:
         self._console = console or Console(highlight=False)
         self._interval = 1 / per_second
         self._clock = clock
-        self._drawn = float("-inf")
-        self._latest: dict[str, Any] | None = None
+        self._began = wall_clock()
+        self._shown = float("-inf")
+        self._pending: tuple[Trials, dict[str, Any]] | None = None
         self._told: set[str] = set()
         self._live: Live | None = None
 
@@ -112,29 +118,35 @@ class LiveDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._show()  # the last change may have come too soon after the one before it
         if self._live is not None:
-            if self._latest is not None:  # the last change may have come too soon after the one before it
-                self._live.update(render(view(self._spec, **self._latest)), refresh=True)
             self._live.__exit__(kind, error, trace)
 
-    def update(self, trials: Sequence[TrialRecord], **known: Any) -> None:
+    def update(self, trials: Trials, **known: Any) -> None:
         """Take note of a change.
 
         Args:
-            trials: every trial so far.
+            trials: every trial so far, or a function that returns them and is called only when they are to be shown.
             known: what `status` takes: `state`, `wall_seconds`, `concurrency`.
         """
-        if self._live is None:
-            for trial in trials:
-                if trial.state.ended and trial.id not in self._told:
-                    self._told.add(trial.id)
-                    self._console.print(line(self._spec, trial, trials, **known), markup=False, soft_wrap=True)
+        self._pending = (trials, known)
+        if self._clock() - self._shown >= self._interval:
+            self._show()
+
+    def _show(self) -> None:
+        if self._pending is None:
             return
-        self._latest = {"trials": trials, **known}
-        now = self._clock()
-        if now - self._drawn >= self._interval:
-            self._drawn = now
-            self._live.update(render(view(self._spec, **self._latest)), refresh=True)
+        given, known = self._pending
+        self._pending, self._shown = None, self._clock()
+        trials = given() if callable(given) else given
+        if self._live is not None:
+            self._live.update(render(view(self._spec, trials, **known)), refresh=True)
+            return
+        for trial in trials:
+            if trial.state.ended and trial.id not in self._told:
+                self._told.add(trial.id)
+                if (trial.ended or self._began) >= self._began:
+                    self._console.print(line(self._spec, trial, trials, **known), markup=False, soft_wrap=True)
 
 
 def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **known: Any) -> str:

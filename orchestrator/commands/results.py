@@ -95,9 +95,22 @@ def report(
     home: HomeOption = None,
 ) -> None:
     """Write one HTML file with everything about the sweep; it opens without a server or network."""
-    from orchestrator.report import write_report
+    from orchestrator.leaderboard import leaderboard as rank
+    from orchestrator.report import find_images, write_report
+    from orchestrator.tracking import run_ids
 
     paths, ledger, spec, trials = read_sweep(home, sweep)
+    ids = run_ids(paths)
     file = paths.root / "report.html" if out is None else out
-    write_report(spec, trials, out=file, environment=ledger.environment())
+    write_report(
+        spec,
+        trials,
+        out=file,
+        plan=ledger.fact("plan"),
+        images=find_images(paths, rank(spec, trials)),
+        environment=ledger.environment(),
+        run_ids=ids,
+        state=ledger.state().state,
+        wall_seconds=ledger.wall_seconds,
+    )
     typer.echo(file)

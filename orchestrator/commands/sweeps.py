@@ -189,7 +189,7 @@ def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) ->
 
 def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
     def show(engine: Engine) -> None:
-        display.update(engine.ledger.trials(), state="running", wall_seconds=engine.wall())
+        display.update(engine.ledger.trials, state="running", wall_seconds=engine.wall())
 
     if inline:
         from orchestrator.runner_inline import run_inline

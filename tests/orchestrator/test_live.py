@@ -61,16 +61,38 @@ def test_a_sweep_without_trials_can_be_shown():
     assert "no result yet" in text_of(render(view(spec(), [])))
 
 
+def lines(*updates, began=0.0):
+    out, now = io.StringIO(), iter(range(1000))
+    with LiveDisplay(spec(), Console(file=out, width=40), clock=lambda: next(now), wall_clock=lambda: began) as display:
+        for trials_ in updates:
+            display.update(trials_, state="running")
+    return out.getvalue().splitlines()
+
+
 def test_without_a_terminal_each_trial_that_ends_is_one_line_once():
-    out = io.StringIO()
-    with LiveDisplay(spec(), Console(file=out, width=40)) as display:
-        display.update(some()[:1], state="running")
-        display.update(some(), state="running")
-        display.update(some(), state="running")
-    lines = out.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == ["1", "2", "4"]
-    assert lines[0].startswith("trial 1 finished at step 4500: eval/fid_1nfe 3 (1m 40s); best 3 (trial 1);")
-    assert "diverged: the loss is nan" in lines[2]
+    told = lines(some()[:1], some(), lambda: some())
+    assert [line.split()[1] for line in told] == ["1", "2", "4"]
+    assert told[0].startswith("trial 1 finished at step 4500: eval/fid_1nfe 3 (1m 40s); best 3 (trial 1);")
+    assert "diverged: the loss is nan" in told[2]
+
+
+def test_trials_that_ended_before_are_not_told_again():
+    assert [line.split()[1] for line in lines(some(), began=540.0)] == ["2", "4"]
+
+
+def test_trials_are_only_asked_for_when_they_are_shown():
+    asked, now = [], [0.0]
+
+    def ask():
+        asked.append(now[0])
+        return some()
+
+    with LiveDisplay(spec(), Console(file=io.StringIO()), per_second=2.0, clock=lambda: now[0]) as display:
+        for tick in range(8):
+            now[0] = tick / 10
+            display.update(ask)
+        assert asked == [0.0, 0.5]
+    assert asked == [0.0, 0.5, 0.7]
 
 
 def test_a_terminal_is_redrawn_no_more_often_than_asked_but_always_at_the_end():
@@ -91,6 +113,6 @@ def test_a_terminal_is_redrawn_no_more_often_than_asked_but_always_at_the_end():
 def test_a_reason_with_brackets_is_shown_as_it_is():
     out = io.StringIO()
     broken = record(1, None, state="failed", failure=Failure("bug", "KeyError: [bold]x[/bold]"))
-    with LiveDisplay(spec(), Console(file=out, width=40)) as display:
+    with LiveDisplay(spec(), Console(file=out, width=40), wall_clock=lambda: 0.0) as display:
         display.update([broken])
     assert "KeyError: [bold]x[/bold]" in out.getvalue()

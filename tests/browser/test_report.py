@@ -1,0 +1,201 @@
+"""The report in a real Chromium, at the width of a desk and of a phone, light and dark."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator.leaderboard import leaderboard
+from orchestrator.report import write_report
+from tests.orchestrator.example_sweep import spec, trials
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
+SHOOT = os.environ.get("MEANSWEEP_SCREENSHOTS") == "1"
+SECTIONS = {
+    "verdict": 0,
+    "leaderboard": 0,
+    "curves": 1,
+    "parallel": 1,
+    "importance": 1,
+    "slices": 6,
+    "contours": 3,
+    "samples": 0,
+    "failures": 0,
+    "cost": 0,
+    "environment": 0,
+    "reproduce": 0,
+}
+DRAWN = """() => Object.fromEntries([...document.querySelectorAll('section')].map((section) => [
+  section.id,
+  [...section.querySelectorAll('[data-chart]')].filter((chart) =>
+    chart.dataset.drawn === '1' && chart.querySelector('.main-svg') && chart.getBoundingClientRect().height > 100 &&
+    chart.querySelector('.trace path, .contour path, .bars path, .points path')).length,
+]))"""
+# What sticks out of the page, apart from what scrolls by itself.
+SPILLED = """() => [...document.querySelectorAll('body *')].filter((element) => !element.closest('.scroll, pre, svg') &&
+  element.getBoundingClientRect().right > window.innerWidth + 1).map((element) => element.outerHTML.slice(0, 120))"""
+BROKEN_PICTURES = "() => [...document.images].filter((image) => !image.naturalWidth).length"
+
+
+def grid_of_digits(file, noise):
+    """A grid of real handwritten digits (a row for each class) under noise, as a trial's samples would look."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits, rng = load_digits(), np.random.default_rng(0)
+    rows = []
+    for label in range(10):
+        some = digits.images[digits.target == label][:12] / 16
+        some = np.clip(some + noise * rng.normal(size=some.shape), 0, 1)
+        rows.append(np.concatenate([np.pad(one, 1) for one in some], axis=1))
+    pixels = (np.concatenate(rows) * 255).astype(np.uint8)
+    Image.fromarray(pixels).resize((pixels.shape[1] * 3, pixels.shape[0] * 3), 0).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    every = trials()
+    ranked = [row for row in leaderboard(spec(), every) if row["rank"]]
+    shown = [*ranked[:3], *ranked[-3:]]
+    images = {
+        row["trial"]: grid_of_digits(folder / f"{row['trial']}.png", 0.008 * row["metric"] ** 1.4) for row in shown
+    }
+    plan = {
+        "trials": 24,
+        "estimate": {
+            "trainings": 33,
+            "steps": 98000.0,
+            "work_seconds": 5700.0,
+            "gpu_hours": 0.4,
+            "wall_seconds": 3100.0,
+        },
+    }
+    environment = {
+        "code": "5b1d0c6e",
+        "torch": "2.7.0",
+        "device": "NVIDIA A100",
+        "python": "3.12.3",
+        "meansweep": "0.1.0",
+    }
+    return write_report(
+        spec(),
+        every,
+        out=folder / "report.html",
+        plan=plan,
+        images=images,
+        environment=environment,
+        state="finished",
+        wall_seconds=2900.0,
+        now=1_760_010_000.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, report):
+    """Open the report; what it complains about and asks of the network is collected."""
+    pages, noticed = [], []
+
+    def open_page(width, scheme="light", **more):
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
+        pages.append(page)
+        page.on("console", lambda message: noticed.append(f"console {message.type}: {message.text}"))
+        page.on("pageerror", lambda error: noticed.append(f"error: {error}"))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:", "blob:")) or noticed.append(f"GET {request.url}"),
+        )
+        page.goto(report.as_uri())
+        page.wait_for_function(
+            "document.querySelectorAll('[data-drawn]').length === document.querySelectorAll('[data-chart]').length"
+        )
+        return page, noticed
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
+def test_every_section_and_chart_is_there_and_nothing_sticks_out(opened, width, scheme):
+    page, noticed = opened(width, scheme)
+    assert page.evaluate(DRAWN) == SECTIONS
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(SPILLED) == []
+    assert page.evaluate(BROKEN_PICTURES) == 0
+    for name in SECTIONS:
+        assert page.locator(f"section#{name}").bounding_box()["height"] > 60
+    assert noticed == []
+
+
+def test_the_page_follows_the_scheme_while_it_is_open(opened):
+    page, noticed = opened(1280)
+    ink = "getComputedStyle(document.querySelector('#curves .xtick text')).fill"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{ink} !== '{light}'")
+    assert noticed == []
+
+
+def test_charts_fit_after_the_window_has_changed(opened):
+    page, _ = opened(1280)
+    page.set_viewport_size({"width": 700, "height": 900})
+    page.wait_for_function("document.querySelector('#curves .main-svg').getBoundingClientRect().width < 690")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+
+
+def test_pointing_at_a_curve_names_its_trial(opened):
+    page, noticed = opened(1280)
+    page.locator("#curves").scroll_into_view_if_needed()
+    box = page.locator("#curves [data-chart] .trace .points path").last.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator("#curves .hovertext").first.wait_for()
+    assert "trial" in page.locator("#curves .hovertext").first.text_content()
+    assert noticed == []
+
+
+def test_links_lead_to_their_sections_and_rows_unfold(opened):
+    page, _ = opened(1280)
+    for link in page.locator("nav a").all():
+        assert page.locator(f"section{link.get_attribute('href')}").count() == 1
+    page.locator("#leaderboard summary").click()
+    assert page.locator("#leaderboard details tbody tr").count() == 9
+    assert page.locator("#leaderboard details tbody tr").first.is_visible()
+
+
+@pytest.mark.skipif(not SHOOT, reason="pictures for the docs are made with MEANSWEEP_SCREENSHOTS=1")
+def test_pictures_for_the_docs(opened):
+    page, _ = opened(1280)
+    page.wait_for_timeout(500)
+    page.screenshot(
+        path=PICTURES / "report-desktop.png", full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": 1920}
+    )
+    for name in ("slices", "contours"):
+        page.locator(f"section#{name}").screenshot(path=PICTURES / f"report-{name}.png")
+    page, _ = opened(1280, "dark")
+    page.wait_for_timeout(500)
+    page.locator("section#parallel").screenshot(path=PICTURES / "report-dark.png")
+    page, _ = opened(390)
+    page.wait_for_timeout(500)
+    page.screenshot(
+        path=PICTURES / "report-phone.png", full_page=True, clip={"x": 0, "y": 0, "width": 390, "height": 2000}
+    )
