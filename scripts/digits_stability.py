@@ -2,8 +2,8 @@
 
     python scripts/digits_stability.py [--steps 2500] [--only WORD]
 
-`times` multiplies the frequencies of the time embedding's sinusoids: 1 is the package's (the fastest is 1 rad over
-the unit interval), 30 about what Fourier features up to the eighth octave give, 1000 the habit of diffusion models.
+`times` multiplies the frequencies of the time embedding's sinusoids: 1 is the package's (the fastest turns by 1 rad
+over the unit interval), 1000 the habit of diffusion models that count time in steps.
 """
 
 import argparse
