@@ -25,7 +25,7 @@ from typing import Any
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.yamlfile import write_yaml
 from orchestrator.remote import BEGIN, read_result, redirect_out
-from orchestrator.spec import SweepSpec, read_spec
+from orchestrator.spec import read_spec
 
 SHIPPED = ("meanflow_core", "orchestrator")
 LEFT_OUT = {"__pycache__", "data", "meansweep-data", "mlruns", "node_modules", "venv", "build", "dist"}
@@ -60,8 +60,10 @@ def submit(file: Path | str, address: str, *, home: str | None = None, follow: b
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
-    with staged(spec) as folder:
-        job = _start(client, folder, ["--follow", "run", "sweep.yaml"], home, name=spec.name)
+    with staged(spec.trainer) as folder:
+        content = write_yaml(sweep_content(spec.source))
+        (folder / "sweep.yaml").write_text(content, encoding="utf-8")
+        job = _start(client, folder, ["--follow", "run", "sweep.yaml"], home, name=spec.name, trainer=spec.trainer)
     if follow:
         code = follow_job(client, job)
         if code:
@@ -83,19 +85,22 @@ def run_remotely(address: str, words: Sequence[str]) -> int:
     client = connect(address)
     words = list(words)
     name = next((word for word in words[1:] if not word.startswith("-")), None)
-    home = _home_of(client, name)
+    drivers = _jobs(client, name) or _jobs(client, None)
+    home = (drivers[-1].metadata.get("home") or None) if drivers else None
     following = bool({"-f", "--follow"} & set(words))
     if words[0] == "resume":
         words = [word for word in words if word not in ("-f", "--follow")]
-        with staged(None) as folder:
-            job = _start(client, folder, ["--follow", *words], home, name=name)
+        trainer = drivers[-1].metadata.get("trainer") if drivers else None
+        name = drivers[-1].metadata[_TAG] if drivers and name is None else name
+        with staged(trainer) as folder:
+            job = _start(client, folder, ["--follow", *words], home, name=name, trainer=trainer)
         if following:
             return follow_job(client, job)
         print(f"resumed; next: meansweep status {name or ''} --address {address}".replace("  ", " "))
         return 0
     if following:
-        with staged(None) as folder:
-            job = _start(client, folder, ["--follow", *words], home, name=None)
+        with staged() as folder:
+            job = _start(client, folder, ["--follow", *words], home)
         return follow_job(client, job)
     result = _run(client, words, home)
     _, asked = redirect_out(words, "")
@@ -112,7 +117,7 @@ def run_json(client: Any, words: Sequence[str]) -> Any:
     Raises:
         ClusterError: it could not be run there, or printed no JSON.
     """
-    result = _run(client, words, _home_of(client, None))
+    result = _run(client, words, None)
     try:
         return json.loads(result["out"])
     except ValueError as error:
@@ -120,8 +125,8 @@ def run_json(client: Any, words: Sequence[str]) -> Any:
 
 
 def _run(client: Any, words: Sequence[str], home: str | None) -> dict[str, Any]:
-    with staged(None) as folder:
-        job = _start(client, folder, words, home, name=None)
+    with staged() as folder:
+        job = _start(client, folder, words, home)
     _wait(client, job)
     log = client.get_job_logs(job)
     result = read_result(log)
@@ -140,7 +145,8 @@ def connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # not a line for each upload
+    for noisy in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{noisy}").setLevel(logging.WARNING)  # not a line for each upload
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()  # the first request that needs the right token
@@ -158,7 +164,7 @@ def connect(address: str) -> Any:
 def explain(address: str, error: str) -> str:
     """Say in words what keeps us from a cluster, and what to do about it."""
     lower = error.lower()
-    if "no authentication token was found" in lower or "no token was found" in lower:
+    if any(words in lower for words in ("no authentication token", "no token was found", "find an authentication")):
         return (
             f"no token for {address} is known here. Clusters ask for one, so that nobody else can run code on them. "
             "Put the cluster's token into the file ~/.ray/auth_token (or the variable RAY_AUTH_TOKEN): "
@@ -182,11 +188,28 @@ def explain(address: str, error: str) -> str:
 # ------------------------------------------------------------------------------------------------------- jobs
 
 
-def _start(client: Any, folder: Path, words: Iterable[str], home: str | None, *, name: str | None) -> str:
-    """Start a job that runs our command in a copy of `folder`, and return its id."""
+def _start(
+    client: Any,
+    folder: Path,
+    words: Iterable[str],
+    home: str | None,
+    *,
+    name: str | None = None,
+    trainer: str | None = None,
+) -> str:
+    """Start a job that runs our command in a copy of `folder`, and return its id.
+
+    Args:
+        client: of the cluster.
+        folder: what is shipped.
+        words: of the command.
+        home: of the sweep; None leaves it to the cluster.
+        name: of the sweep that the job drives; None for a command that only asks.
+        trainer: of that sweep; kept with the job, for a later `resume`.
+    """
     put_home = f"export MEANSWEEP_HOME={_quoted(home)}" if home else f": ${{MEANSWEEP_HOME:={DEFAULT_HOME}}}"
     command = f"{put_home}; export MEANSWEEP_HOME; python -m orchestrator.remote {shlex.join(words)}"
-    metadata = {_TAG: name, "home": home or ""} if name else {_TAG: ""}
+    metadata = {_TAG: name or "", "home": home or "", "trainer": trainer or ""}
     submission = f"meansweep-{name or 'command'}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "COLUMNS": str(_columns())}
     for variable in (
@@ -224,12 +247,6 @@ def _jobs(client: Any, name: str | None) -> list[Any]:
     return sorted(jobs, key=lambda job: job.start_time or 0)
 
 
-def _home_of(client: Any, name: str | None) -> str | None:
-    """Return the home that a sweep was submitted with, as far as this cluster remembers; the latest one's otherwise."""
-    jobs = _jobs(client, name) or _jobs(client, None)
-    return (jobs[-1].metadata.get("home") or None) if jobs else None
-
-
 def _wait(client: Any, job: str, *, sleep: Any = time.sleep) -> str:
     """Wait for a job's end and return its status."""
     pause = 0.2
@@ -265,19 +282,17 @@ def follow_job(client: Any, job: str) -> int:
 
 
 @contextmanager
-def staged(spec: SweepSpec | None) -> Iterator[Path]:
-    """Make a folder with what a job needs: our packages, and for a sweep its trainer's package and its file.
+def staged(trainer: str | None = None) -> Iterator[Path]:
+    """Make a folder with the code that a job needs: our packages, and that of a sweep's trainer.
 
     Raises:
         ConfigError: the trainer's package cannot be found here, or is too big to be code.
     """
     with tempfile.TemporaryDirectory(prefix="meansweep-submit-") as scratch:
         folder = Path(scratch)
-        packages = {*SHIPPED, *([spec.trainer.partition(":")[0].partition(".")[0]] if spec else [])}
+        packages = {*SHIPPED, *([trainer.partition(":")[0].partition(".")[0]] if trainer else [])}
         for package in sorted(packages):
             copy_package(package, folder)
-        if spec is not None:
-            (folder / "sweep.yaml").write_text(write_yaml(sweep_content(spec.source)), encoding="utf-8")
         yield folder
 
 

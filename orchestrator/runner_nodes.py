@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,27 @@ def _slots(has: Mapping[str, float], bundle: Mapping[str, float]) -> int:
     return min(counts, default=1000)
 
 
-def check_fits(resources: Resources) -> None:
+def check_fits(resources: Resources, *, patience: float | None = None) -> None:
     """Refuse what no node here can run.
+
+    Args:
+        resources: of one trial.
+        patience: seconds to wait for a node that can. None: a minute where $RAY_ADDRESS names a cluster, whose nodes
+            may still be joining, and no time on a Ray of our own.
 
     Raises:
         ConfigError: naming what is asked for and what the nodes have.
     """
-    there = nodes()
-    if capacity(there, resources) > 0:
-        return
+    if patience is None:
+        patience = 60.0 if os.environ.get("RAY_ADDRESS") else 0.0
+    deadline = time.monotonic() + patience
+    while capacity(there := nodes(), resources) == 0:
+        if time.monotonic() >= deadline:
+            raise _nothing_fits(there, resources)
+        time.sleep(1.0)
+
+
+def _nothing_fits(there: list[dict[str, Any]], resources: Resources) -> ConfigError:
     wanted = " ".join(f"{name}={amount:g}" for name, amount in resource_bundle(resources).items())
     if resources.workers > 1:
         wanted = f"{resources.workers} x ({wanted})"
@@ -140,7 +153,7 @@ def check_fits(resources: Resources) -> None:
         f"one trial needs {wanted}, and no node has that (there are: {have}); ask for less, or set `max_concurrent` "
         "where an autoscaler starts nodes on demand"
     )
-    raise ConfigError([Problem(key="resources", rule=rule)])
+    return ConfigError([Problem(key="resources", rule=rule)])
 
 
 def _told(name: str) -> bool:

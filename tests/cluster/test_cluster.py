@@ -120,7 +120,7 @@ def test_a_sweep_is_stopped_and_resumed_from_the_laptop(cluster: LocalCluster, t
     wait_for(lambda: Ledger.open(paths).state().state == "stopped", "the sweep to stop")
     followed = meansweep("resume", "paused", "--follow", *at, cwd=tmp_path)
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert [trial.state for trial in trials(cluster, "paused")] == [TrialState.FINISHED] * 2
+    assert [(trial.state, trial.failure) for trial in trials(cluster, "paused")] == [(TrialState.FINISHED, None)] * 2
 
 
 def test_a_missing_and_a_wrong_token_are_explained(cluster: LocalCluster, tmp_path: Path) -> None:
