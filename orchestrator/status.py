@@ -41,7 +41,7 @@ def status(
     total = expected_trials(spec)
     left = None if total is None else max(total - len(trials), 0)
     if state not in ("new", "running", "paused", "interrupted", "unknown"):
-        left = 0
+        left, total = 0, len(trials)  # it is over: what has not been tried will not be
     used = {
         "gpu_hours": sum(trial.gpu_seconds for trial in trials) / 3600,
         "wall_clock": wall_seconds,

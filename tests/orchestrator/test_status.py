@@ -66,7 +66,7 @@ def test_the_time_left_is_unknown_before_a_trial_has_ended():
 
 def test_a_stopped_sweep_expects_no_more_trials():
     found = status(spec(), [record(1, 1.0)], state="stopped")
-    assert (found["trials"]["left"], found["eta_seconds"]) == (0, 0.0)
+    assert (found["trials"]["left"], found["trials"]["total"], found["eta_seconds"]) == (0, 1, 0.0)
     assert "time left" not in shown(found)
 
 
