@@ -1,0 +1,102 @@
+"""What travels to a cluster and what comes back, without a cluster."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meanflow_core.errors import ConfigError
+from orchestrator.cluster import copy_package, explain, staged, sweep_content
+from orchestrator.remote import MARK, read_result, redirect_out
+from orchestrator.spec import SweepSpec, read_spec
+from tests.orchestrator import toy
+
+
+def test_the_shipped_code_runs_alone_in_another_folder(tmp_path):
+    with staged("tests.orchestrator.toy:Curve") as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["meanflow_core", "orchestrator", "tests"]
+        assert (folder / "meanflow_core/data/build.py").exists()  # `data` holds code there
+        assert not list(folder.rglob("__pycache__"))
+        program = "import orchestrator.cli, meanflow_core.data.build as b, tests.orchestrator.toy; print(b.__file__)"
+        found = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+        assert found.stdout.startswith(str(folder))
+
+
+def test_data_and_hidden_folders_stay_here(tmp_path, monkeypatch):
+    package = tmp_path / "mine"
+    for name in ("data", ".git", "code"):
+        (package / name).mkdir(parents=True)
+        (package / name / "file.bin").write_bytes(b"x")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    copy_package("mine", tmp_path / "there")
+    assert sorted(path.name for path in (tmp_path / "there" / "mine").iterdir()) == ["__init__.py", "code"]
+
+
+def test_a_package_that_is_not_here_cannot_be_sent():
+    with pytest.raises(ConfigError, match="cannot be sent along"):
+        copy_package("no_such_package", Path())
+
+
+def test_a_package_that_is_too_big_for_code_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "huge").mkdir()
+    with (tmp_path / "huge" / "weights.bin").open("wb") as file:
+        file.truncate(60 * 2**20)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="60 MiB"):
+        copy_package("huge", tmp_path / "there")
+
+
+def test_the_sweep_file_that_travels_means_the_same_and_stands_alone(tmp_path):
+    content = toy.grid()
+    spec = toy.spec(content)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(sweep_content(spec.source)))  # JSON is YAML
+    there = read_spec(file)
+    assert (there.name, there.base, there.metrics, list(there.space.grid())) == (
+        spec.name, spec.base, spec.metrics, list(spec.space.grid()),
+    )  # fmt: skip
+    assert isinstance(there, SweepSpec)
+
+
+def test_a_file_that_is_asked_for_comes_back():
+    assert redirect_out(["best", "s", "-o", "best.yaml"], "/t") == (["best", "s", "-o", "/t"], "best.yaml")
+    assert redirect_out(["export", "--out=x.csv"], "/t") == (["export", "--out=/t"], "x.csv")
+    assert redirect_out(["status"], "/t") == (["status"], None)
+
+
+def test_the_result_is_found_among_the_lines_of_a_jobs_log():
+    result = {"code": 0, "out": "line\n", "err": "", "file": base64.b64encode(b"x").decode()}
+    log = f"INFO setting up\nRunning entrypoint\n{MARK}{json.dumps(result)}\nlater noise\n"
+    assert read_result(log) == result
+    assert read_result("Runtime env setup failed") is None
+
+
+def test_the_far_end_runs_a_command_and_tells_its_parts_apart(tmp_path):
+    with staged() as folder:
+        command = [sys.executable, "-m", "orchestrator.remote", "schema", "-o", "schema.json"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        result = read_result(done.stdout)
+        assert result is not None
+        assert result["code"] == done.returncode == 0
+        assert json.loads(base64.b64decode(result["file"]))["type"] == "object"
+        assert result["out"] == "schema.json\n"
+        assert not (folder / "schema.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("Token authentication is enabled but Ray couldn't find an authentication token.", "no token for http://c"),
+        ("Request failed with status code 401: Unauthorized", "refuses this token"),
+        ("Request failed with status code 403: Forbidden", "refuses this token"),
+        ("Failed to connect to Ray at address: http://c", "ssh -L"),
+    ],
+)
+def test_what_keeps_us_from_a_cluster_is_explained(error, said):
+    assert said in explain("http://c", error)
