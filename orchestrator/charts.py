@@ -314,9 +314,13 @@ def log_axis(values: Sequence[float]) -> dict[str, Any]:
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """Return a logarithmic axis whose ticks are whole numbers: plotly.js writes 2 for 20, 200 and 0.002 alike."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2e4 else (1,)
-    ticks = [step * 10.0**power for power in powers for step in steps if low * 0.7 <= step * 10.0**power <= high * 1.4]
-    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 4)):
+        every = [step * 10.0**power for power in powers[::stride] for step in steps]
+        ticks = [tick for tick in every if low * 0.7 <= tick <= high * 1.4]
+        if len(ticks) <= 6:
+            break
+    names = [number(tick) for tick in ticks]
+    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": names, "tickangle": 0}
 
 
 def axis_value(value: Any) -> Any:
