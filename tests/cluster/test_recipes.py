@@ -1,0 +1,148 @@
+"""The recipes in deploy/: parsed, checked against what they must contain, and run with stand-ins where they can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    return [pod["spec"]["containers"][0] | {"pod": pod["spec"]} for pod in pods]
+
+
+def test_the_rayjob_gives_every_node_the_same_image_home_token_and_room_for_objects():
+    job = read("kuberay-rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    found = containers(job)
+    assert len({container["image"] for container in found}) == 1
+    for container in found:
+        environment = {item["name"]: item for item in container["env"]}
+        assert environment["RAY_AUTH_MODE"]["value"] == "token"
+        assert environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == "meansweep-token"
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts["home"] == environment["MEANSWEEP_HOME"]["value"]
+        assert mounts["shm"] == "/dev/shm"
+        assert {volume["name"] for volume in container["pod"]["volumes"]} >= mounts.keys()
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_the_rayjob_runs_no_trial_on_its_head_and_knows_the_installed_ray():
+    cluster = read("kuberay-rayjob.yaml")["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    pinned = re.search(r"^ray==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)
+    assert pinned is not None
+    assert cluster["rayVersion"] == pinned[1]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_rayjobs_entrypoint_starts_a_sweep_and_the_second_time_resumes_it(tmp_path, known):
+    entrypoint = read("kuberay-rayjob.yaml")["spec"]["entrypoint"]
+    calls = stand_ins(tmp_path, {"meansweep": ""})
+    if known:
+        (tmp_path / "home/sweeps/s").mkdir(parents=True)
+        (tmp_path / "home/sweeps/s/journal.jsonl").touch()
+    run(shlex.split(entrypoint), tmp_path, {"SWEEP": "s", "MEANSWEEP_HOME": str(tmp_path / "home")})
+    expected = "meansweep resume s" if known else "meansweep run /sweep/sweep.yaml --name s"
+    assert calls() == [expected]
+
+
+def test_ray_itself_accepts_the_cluster_file():
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    config = read("ray-up.yaml")
+    jsonschema.validate(config, schema)
+    assert config["head_node_type"] in config["available_node_types"]
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    assert any("RAY_AUTH_MODE=token" in option for option in config["docker"]["run_options"])
+    assert all("--dashboard-host=127.0.0.1" in line for line in config["head_start_ray_commands"] if "--head" in line)
+
+
+def stand_ins(folder: Path, scripts: dict[str, str]) -> Any:
+    """Put commands of these names before the real ones; each notes its call, then does what its script says."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, script in scripts.items():
+        file = programs / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\n{script}\n')
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return lambda: (folder / "calls").read_text().splitlines()
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    found = {**os.environ, **environment, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(command, env=found, capture_output=True, text=True, timeout=60, cwd=folder)
+
+
+SLURM = {
+    "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "4711", "SLURM_CPUS_PER_TASK": "8",
+    "SLURM_GPUS_ON_NODE": "2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_slurm_script_starts_ray_on_all_nodes_and_runs_or_resumes_the_sweep(tmp_path, known):
+    calls = stand_ins(
+        tmp_path,
+        {
+            "scontrol": "printf 'n1\\nn2\\nn3\\n'",
+            "srun": 'case "$*" in *hostname*) echo 10.0.0.1 ;; *) exec sleep 30 ;; esac',
+            "ray": "",
+            "meansweep": "exit 0",
+        },
+    )
+    (tmp_path / "digits.yaml").touch()
+    if known:
+        (tmp_path / "meansweep-data/sweeps/digits").mkdir(parents=True)
+        (tmp_path / "meansweep-data/sweeps/digits/journal.jsonl").touch()
+    environment = {**SLURM, "SLURM_SUBMIT_DIR": str(tmp_path)}
+    done = run(["bash", str(DEPLOY / "slurm.sbatch"), "digits.yaml"], tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    lines = calls()
+    port = 20000 + 4711
+    heads = [line for line in lines if "--head" in line]
+    others = [line for line in lines if line.startswith("srun") and "--address" in line]
+    assert len(heads) == len(others) == 1
+    assert f"-w n1 ray start --head --block --node-ip-address=10.0.0.1 --port={port}" in heads[0]
+    assert "--num-cpus=8 --num-gpus=2" in heads[0]
+    assert "--nodes=2 --ntasks=2" in others[0]
+    assert f"--exclude=n1 ray start --block --address=10.0.0.1:{port}" in others[0]
+    commands = [line for line in lines if line.startswith("meansweep")]
+    run_it = ["meansweep doctor", f"meansweep run {tmp_path / 'digits.yaml'} --name digits"]
+    assert commands == (["meansweep resume digits"] if known else run_it)
+
+
+def test_the_slurm_script_ends_with_the_drivers_exit_code(tmp_path):
+    stand_ins(
+        tmp_path,
+        {"scontrol": "echo n1", "srun": "echo 10.0.0.1", "ray": "", "meansweep": '[ "$1" = doctor ] || exit 3'},
+    )
+    (tmp_path / "s.yaml").touch()
+    environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 3
+
+
+def test_the_image_holds_what_the_package_needs():
+    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    for name in " ".join(copied).split():
+        assert (ROOT / name).exists(), name
