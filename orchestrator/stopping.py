@@ -81,8 +81,12 @@ def reason_to_stop(rule: EarlyTerminate | None, goal: str, curves: Mapping[str, 
 
 
 def keep_count(total: int, eta: float) -> int:
-    """Return how many of `total` trials at a rung go on: one in eta, but at least one."""
-    return max(1, math.floor(total / eta + 1e-9))
+    """Return how many of `total` trials at a rung go on: one in eta, rounded up.
+
+    Rounded up, because the rule meets few trials at a late rung: rounded down, the second of five would be stopped
+    though it may be the best of all when it ends, and it is never asked again.
+    """
+    return max(1, math.ceil(total / eta - 1e-9))
 
 
 def _behind_at_rung(rule: EarlyTerminate, sign: float, curves: Mapping[str, Curve], curve: Curve) -> str | None:
