@@ -11,7 +11,7 @@ CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchm
 DOORS = {
     "ray": {"runner_ray", "runner_worker", "runner_nodes", "cluster", "doctor", "final"},
     "mlflow": {"store", "delivery", "registry", "pyfunc_model"},
-    "optuna": {"ledger", "search", "stopping", "importance", "charts_parameters"},
+    "optuna": {"ledger", "journal", "search", "stopping", "importance", "charts_parameters"},
     "omegaconf": set(),
     "yaml": set(),
 }

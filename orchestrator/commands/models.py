@@ -141,9 +141,9 @@ def _gpus(gpus: float | None, workers: int) -> float:
 def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
-    from orchestrator.delivery import Store
     from orchestrator.final import train_final
     from orchestrator.registry import FinalRunLogger, register_model
+    from orchestrator.store import Store
 
     folder = home.root / "final" / name
     store = Store.of(home)
@@ -222,8 +222,8 @@ def _prediction(configs: list[TrainConfig], results: list[FinalResult]) -> str:
 def _weights(home: Home, model: str) -> Path:
     """Return the weights file that a model's name, folder or registry address stands for."""
     if model.startswith("models:/"):
-        from orchestrator.delivery import Store
         from orchestrator.registry import resolve
+        from orchestrator.store import Store
 
         return resolve(Store.of(home), model)
     path = Path(model)

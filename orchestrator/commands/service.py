@@ -82,7 +82,7 @@ def sync(
     home: HomeOption = None,
 ) -> None:
     """Send to MLflow what an outage or a killed driver left in the outbox."""
-    from orchestrator.delivery import Store
+    from orchestrator.store import Store
     from orchestrator.sync import check as check_store
     from orchestrator.sync import sync as send
 
@@ -126,8 +126,8 @@ def doctor(
     home: HomeOption = None,
 ) -> None:
     """Check that everything a sweep needs is there, before it costs money."""
-    from orchestrator.delivery import Store
     from orchestrator.doctor import check_all, checks_table
+    from orchestrator.store import Store
 
     place = home_at(home)
     checks = check_all(place, address=address, mlflow=Store.of(place).ping)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,10 +40,11 @@ TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's i
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (plan, run, submit, resume, stop, pause, status, logs):
-        app.command(rich_help_panel="Sweeps")(command)
-    for command in (extend, edit, retry, rerun):
-        app.command(rich_help_panel="Changes")(command)
+    running: list[Callable[..., None]] = [plan, run, submit, resume, stop, pause, status, logs]
+    changing: list[Callable[..., None]] = [extend, edit, retry, rerun]
+    for panel, commands in (("Sweeps", running), ("Changes", changing)):
+        for command in commands:
+            app.command(rich_help_panel=panel)(command)
     trial = typer.Typer(help="Stop or retry one trial of a sweep, also of a running one.", no_args_is_help=True)
     trial.command("stop")(trial_stop)
     trial.command("retry")(trial_retry)
@@ -152,11 +153,11 @@ def resume(
 
 def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) -> None:
     """Run a sweep to its end with its table, and print what came of it. Closes the ledger."""
-    from orchestrator.delivery import Store
     from orchestrator.engine import Engine
     from orchestrator.environment import drift, environment
     from orchestrator.live import LiveDisplay
     from orchestrator.reuse import known_configurations
+    from orchestrator.store import Store
     from orchestrator.tracking import MlflowTracker
 
     paths, spec = ledger.paths, ledger.spec()
