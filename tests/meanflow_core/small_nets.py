@@ -1,4 +1,4 @@
-"""Small networks with random, non-zero weights: a zero-initialised one has u = du/dt = 0 and passes with any tangent."""
+"""Small networks with random weights: a zero-initialised one has u = du/dt = 0 and passes with any tangent."""
 
 import torch
 import torch.nn.functional as F

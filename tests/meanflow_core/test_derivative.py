@@ -18,7 +18,7 @@ REAL = {
     "dit": (DiTConfig(width=8, depth=2, heads=2, patch=2), (1, 8, 8)),
     "dit, dropout": (DiTConfig(width=8, depth=1, heads=2, patch=4, dropout=0.3, time_embedding="t_r"), (3, 8, 8)),
     "unet": (UNetConfig(channels=8, blocks=1, channel_mult=[1, 2], attention=[4], dropout=0.0), (3, 8, 8)),
-    "unet, dropout": (UNetConfig(channels=8, blocks=1, channel_mult=[1, 2], attention=[8], time_embedding="dt"), (3, 8, 8)),
+    "unet, dropout": (UNetConfig(channels=8, blocks=1, channel_mult=[1, 2], time_embedding="dt"), (3, 8, 8)),
 }  # fmt: skip
 
 

@@ -44,9 +44,13 @@ OPERATIONS = {
     ).mean(dim=(1, 2)),
     "pad": lambda x, y: F.pad(x, (1, 2)) - F.pad(y, (2, 1)),
     "reshape": lambda x, y: x.reshape(-1, 12) + y.view(len(y), 12) + torch.flatten(x, 1) + x.reshape([len(x), 12]),
-    "fold rows and back": lambda x, y: F.linear(x.reshape(-1, 4), W).reshape(-1, 3, 4) + y.flatten(0, 1).unflatten(0, (-1, 3)),
+    "fold rows and back": lambda x, y: (
+        F.linear(x.reshape(-1, 4), W).reshape(-1, 3, 4) + y.flatten(0, 1).unflatten(0, (-1, 3))
+    ),
     "permute": lambda x, y: torch.matmul(x.permute(0, 2, 1), y) + torch.permute(x, (0, 2, 1)) @ ROWS[: len(x)],
-    "chunk, split, unbind": lambda x, y: torch.cat([*x.chunk(2, -1), *torch.split(y, 2, dim=-1), *y[:, None].unbind(1)], -1),
+    "chunk, split, unbind": lambda x, y: torch.cat(
+        [*x.chunk(2, -1), *torch.split(y, 2, dim=-1), *y[:, None].unbind(1)], -1
+    ),
     "cat, stack with plain": lambda x, y: torch.cat(
         [torch.stack([x, y], dim=2).flatten(2), ROWS[: len(x)], torch.zeros_like(ROWS[: len(x)])], dim=-1
     ),

@@ -96,8 +96,15 @@ def test_guidance_without_labels_is_refused(missing):
 def test_evaluating_gives_every_module_its_mode_back_even_after_an_error():
     net = small_net("mlp").train()
     net.norm.eval()
-    with pytest.raises(RuntimeError), evaluating(net):
-        assert not any(module.training for module in net.modules())
-        raise RuntimeError
+    seen = []
+
+    def fail():
+        with evaluating(net):
+            seen.extend(module.training for module in net.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not any(seen)
     assert net.training
     assert not net.norm.training

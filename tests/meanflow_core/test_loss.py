@@ -69,7 +69,7 @@ def test_with_r_equal_to_t_it_is_flow_matching_bit_for_bit(name):
 @pytest.mark.parametrize("method", EXACT)
 def test_an_infinite_derivative_on_the_rows_with_r_equal_to_t_is_never_met(method):
     """u = z sqrt(t - r) has none at r = t; 0 times it would be nan."""
-    field = lambda z, r, t, labels: z * torch.sqrt((t - r)).unsqueeze(-1)  # noqa: E731
+    field = lambda z, r, t, labels: z * torch.sqrt(t - r).unsqueeze(-1)  # noqa: E731
     x, noise, r, t = batch((3,))
     result = meanflow_loss(field, x, noise, r, t, objective=objective(derivative=method))
     assert torch.isfinite(result.loss)

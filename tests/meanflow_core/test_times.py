@@ -53,9 +53,9 @@ def test_the_order_of_swap_and_mask_moves_the_times_of_flow_matching_rows():
 
 
 def test_mean_gap_of_the_default_and_of_the_uniform_law():
-    r, t, m = drawn(ratio=1.0)
+    r, t, _ = drawn(ratio=1.0)
     assert (t - r).mean().item() == pytest.approx(0.2334, abs=1e-3)
-    r, t, m = drawn(law="uniform", ratio=1.0)
+    r, t, _ = drawn(law="uniform", ratio=1.0)
     assert (t - r).mean().item() == pytest.approx(1 / 3, abs=1e-3)
 
 
