@@ -173,18 +173,15 @@ def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) ->
         try:
             known = known_configurations(home, spec, now, without=spec.name)
             engine = Engine(ledger, tracker=tracker, environment=now, known=known)
-            try:
-                with LiveDisplay(spec, console()) as display:
-                    _run(engine, display, inline=inline)
-            except KeyboardInterrupt:
-                engine.finish("interrupted by hand")
-                typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
-                raise
-            engine.finish()
+            with LiveDisplay(spec, console()) as display:
+                _run(engine, display, inline=inline)
         finally:
             left = tracker.close(timeout=30.0)
             if left:
                 typer.echo(f"{left} events wait for MLflow; `meansweep sync {spec.name}` sends them", err=True)
+        if ledger.state().state == "interrupted":
+            typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
+            raise KeyboardInterrupt
         _conclude(ledger)
 
 
