@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,11 @@ class Curve:
 
 
 class Slow(Curve):
-    """Takes `config["nap"]` seconds for each call of `train`, and notes it in the file `config["trace"]` if set."""
+    """Takes `config["nap"]` seconds for each call of `train`, and notes it in the file `$TOY_TRACE` if set."""
 
     def train(self, steps: int) -> dict[str, float]:
-        if self.config.get("trace"):
-            with open(self.config["trace"], "a") as file:
+        if "TOY_TRACE" in os.environ:
+            with open(os.environ["TOY_TRACE"], "a") as file:
                 file.write(f"{self.config['x']} {self.step}\n")
         time.sleep(float(self.config.get("nap", 0.05)))
         return super().train(steps)
