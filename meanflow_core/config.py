@@ -129,6 +129,8 @@ class GuidanceConfig(Section):
 class WeightConfig(Section):
     """The adaptive weight w = 1 / (|D|^2 + eps)^power, |D|^2 summed over a row, no gradient (sec. 4.3, Table 1e)."""
 
+    law: Literal["adaptive"] = "adaptive"
+    """Which weighting."""
     power: float = 1.0
     """The paper's p. 0 is the plain squared error, 0.5 is close to pseudo-Huber."""
     eps: float = 1e-3

@@ -11,7 +11,7 @@ from meanflow_core.config import ObjectiveConfig
 from meanflow_core.derivative import predict
 from meanflow_core.guidance import guided_velocity
 from meanflow_core.path import Network, interpolate, per_row
-from meanflow_core.weighting import adaptive_weight
+from meanflow_core.weighting import row_weight
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def meanflow_loss(
         velocity = torch.cat([guided.leading, rest])
         du_dt = torch.cat([du_dt, torch.zeros_like(rest)])
     squared_error = (u - target).square().flatten(1).sum(1)
-    weighted = adaptive_weight(squared_error, objective.weight) * squared_error
+    weighted = row_weight(squared_error, objective.weight) * squared_error
     return MeanFlowLoss(weighted.mean(), weighted.detach(), squared_error.detach(), u.detach(), target, velocity, du_dt)
 
 

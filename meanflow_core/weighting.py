@@ -1,6 +1,8 @@
-"""The adaptive weight of sec. 4.3."""
+"""How much each row counts, by how wrong it is."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from meanflow_core.config import WeightConfig
 
 
 def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
-    """Return w = 1 / (|D|^2 + eps)^power for each row, without gradient.
+    """Return w = 1 / (|D|^2 + eps)^power for each row, without gradient (sec. 4.3).
 
     Args:
         squared_error: |D|^2 [B], summed over a row's entries; `eps` is in the same units.
@@ -18,3 +20,12 @@ def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
     if config.power == 0:
         return torch.ones_like(squared_error)
     return (squared_error.detach() + config.eps) ** -config.power
+
+
+LAWS: dict[str, Callable[[Tensor, WeightConfig], Tensor]] = {"adaptive": adaptive_weight}
+"""Every weighting. A new one is a function and a line here (and its name in `WeightConfig.law`)."""
+
+
+def row_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
+    """Return the weight of each row [B] by `objective.weight`, a constant."""
+    return LAWS[config.law](squared_error.detach(), config)
