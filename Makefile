@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test check format lint types clean
+.PHONY: help setup quickstart test torture bench check format lint types
 
 help:  ## Print the targets.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY)  ## Make .venv and install the project and its tools.
 
@@ -21,6 +21,13 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY)  ## Run a small sweep on real digits: a leaderboard and a picture in minutes.
 	$(BIN)/meansweep run sweeps/quickstart.yaml
+
+torture: $(READY)  ## Kill a driver fifty times a method: the sweep must end as if it had not been.
+	$(BIN)/python scripts/torture.py
+
+bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
+	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/overhead.py
 
 test: $(READY)  ## Run all tests that need no GPU.
 	$(BIN)/python -m pytest -q

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
     from orchestrator.live import LiveDisplay
     from orchestrator.paths import Home
+    from orchestrator.spec import SweepSpec
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
 OverridesArgument = Annotated[
@@ -95,6 +96,10 @@ def run(
 
     words = [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
     spec = read_spec(file, words)
+    share = _gpu_share(spec)
+    if share:
+        typer.echo(f"this machine has a GPU: resources.gpu is {share:g} a trial, since the file does not say")
+        spec = read_spec(file, [*words, f"resources.gpu={share:g}"])
     place = home_at(home)
     paths = place.sweep(spec.name)
     for note in spec.notes:
@@ -149,6 +154,14 @@ def resume(
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
     _drive(place, ledger, inline=inline, strict=strict)
+
+
+def _gpu_share(spec: SweepSpec) -> float:
+    """Return the share of a GPU for trials of a file that does not say: none without a GPU here, else a quarter."""
+    from orchestrator.probe import available_here
+
+    said = "gpu" in (spec.source["sweep"].get("resources") or {})
+    return 0.0 if said or not available_here().get("gpu") else 0.25
 
 
 def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) -> None:

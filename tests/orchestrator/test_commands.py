@@ -1,0 +1,38 @@
+"""What the commands decide for themselves."""
+
+from pathlib import Path
+
+import pytest
+
+from meanflow_core.errors import ConfigError
+from orchestrator.commands.models import _numbers
+from orchestrator.commands.service import remote_address
+from orchestrator.commands.sweeps import _gpu_share
+from orchestrator.spec import read_spec
+
+QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(("gpus", "words", "share"), [(1.0, [], 0.25), (0.0, [], 0.0), (1.0, ["resources.gpu=0"], 0.0)])
+def test_a_gpu_is_shared_where_there_is_one_and_the_file_does_not_say(monkeypatch, gpus, words, share):
+    monkeypatch.setattr("orchestrator.probe.available_here", lambda: {"cpu": 2.0, "gpu": gpus})
+    assert _gpu_share(read_spec(QUICKSTART, words)) == share
+
+
+def test_numbers_are_read_as_ranges_and_lists():
+    assert _numbers("--labels", "0-3,7", low=0) == [0, 1, 2, 3, 7]
+    with pytest.raises(ConfigError, match="--nfe"):
+        _numbers("--nfe", "0", low=1)
+    with pytest.raises(ConfigError, match="3-x"):
+        _numbers("--labels", "3-x", low=0)
+
+
+def test_an_address_is_taken_out_of_commands_that_run_on_the_cluster_only():
+    assert remote_address(["status", "s", "--address", "http://h:1", "--json"]) == (
+        "http://h:1",
+        ["status", "s", "--json"],
+    )
+    assert remote_address(["logs", "3", "--address=http://h:1"]) == ("http://h:1", ["logs", "3"])
+    assert remote_address(["doctor", "--address", "http://h:1"]) == (None, ["doctor", "--address", "http://h:1"])
+    with pytest.raises(ConfigError, match="--address"):
+        remote_address(["status", "--address"])
