@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, nearest
 from meanflow_core.yamlfile import write_yaml
-from orchestrator import control, mailbox, replicates
+from orchestrator import control, mailbox, population, replicates
 from orchestrator.environment import drift
 from orchestrator.failures import BAD_REGION, goes_on, sweep_breaking_bug
 from orchestrator.folding import TrialHistory
@@ -29,6 +29,7 @@ from orchestrator.records import Failure, TrialRecord, TrialState
 from orchestrator.reuse import Known
 from orchestrator.search import Draw, Observation, Search, finite
 from orchestrator.stopping import Curve, reason_to_stop
+from orchestrator.storage import CheckpointStore
 from orchestrator.summary import reached_target, spent, summarize
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class Engine:
             return Wait(reason="the sweep is paused")
         if self.spec.max_concurrent is not None and len(self._live) >= self.spec.max_concurrent:
             return Wait(reason=f"max_concurrent is {self.spec.max_concurrent}")
+        if self.spec.method == "pbt":
+            self._turn_generation()
         waiting = self._waiting()
         if waiting is not None:
             return self._go_on(waiting)
@@ -143,7 +146,32 @@ class Engine:
             for history in self.ledger.histories()
             if history.id not in self._live and history.state in (TrialState.RUNNING, TrialState.WAITING)
         ]
+        if self.spec.method == "pbt":  # who is ahead waits for its generation
+            turned = self.ledger.fact("generation", 0)
+            waiting = [history for history in waiting if history.replicate or history.last_step <= turned]
         return min(waiting, key=lambda history: (history.replicate, history.config_id), default=None)
+
+    def _turn_generation(self) -> None:
+        """Once the whole population stands at the same report, let its worst go on from copies of its best.
+
+        Recorded first, copied after, and nobody goes on before both are done: a killed engine's successor finds the
+        same members at the same step, decides the same, and copies again.
+        """
+        members = [h for h in self._searched() if h.state in (TrialState.RUNNING, TrialState.WAITING)]
+        complete = self._exhausted or len(self._searched()) >= (self.spec.run_cap or 0)
+        steps = {history.last_step for history in members}
+        step = max(steps, default=0)
+        if self._live or not complete or len(steps) != 1 or step <= self.ledger.fact("generation", 0):
+            return
+        changes = population.exploits(self.spec, members, step)
+        for change in changes:
+            lineage = self.ledger.history(change.trial).labels.get("lineage", [])
+            if not lineage or lineage[-1]["step"] < step:
+                self.ledger.label(change.trial, "lineage", [*lineage, change.to_dict()])
+        for change in changes:
+            store = CheckpointStore.at(self.paths.trial(change.trial), self.spec.name, change.trial)
+            store.adopt(step, change.checkpoint)
+        self.ledger.note("generation", step)
 
     def _go_on(self, history: TrialHistory) -> Assignment:
         start, checkpoint = self._resume_point(history)
@@ -163,13 +191,14 @@ class Engine:
 
     def _hand_out(self, history: TrialHistory, start: int, checkpoint: str | None) -> Assignment:
         spec = self.ledger.spec(history.birth["revision"])
-        config = spec.config_for(history.birth["values"], seed=history.birth["seed"])
+        config = spec.config_for(history.values, seed=history.birth["seed"])
         folder = self.paths.trial(history.id)
         folder.root.mkdir(parents=True, exist_ok=True)
-        if not folder.config.exists():
+        if not folder.config.exists() or "lineage" in history.labels:
             folder.config.write_text(write_yaml(config), encoding="utf-8")
         if self._tracker is not None:
-            self._tracker.trial_started(history.record(), config)
+            # What a run is shown to have started with never changes; its lineage is in its labels.
+            self._tracker.trial_started(dataclasses.replace(history.record(), values=history.birth["values"]), config)
         self._live[history.id] = _Live(handed=self._clock(), start=start)
         return Assignment(
             trial=history.id,
@@ -240,6 +269,8 @@ class Engine:
 
     def _new_trial(self, draw: Draw, found: Mapping[str, Any], number: int) -> TrialHistory:
         known = self._known.get(found["hash"]) if self.spec.on_duplicate == "reuse" else None
+        if self.spec.method == "pbt":
+            known = None  # a member that is at its end takes no part
         seed = int(draw.values.get("seed", self.spec.seed))
         labels: dict[str, Any] = {"drift": self._drift} if self._drift and known is None else {}
         new = NewTrial(
@@ -271,7 +302,7 @@ class Engine:
         if wanted is None:
             return None
         searched = self.ledger.history(str(wanted.config_id))
-        values = searched.birth["values"]
+        values = searched.values
         seed = searched.birth["seed"] + wanted.replicate
         spec = self.ledger.spec(searched.birth["revision"])
         config = spec.config_for(values, seed=seed)
@@ -344,7 +375,7 @@ class Engine:
         if self._asked.get(trial_id) == "stop":
             self._end(history, TrialState.PRUNED, "stopped by hand")
             return Verdict.STOP
-        wanted = self._halt is not None or self._held or trial_id in self._asked
+        wanted = self._halt is not None or self._held or trial_id in self._asked or self.spec.method == "pbt"
         return Verdict.PAUSE if wanted else Verdict.CONTINUE
 
     def _conclude(self, history: TrialHistory) -> None:

@@ -99,6 +99,12 @@ class TrialHistory:
         return str(self.birth["id"])
 
     @property
+    def values(self) -> dict[str, Any]:
+        """The swept parameters: as it was born with them, or as population based training has last changed them."""
+        lineage = self.labels.get("lineage")
+        return dict(lineage[-1]["values"] if lineage else self.birth["values"])
+
+    @property
     def config_id(self) -> int:
         """The configuration's number."""
         return int(self.birth["config_id"])
@@ -140,7 +146,7 @@ class TrialHistory:
             config_id=self.config_id,
             replicate=self.replicate,
             seed=birth["seed"],
-            values=birth["values"],
+            values=self.values,
             config_hash=birth["config_hash"],
             state=self._state,
             steps=steps[-1] if steps else 0,

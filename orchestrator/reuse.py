@@ -56,7 +56,7 @@ def known_configurations(
         if any(theirs.get(key) is None or theirs.get(key) != environment.get(key) for key in ("code", "data")):
             continue
         for history in ledger.histories():
-            sound = history.state is TrialState.FINISHED and "drift" not in history.labels
+            sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
             last = history.points.get(history.last_step, {}).get("metrics", {})
             if sound and all(math.isfinite(last.get(metric.name, math.nan)) for metric in spec.metrics):
                 origin = history.labels.get("reused") or f"{paths.name}/{history.id}"

@@ -32,10 +32,14 @@ class CheckpointStore:
 
     @classmethod
     def of(cls, assignment: Assignment) -> CheckpointStore:
+        """Return the store of an assignment's trial."""
+        return cls.at(TrialPaths(Path(assignment.folder)), assignment.sweep, assignment.trial)
+
+    @classmethod
+    def at(cls, paths: TrialPaths, sweep: str, trial: str) -> CheckpointStore:
         """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not."""
         base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
-        url = f"{base}/{assignment.sweep}/{assignment.trial}" if base else None
-        return cls(TrialPaths(Path(assignment.folder)), url)
+        return cls(paths, f"{base}/{sweep}/{trial}" if base else None)
 
     def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         """Write the state reached at `step` and return the name by which `load` finds it."""
@@ -86,6 +90,19 @@ class CheckpointStore:
             del scores[name]
         self._write_scores(scores)
 
+    def adopt(self, step: int, place: str) -> None:
+        """Make a copy of the checkpoint at `place` this trial's own at `step`, instead of what stands there."""
+        target = self._paths.checkpoint(step)
+        if self._url is not None:
+            with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
+                upload(local_checkpoint(place, Path(scratch)), f"{self._url}/{target.name}")
+            return
+        aside = target.with_name(f".{target.name}.adopted.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(place, aside, copy_function=_link)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+
     def _delete(self, name: str) -> None:
         if self._url is None:
             shutil.rmtree(
@@ -106,6 +123,14 @@ class CheckpointStore:
         self._scores_file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(scores))
         aside.replace(self._scores_file)
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file where the file system can: a checkpoint's files are never written to again."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def local_checkpoint(place: str, scratch: Path) -> Path:

@@ -17,7 +17,8 @@ import ray
 
 from orchestrator import runner_ray
 from orchestrator.messages import Assignment, Verdict
-from orchestrator.paths import TrialPaths
+from orchestrator.paths import Home, TrialPaths
+from orchestrator.runner_inline import run_inline
 from orchestrator.runner_nodes import capacity, resource_bundle
 from orchestrator.runner_ray import run_ray
 from orchestrator.runner_worker import wait_for_gpu_memory
@@ -26,6 +27,8 @@ from tests.orchestrator import toy_trainers as toys
 from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.scripted_engine import ScriptedEngine
 from tests.orchestrator.simulation import open_engine
+from tests.orchestrator.test_population import SHORT, essence
+from tests.orchestrator.test_population import content as population_sweep
 
 TOYS = "tests.orchestrator.toy_trainers"
 pytestmark = pytest.mark.ray
@@ -260,6 +263,16 @@ class TestRay(RunnerContract):
                 return Ran(run_ray(engine), engine.paths)
 
         return run
+
+
+def test_population_based_training_on_two_workers_decides_as_in_one_process(local_ray, tmp_path):
+    found = []
+    for place, runner in (("inline", run_inline), ("ray", run_ray)):
+        engine = open_engine(Home(tmp_path / place), population_sweep(**SHORT))
+        with engine.ledger:
+            runner(engine)
+            found.append([essence(trial) for trial in engine.ledger.trials()])
+    assert found[0] == found[1]
 
 
 def node(alive=True, **resources):
