@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.yamlfile import write_yaml
 from orchestrator.commands.common import (
     CommandFailed,
     HomeOption,
@@ -91,6 +92,8 @@ def run(
     from orchestrator.environment import environment
     from orchestrator.journal import SweepBusy
     from orchestrator.ledger import Ledger
+    from orchestrator.plan import make_plan
+    from orchestrator.probe import available_here
     from orchestrator.reuse import warm_observations
     from orchestrator.spec import read_spec
 
@@ -112,6 +115,8 @@ def run(
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))]) from None
     except SweepBusy as busy:
         raise CommandFailed(str(busy)) from busy
+    paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
+    ledger.note("plan", make_plan(spec, resources_available=available_here()).to_dict())
     _drive(place, ledger, inline=inline)
 
 
@@ -184,7 +189,8 @@ def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) ->
     with ledger:
         tracker = MlflowTracker(paths.outbox, Store.of(home))
         try:
-            known = known_configurations(home, spec, now, without=spec.name)
+            reusing = spec.on_duplicate != "run"
+            known = known_configurations(home, spec, now, without=spec.name) if reusing else {}
             engine = Engine(ledger, tracker=tracker, environment=now, known=known)
             with LiveDisplay(spec, console()) as display:
                 _run(engine, display, inline=inline)
