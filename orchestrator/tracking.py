@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.delivery import Delivery, Sender
-from orchestrator.events import SWEEP, EventTracker, Points
+from orchestrator.events import SWEEP, EventTracker
 from orchestrator.outbox import Outbox
 from orchestrator.paths import Home
+from orchestrator.run_writer import Points
 from orchestrator.store import Sent, Store
 
 if TYPE_CHECKING:

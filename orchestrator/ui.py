@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.paths import Home
-from orchestrator.store import Store, quiet_mlflow
+from orchestrator.store import Store, connect, quiet_mlflow
+from orchestrator.views import VIEW, view_path
 
 START_SECONDS = 120.0
 """A first start creates the data base; on a slow disk that takes a while."""
@@ -41,14 +43,40 @@ def serve(home: Home, host: str = "127.0.0.1", port: int = 5000, *, say: Callabl
     if store.uri.startswith(("http://", "https://")):
         say(f"MLFLOW_TRACKING_URI names a server, which shows the sweeps: {store.name}")
         return 0
-    with server(store, host, port, log=home.root / "ui.log") as (url, process):
+    with server(store, host, port, log=home.root / "ui.log") as (url, process), _terminate_as_interrupt():
         say(f"MLflow shows the sweeps of {home.root} at {url} (Ctrl-C stops it)")
+        for name, path in _views(store):
+            say(f"  {name}: {url}{path}")
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("It listens beyond this machine and asks for no password; see docs/mlflow.md for one that does.")
         try:
             return process.wait()
         except KeyboardInterrupt:
             return 0
+
+
+def _views(store: Store, most: int = 10) -> list[tuple[str, str]]:
+    """Return the newest sweeps with the path of their leaderboard view."""
+    experiments = connect(store).search_experiments(order_by=["last_update_time DESC"], max_results=100)
+    ours = [each for each in experiments if f"mlflow.sharedViewState.{VIEW}" in each.tags]
+    return [(each.name, view_path(each.experiment_id)) for each in ours[:most]]
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that the server goes too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
