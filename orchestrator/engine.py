@@ -48,7 +48,8 @@ class _Live:
 
     handed: float
     """The engine's clock when it was handed out."""
-    start: int
+    reached: int
+    """Its start, then the step of its last report."""
     reported: float = 0.0
     """Seconds of work its reports account for."""
 
@@ -199,7 +200,7 @@ class Engine:
         if self._tracker is not None:
             # What a run is shown to have started with never changes; its lineage is in its labels.
             self._tracker.trial_started(dataclasses.replace(history.record(), values=history.birth["values"]), config)
-        self._live[history.id] = _Live(handed=self._clock(), start=start)
+        self._live[history.id] = _Live(handed=self._clock(), reached=start)
         return Assignment(
             trial=history.id,
             sweep=self.spec.name,
@@ -357,6 +358,8 @@ class Engine:
         if live is None:
             log.warning("a report of trial %s, which is not running, is ignored", trial_id)
             return Verdict.STOP
+        if report.facts:
+            self.learned(**report.facts)
         history = self.ledger.history(trial_id)
         missing = [metric.name for metric in self.spec.metrics if metric.name not in report.metrics]
         if missing:
@@ -366,6 +369,7 @@ class Engine:
             self._tracker.report(trial_id, report.step, report.metrics, report.rows, report.images)
         new = self.ledger.add_report(trial_id, report, wall=self.wall())
         live.reported += report.seconds
+        live.reached = report.step
         if new and not history.replicate:
             self._extend_curve(history, report.step)
         self._check_limits()
@@ -420,7 +424,7 @@ class Engine:
 
     def _failed(self, history: TrialHistory, live: _Live, outcome: Outcome) -> None:
         wasted = max(0.0, self._clock() - live.handed - live.reported)
-        failure = self._failure(history, outcome, live.start)
+        failure = self._failure(history, outcome, live.reached)
         kinds = [attempt.kind for attempt in history.attempts] + [failure.kind]
         charged = failure.kind == "infrastructure"
         if goes_on(
@@ -434,9 +438,9 @@ class Engine:
                 wall=self.wall(), wasted=wasted, failure=dataclasses.asdict(failure), charged=charged,
             )  # fmt: skip
         else:
-            self._end(history, TrialState.FAILED, f"{failure.kind}: {failure.reason}", outcome, wasted, live.start)
+            self._end(history, TrialState.FAILED, f"{failure.kind}: {failure.reason}", outcome, wasted, live.reached)
 
-    def _failure(self, history: TrialHistory, outcome: Outcome, start: int) -> Failure:
+    def _failure(self, history: TrialHistory, outcome: Outcome, reached: int) -> Failure:
         kind = outcome.kind
         if kind in ("finished", "stopped"):
             raise ValueError(f"no failure: {kind}")
@@ -446,15 +450,16 @@ class Engine:
             traceback=outcome.traceback,
             log=str(self.paths.trial(history.id).log),
             attempt=history.run,
-            step=max(start, history.last_step),
+            step=reached,
             at=time.time(),
         )
 
     def _end(
         self, history: TrialHistory, state: TrialState, reason: str, outcome: Outcome | None = None,
-        wasted: float = 0.0, start: int = 0,
+        wasted: float = 0.0, reached: int | None = None,
     ) -> None:  # fmt: skip
-        failure = None if outcome is None else dataclasses.asdict(self._failure(history, outcome, start))
+        step = history.last_step if reached is None else reached
+        failure = None if outcome is None else dataclasses.asdict(self._failure(history, outcome, step))
         self._asked.pop(history.id, None)
         self.ledger.end_trial(history.id, state, reason, wall=self.wall(), wasted=wasted, failure=failure)
         if self._tracker is not None:
