@@ -108,6 +108,11 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         if spec.early_terminate and spec.early_terminate.type != "threshold":
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
+    if spec.method == "pbt":
+        for key in sorted({"trainer.steps", "trainer.eval_every"} & set(spec.space.names)):
+            reader.wrong(
+                reader.place(key), "must be the same in the whole population, which `pbt` compares step by step"
+            )
     if spec.method == "pbt" and spec.early_terminate:
         reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
     if spec.method == "cmaes":

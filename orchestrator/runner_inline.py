@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.engine import Engine
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
-from orchestrator.trial import MakeTrainer, OnLog, build_trainer, classify, make_shared, run_trial, shared_key
+from orchestrator.trial import MakeTrainer, OnLog, build_trainer, classify, make_shared, run_trial, shared_key, tidy
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ def _run(
             verdict = engine.report(work.trial, report)
             if on_event is not None:
                 on_event(engine)
+            if verdict is not Verdict.CONTINUE:
+                tidy(work)
             if verdict is not Verdict.CONTINUE or work.trial in engine.poll():
                 return Outcome(kind="stopped", last_step=report.step)
             if interrupts.seen:

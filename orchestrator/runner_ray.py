@@ -234,8 +234,6 @@ class Session:
             return Verdict.STOP
         run.node = node
         with self._noting_errors():
-            if report.facts:
-                self.engine.learned(**report.facts)
             verdict = self.engine.report(run.assignment.trial, report)
             if verdict is not Verdict.CONTINUE:
                 self.ended(tune_id, Outcome(kind="stopped", last_step=report.step))

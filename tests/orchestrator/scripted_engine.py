@@ -38,7 +38,6 @@ class ScriptedEngine:
         self.events: list[tuple[str, str]] = []
         self.polls = 0
         self.to_stop: set[str] = set()
-        self.facts: dict[str, str] = {}
         self._verdict, self._retry = verdict, retry
 
     def next(self) -> Assignment | Wait | Done:
@@ -67,9 +66,6 @@ class ScriptedEngine:
             if reports:
                 last = replace(last, start=reports[-1].step, checkpoint=reports[-1].checkpoint)
             self.queue.append(replace(last, attempt=last.attempt + 1))
-
-    def learned(self, **facts: str) -> None:
-        self.facts.update(facts)
 
     def poll(self) -> frozenset[str]:
         self.polls += 1
