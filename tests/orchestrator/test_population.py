@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from meanflow_core.checkpoint import load_checkpoint
+from meanflow_core.errors import ConfigError
 from orchestrator.engine import Engine
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
@@ -233,3 +234,8 @@ def test_an_adopted_checkpoint_is_the_donors_and_survives_its_deletion(tmp_path:
     for file in donor.iterdir():
         file.unlink()
     assert load_checkpoint(own) == {"height": 3.0}
+
+
+def test_the_length_of_a_trial_cannot_be_varied() -> None:
+    with pytest.raises(ConfigError, match=r"parameters\.trainer\.steps: must be the same in the whole population"):
+        toy.spec(content(parameters={"rate": {"min": 0.1, "max": 1.0}, "trainer.steps": {"values": [10, 20]}}))
