@@ -20,7 +20,10 @@ from orchestrator.records import TrialState
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
-_NEEDS_DRIVER = {"pause": "the sweep", "trial-pause": "the trial"}
+COMMANDS = (
+    *("stop", "pause", "resume", "extend", "edit", "retry-failed"),
+    *("trial-stop", "trial-pause", "trial-retry"),
+)
 
 
 def request(paths: SweepPaths, command: Mapping[str, Any]) -> str:
@@ -98,6 +101,8 @@ def check(ledger: Ledger, command: Mapping[str, Any]) -> None:
         ConfigError: saying what.
     """
     kind, trial = command["command"], command.get("trial")
+    if kind not in COMMANDS:
+        raise _wrong("command", "is none", kind, nearest(str(kind), COMMANDS))
     if trial is not None:
         known = {record.id: record for record in ledger.trials()}
         if trial not in known:
@@ -148,10 +153,8 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             if edits.moves_space(changes):
                 ledger.note("space_revision", number)
             return f"revision {number}: " + "; ".join(changes)
-        case "pause" | "resume":
+        case _:
             return "no driver is running; `meansweep resume` starts one"
-        case other:
-            raise _wrong("command", "is none", other)
 
 
 def take_up(ledger: Ledger, history: TrialHistory) -> str:

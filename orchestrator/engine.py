@@ -87,8 +87,8 @@ class Engine:
         self._halt: tuple[str, str] | None = None
         """State and reason: nothing more is handed out, what runs pauses at its next report."""
         self._held = False
-        self._asked: dict[str, str] = {}
-        """Trials that somebody has asked to "stop" or to "pause"."""
+        self._pausing: set[str] = set()
+        """Trials that somebody has asked to pause."""
         self._exhausted = False
         self._observed: dict[str, tuple[TrialRecord, Observation]] = {}
         self._curves: dict[str, Curve] = {}
@@ -361,6 +361,8 @@ class Engine:
         if report.facts:
             self.learned(**report.facts)
         history = self.ledger.history(trial_id)
+        if history.state.ended:  # stopped by hand in the meantime
+            return Verdict.STOP
         missing = [metric.name for metric in self.spec.metrics if metric.name not in report.metrics]
         if missing:
             self._fail_for_missing(history, missing[0], report)
@@ -411,13 +413,11 @@ class Engine:
             reason = f"the trainer came to its end at step {history.last_step} of {self._length(history)}"
             outcome = Outcome(kind="bug", reason=reason, last_step=history.last_step)
         if outcome.kind == "stopped":
-            asked = self._asked.pop(trial_id, None)
-            if asked == "stop":
-                self._end(history, TrialState.PRUNED, "stopped by hand")
-            elif asked == "pause":
-                self.ledger.end_run(trial_id, TrialState.PAUSED, "paused by hand", wall=self.wall())
-            else:
-                self.ledger.end_run(trial_id, TrialState.WAITING, outcome.reason or "interrupted", wall=self.wall())
+            by_hand = trial_id in self._pausing
+            state = TrialState.PAUSED if by_hand else TrialState.WAITING
+            reason = "paused by hand" if by_hand else outcome.reason or "interrupted"
+            self.ledger.end_run(trial_id, state, reason, wall=self.wall())
+            self._pausing.discard(trial_id)
             return
         self._failed(history, live, outcome)
         self._breaking = self._breaking or sweep_breaking_bug(self.ledger.trials())
@@ -460,7 +460,7 @@ class Engine:
     ) -> None:  # fmt: skip
         step = history.last_step if reached is None else reached
         failure = None if outcome is None else dataclasses.asdict(self._failure(history, outcome, step))
-        self._asked.pop(history.id, None)
+        self._pausing.discard(history.id)
         self.ledger.end_trial(history.id, state, reason, wall=self.wall(), wasted=wasted, failure=failure)
         if self._tracker is not None:
             self._tracker.trial_ended(history.record())
@@ -545,10 +545,10 @@ class Engine:
             case "pause" | "resume":
                 self.hold(kind == "pause")
             case "trial-stop" if trial in self._live:
-                self._asked[trial] = "stop"
+                self._end(self.ledger.history(trial), TrialState.PRUNED, "stopped by hand")
                 return {trial}
             case "trial-pause" if trial in self._live:
-                self._asked[trial] = "pause"
+                self._pausing.add(trial)
             case _:
                 log.info("%s", control.apply(self.ledger, command))
                 self._take_over()
@@ -602,7 +602,7 @@ class Engine:
             self.ledger.set_state("paused" if held else "running")
 
     def learned(self, **facts: str) -> list[str]:
-        """Take in what only a worker could find out about the environment (`device`, `data`).
+        """Take in what only a worker could find out about the environment (`device`, `fingerprint`).
 
         Returns:
             What differs from the sweep's own environment, one line each.

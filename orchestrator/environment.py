@@ -18,24 +18,25 @@ COMPARED = {
     "torch": "torch",
     "device": "the device type",
     "data": "the data",
+    "fingerprint": "the data's fingerprint",
 }
 """What a result may depend on, in words."""
 
 
-def environment(spec: SweepSpec, *, device: str | None = None, data: str | None = None) -> dict[str, Any]:
+def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str | None = None) -> dict[str, Any]:
     """Return what results may depend on besides the configuration.
 
     Args:
         spec: the sweep.
         device: type of the device that trains ("cpu", a GPU's name), if known.
-        data: fingerprint of the training data, if known; else that of its description in the base configuration.
+        fingerprint: of the training data, if somebody has read it.
     """
-    described = json.dumps(spec.base.get("data"), sort_keys=True, default=str).encode()
     return {
         "code": code_version(spec.trainer),
         "torch": _version("torch"),
         "device": device,
-        "data": data or f"described:{hashlib.sha256(described).hexdigest()[:16]}",
+        "data": described_data(spec.base.get("data")),
+        "fingerprint": fingerprint,
         "python": platform.python_version(),
         "meansweep": _version("meansweep"),
     }
@@ -46,10 +47,26 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     lines = []
     for key, name in COMPARED.items():
         old, new = then.get(key), now.get(key)
-        comparable = old is not None and new is not None and str(old).partition(":")[1] == str(new).partition(":")[1]
-        if comparable and old != new:
+        if old is not None and new is not None and old != new:
             lines.append(f"{name}: {old} -> {new}")
     return lines
+
+
+def described_data(section: Any) -> str:
+    """Return a hash of the configuration's `data` section and of the sizes of the files that it names.
+
+    It is known before any data is read, so that equal configurations of other sweeps can be found at once.
+    """
+    named = section.values() if isinstance(section, Mapping) else ()
+    sizes = [_size(Path(value)) for value in named if isinstance(value, str) and "/" in value]
+    return hashlib.sha256(json.dumps([section, sizes], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, number of entries of a folder."""
+    if path.is_dir():
+        return sum(1 for _ in path.iterdir())
+    return path.stat().st_size if path.is_file() else None
 
 
 def code_version(trainer: str) -> str:

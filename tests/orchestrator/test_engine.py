@@ -485,13 +485,27 @@ def test_what_runs_in_another_environment_is_labelled_or_refused(
 def test_what_only_a_worker_knows_is_recorded_the_first_time_and_compared_later(start: Start) -> None:
     content = toy.sweep(run_cap=3)
     engine = start(content)
-    assert engine.learned(device="cpu", data="abc") == []
+    assert engine.learned(device="cpu", fingerprint="abc") == []
     assert engine.ledger.environment()["device"] == "cpu"
     engine = start(content)
-    assert engine.learned(device="cpu", data="abd") == []  # the base's description is not comparable with a hash
-    assert engine.learned(device="cuda") == ["the device type: cpu -> cuda"]
+    assert engine.learned(device="cpu", fingerprint="abc") == []
+    drifted = ["the device type: cpu -> cuda", "the data's fingerprint: abc -> abd"]
+    assert engine.learned(device="cuda", fingerprint="abd") == drifted
+    assert engine.learned(device="cuda", fingerprint="abd") == []  # said once
     assert work_of(engine).trial == "0"
-    assert engine.ledger.trial("0").labels == {"drift": ["the device type: cpu -> cuda"]}
+    assert engine.ledger.trial("0").labels == {"drift": drifted}
+
+
+def test_data_that_has_grown_is_other_data(tmp_path: Path) -> None:
+    from orchestrator.environment import described_data
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    section = {"name": "image_folder", "path": str(folder)}
+    before = described_data(section)
+    assert described_data(dict(section)) == before
+    (folder / "more.png").touch()
+    assert described_data(section) != before
 
 
 # ------------------------------------------------------------------------------------------- other things

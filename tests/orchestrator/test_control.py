@@ -1,0 +1,339 @@
+"""Commands from another shell, with and without a driver; editing and extending a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanflow_core.errors import ConfigError
+from orchestrator import control, mailbox
+from orchestrator.engine import Engine
+from orchestrator.ledger import Ledger
+from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.opening import resume_sweep
+from orchestrator.paths import Home
+from orchestrator.records import TrialRecord, TrialState
+from tests.orchestrator import toy
+from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def engine(home: Home) -> Iterator[Engine]:
+    engine = open_engine(home, toy.sweep(run_cap=4))
+    with engine.ledger:
+        yield engine
+
+
+def work_of(engine: Engine) -> Assignment:
+    work = engine.next()
+    assert isinstance(work, Assignment), work
+    return work
+
+
+def at(step: int, loss: float = 1.0) -> Report:
+    return Report(step=step, metrics={"loss": loss, "size": 1.0}, seconds=1.0)
+
+
+def states(trials: list[TrialRecord]) -> list[str]:
+    return [trial.state.value for trial in trials]
+
+
+def ask(engine: Engine, command: dict[str, Any]) -> frozenset[str]:
+    """Ask the driver as another process would, and let it look into its mailbox."""
+    assert "asked the driver" in control.request(engine.paths, command)
+    return engine.poll()
+
+
+# ---------------------------------------------------------------------------------------- with a driver
+
+
+def test_stop_lets_trials_come_to_their_next_report_and_a_resume_goes_on(home: Home, engine: Engine) -> None:
+    work_of(engine)
+    ask(engine, control.stop())
+    assert isinstance(engine.next(), Wait)
+    assert engine.report("0", at(30)) is Verdict.PAUSE
+    engine.ended("0", Outcome(kind="stopped"))
+    assert isinstance(engine.next(), Done)
+    engine.finish()
+    engine.ledger.close()
+    assert Ledger.open(engine.paths).state().state == "stopped"
+    assert states(run(home, toy.sweep())) == ["finished"] * 4
+
+
+def test_pause_frees_the_workers_and_the_driver_waits_for_resume(engine: Engine) -> None:
+    work_of(engine)
+    ask(engine, control.pause())
+    assert engine.report("0", at(30)) is Verdict.PAUSE
+    engine.ended("0", Outcome(kind="stopped"))
+    assert engine.next() == Wait(reason="the sweep is paused")
+    assert Ledger.open(engine.paths).state().state == "paused"
+    ask(engine, control.resume())
+    assert work_of(engine).trial == "0"
+    assert Ledger.open(engine.paths).state().state == "running"
+
+
+def test_one_trial_is_stopped_at_once_and_for_good(engine: Engine) -> None:
+    work_of(engine)
+    work_of(engine)
+    assert ask(engine, control.stop_trial("1")) == {"1"}
+    engine.ended("1", Outcome(kind="stopped"))
+    assert engine.report("0", at(30)) is Verdict.CONTINUE
+    record = engine.ledger.trial("1")
+    assert (record.state, record.reason) == (TrialState.PRUNED, "stopped by hand")
+    assert [work_of(engine).trial for _ in range(2)] == ["2", "3"]
+
+
+def test_one_trial_is_paused_at_its_next_report_until_it_is_retried(engine: Engine) -> None:
+    work_of(engine)
+    assert ask(engine, control.pause_trial("0")) == frozenset()
+    assert engine.report("0", at(30)) is Verdict.PAUSE
+    engine.ended("0", Outcome(kind="stopped"))
+    assert engine.ledger.trial("0").state is TrialState.PAUSED
+    assert work_of(engine).trial == "1"
+    ask(engine, control.retry_trial("0"))
+    assert work_of(engine).trial == "0"
+
+
+def test_a_trial_that_failed_is_retried_while_the_sweep_runs(engine: Engine) -> None:
+    work_of(engine)
+    engine.report("0", at(30))
+    engine.ended("0", Outcome(kind="bug", reason="ValueError: no"))
+    assert engine.ledger.trial("0").state is TrialState.FAILED
+    ask(engine, control.retry_trial("0"))
+    work = work_of(engine)
+    assert (work.trial, work.attempt) == ("0", 1)
+    engine.report("0", at(90))
+    record = engine.ledger.trial("0")
+    assert record.state is TrialState.FINISHED
+    assert list(record.reports) == [30, 90]
+    assert [failure.kind for failure in record.attempts] == ["bug"]
+
+
+def test_a_running_sweep_is_extended(engine: Engine) -> None:
+    for _ in range(4):
+        work_of(engine)
+    assert isinstance(engine.next(), Wait)
+    ask(engine, control.extend(2))
+    assert [work_of(engine).trial for _ in range(2)] == ["4", "5"]
+    assert engine.ledger.trial("4").revision == 1
+    assert isinstance(engine.next(), Wait)
+
+
+def test_a_command_to_a_driver_that_has_died_means_nothing_to_the_next_one(home: Home, engine: Engine) -> None:
+    control.request(engine.paths, control.stop())
+    control.request(engine.paths, control.extend(1))
+    engine.ledger.close()
+    assert len(run(home, toy.sweep())) == 5  # not stopped, but extended
+
+
+def test_a_command_is_carried_out_though_the_driver_is_killed_over_it(home: Home, engine: Engine) -> None:
+    control.request(engine.paths, control.extend(1))
+    for command in mailbox.take(engine.paths):
+        assert command["trials"] == 1
+        break  # killed before it asked for the next
+    engine.ledger.close()
+    assert len(run(home, toy.sweep())) == 5
+
+
+def test_an_unreadable_command_is_dropped(engine: Engine) -> None:
+    engine.paths.mailbox.mkdir(parents=True, exist_ok=True)
+    (engine.paths.mailbox / "0.json").write_text("{")
+    assert engine.poll() == frozenset()
+    assert list(engine.paths.mailbox.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (control.stop_trial("7"), "there is no such trial"),
+        (control.extend(0), "at least one trial"),
+        ({"command": "dance"}, "is none"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused_before_it_is_posted(
+    engine: Engine, command: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(ConfigError, match=error):
+        control.request(engine.paths, command)
+    assert not list(engine.paths.mailbox.glob("*.json"))
+
+
+# -------------------------------------------------------------------------------------- without a driver
+
+
+def test_a_finished_sweep_is_extended_and_goes_on_where_its_search_stood(home: Home) -> None:
+    whole = run(Home(home.root / "whole"), toy.sweep(method="tpe", run_cap=9))
+    run(home, toy.sweep(method="tpe", run_cap=6))
+    # a longer run_cap lets the model wait longer, so equal draws need equal startup: 4 in both
+    assert control.request(home.sweep("toy"), control.extend(3)) == "revision 1: run_cap: 6 -> 9"
+    trials = run(home, toy.sweep())
+    assert [row[:-1] for row in essence(trials)] == [row[:-1] for row in essence(whole)]
+    assert [trial.revision for trial in trials] == [0] * 6 + [1] * 3
+
+
+def test_a_grid_cannot_be_extended_and_says_why(home: Home) -> None:
+    run(home, toy.grid(x=(0.1,)))
+    with pytest.raises(ConfigError, match="no run_cap to add to; its grid ends it"):
+        control.request(home.sweep("toy"), control.extend(1))
+
+
+def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home: Home) -> None:
+    run(home, toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Diverging")))
+    message = control.request(home.sweep("toy"), control.retry_failed())
+    assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` takes up a single one)"
+    assert control.request(home.sweep("toy"), control.retry_trial("2")) == "trial 2 starts again"
+    trace = Trace()
+    trials = run(home, toy.grid(), trace=trace)
+    assert trace.handed == [("2", 0)]
+    assert [attempt.kind for attempt in trials[2].attempts] == ["diverged"] * 2
+    assert len(trials) == 3
+
+
+def test_a_trial_stopped_early_goes_on_from_its_checkpoint_and_is_not_judged_again(home: Home) -> None:
+    asha = {"type": "asha", "min_iter": 30, "eta": 3}
+    trials = run(home, toy.grid(x=(0.9, 0.0), early_terminate=asha))
+    assert states(trials) == ["finished", "pruned"]
+    with pytest.raises(ConfigError, match="has finished"):
+        control.request(home.sweep("toy"), control.retry_trial("0"))
+    control.request(home.sweep("toy"), control.retry_trial("1"))
+    trace = Trace()
+    trials = run(home, toy.grid(), trace=trace)
+    assert trace.handed == [("1", 30)]
+    assert states(trials) == ["finished", "finished"]
+    assert list(trials[1].reports) == [30, 60, 90]
+
+
+def test_a_trial_taken_up_again_survives_kills_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killer = Killer(monkeypatch)
+    content = toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Buggy", bug_from=0.6))
+
+    def prepared(folder: str) -> Home:
+        home = Home(tmp_path / folder)
+        killer.arm(None)
+        run(home, content)
+        control.request(home.sweep("toy"), control.retry_failed())
+        killer.arm(None)
+        return home
+
+    expected = essence(run(prepared("whole"), content))
+    for at_write in range(1, killer.count + 1):
+        home = prepared(str(at_write))
+        killer.arm(at_write, "within")
+        engine = None
+        try:
+            engine = resume_sweep(home, "toy")
+            drive(engine)
+            engine.finish()
+        except Killed:
+            killer.arm(None)
+        finally:
+            if engine is not None:
+                engine.ledger.close()
+        assert essence(run(home, content)) == expected
+
+
+def test_stop_and_pause_without_a_driver(home: Home) -> None:
+    engine = open_engine(home, toy.sweep())
+    work_of(engine)
+    engine.ledger.close()
+    assert control.request(engine.paths, control.pause()).startswith("no driver is running")
+    control.request(engine.paths, control.stop())
+    assert Ledger.open(engine.paths).state().state == "stopped"
+    control.request(engine.paths, control.stop_trial("0"))
+    assert states(read(home)) == ["pruned"]
+
+
+# ------------------------------------------------------------------------------------------------ edits
+
+
+def edited(home: Home, content: dict[str, Any]) -> str:
+    return control.request(home.sweep("toy"), control.edit(toy.spec(content)))
+
+
+def test_an_edit_says_what_differs_and_marks_the_trials_that_follow(home: Home) -> None:
+    run(home, toy.sweep(run_cap=3))
+    parameters = {"x": {"min": 0.0, "max": 0.2}, "y": {"values": [0.1, 0.4, 0.7]}}
+    old = read(home)
+    outside = [trial.id for trial in old if trial.values["x"] > 0.2]
+    message = edited(home, toy.sweep(run_cap=5, parameters=parameters))
+    assert message == (
+        "revision 1: parameters.x.max: 1.0 -> 0.2; run_cap: 3 -> 5; "
+        f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}"
+    )
+    trials = run(home, toy.sweep())
+    assert essence(trials[:3]) == essence(old)
+    assert all(trial.values["x"] <= 0.2 and trial.revision == 1 for trial in trials[3:])
+    assert len(trials) == 5
+
+
+def test_the_same_file_again_changes_nothing(home: Home) -> None:
+    run(home, toy.sweep(run_cap=2))
+    assert edited(home, toy.sweep(run_cap=2)) == "nothing has changed"
+    assert Ledger.open(home.sweep("toy")).revision == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"metric": {"name": "size", "goal": "minimize"}}, "metrics: cannot change"),
+        ({"metric": {"name": "loss", "goal": "maximize"}}, "metrics: cannot change"),
+        ({"seed": 5}, "seed: cannot change from 0"),
+        (toy.trained("Slow"), "trainer: cannot change"),
+        (toy.trained("Curve", y=0.9), None),  # y is swept: its base does not matter
+        (toy.trained("Curve", trainer={"steps": 120, "eval_every": 30}), "differs in more than the swept keys"),
+        ({"set": {"z": 3}}, "differs in more than the swept keys"),
+        ({"early_terminate": {"type": "median"}, "retries": 5, "budget": {"trials": 9}}, None),
+        ({"method": "tpe"}, None),
+    ],
+)
+def test_an_edit_that_would_falsify_what_is_recorded_is_refused(
+    home: Home, changes: dict[str, Any], error: str | None
+) -> None:
+    run(home, toy.sweep(run_cap=2))
+    if error is None:
+        edited(home, toy.sweep(run_cap=3, **changes))
+        assert len(run(home, toy.sweep())) == 3
+    else:
+        with pytest.raises(ConfigError, match=error):
+            edited(home, toy.sweep(run_cap=3, **changes))
+        assert Ledger.open(home.sweep("toy")).revision == 0
+
+
+def test_before_the_first_trial_anything_but_the_name_may_change(home: Home) -> None:
+    open_engine(home, toy.sweep()).ledger.close()
+    edited(home, toy.sweep(seed=9, metric={"name": "size", "goal": "maximize"}, **toy.trained("Slow", nap=0)))
+    assert [trial.seed for trial in run(home, toy.sweep())] == [9] * 6
+    with pytest.raises(ConfigError, match="it is the sweep's folder"):
+        edited(home, toy.sweep("other"))
+
+
+def test_an_edited_grid_runs_what_is_new_in_it(home: Home) -> None:
+    run(home, toy.grid(x=(0.1, 0.4)))
+    edited(home, toy.grid(x=(0.05, 0.1, 0.4, 0.8)))
+    assert [trial.values["x"] for trial in run(home, toy.grid())] == [0.1, 0.4, 0.05, 0.8]
+
+
+def test_extend_then_a_crash_then_resume(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    killer = Killer(monkeypatch)
+    whole = Home(home.root / "whole")
+    run(whole, toy.sweep(run_cap=3))
+    control.request(whole.sweep("toy"), control.extend(3))
+    expected = essence(run(whole, toy.sweep()))
+    run(home, toy.sweep(run_cap=3))
+    killer.arm(1, "after")
+    with pytest.raises(Killed):
+        control.request(home.sweep("toy"), control.extend(3))
+    killer.arm(9, "within")
+    engine = resume_sweep(home, "toy")
+    with engine.ledger, pytest.raises(Killed):
+        drive(engine)
+    killer.arm(None)
+    assert essence(run(home, toy.sweep())) == expected
