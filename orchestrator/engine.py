@@ -378,10 +378,7 @@ class Engine:
         self._conclude(history)
         if history.state.ended:
             return Verdict.STOP
-        if self._asked.get(trial_id) == "stop":
-            self._end(history, TrialState.PRUNED, "stopped by hand")
-            return Verdict.STOP
-        wanted = self._halt is not None or self._held or trial_id in self._asked or self.spec.method == "pbt"
+        wanted = self._halt is not None or self._held or trial_id in self._pausing or self.spec.method == "pbt"
         return Verdict.PAUSE if wanted else Verdict.CONTINUE
 
     def _conclude(self, history: TrialHistory) -> None:
