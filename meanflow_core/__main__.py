@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,31 +72,14 @@ def train(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     """Train to `trainer.steps`, with an evaluation and a checkpoint where the configuration wants them."""
     from meanflow_core.distributed import launched
     from meanflow_core.run_folder import RunFolder
-    from meanflow_core.trainer import Trainer
+    from meanflow_core.running import train_in_folder
 
-    folder = RunFolder(out)
     with launched(config.trainer.device) as world:
+        if world.first and (steps := RunFolder(out).steps()):
+            print(f"going on from step {steps[-1]} of {config.trainer.steps}", flush=True)
+        trainer = train_in_folder(config, out, on_row=lambda step, row: print(_line(step, row), flush=True))
         if world.first:
-            folder.claim(config)
-
-        def log(step: int, values: dict[str, float]) -> None:
-            folder.log(step, values)
-            print(_line(step, values), flush=True)
-
-        trainer = Trainer(config, on_log=log)
-        if step := folder.resume(trainer):
-            print(f"going on from step {step} of {config.trainer.steps}", flush=True)
-        while trainer.step < config.trainer.steps:
-            trainer.train(_next_stop(trainer.step, config) - trainer.step)
-            last = trainer.step == config.trainer.steps
-            if last or trainer.step % config.trainer.eval_every == 0:
-                values = trainer.evaluate()
-                if world.first:
-                    log(trainer.step, values)
-            if world.first and (last or trainer.step % config.trainer.checkpoint_every == 0):
-                folder.save(trainer)
-        if world.first:
-            print(f"done: {folder.weights}")
+            print(f"done: step {trainer.step}, {out / 'weights.safetensors'}")
     return DONE
 
 
@@ -149,15 +132,7 @@ def _trained(config: TrainConfig, out: Path) -> Any:
     return trainer
 
 
-def _next_stop(step: int, config: TrainConfig) -> int:
-    """Return the next step at which there is something to do besides training."""
-    options = config.trainer
-    return min(
-        options.steps, *(step - step % every + every for every in (options.eval_every, options.checkpoint_every))
-    )
-
-
-def _line(step: int, values: dict[str, float]) -> str:
+def _line(step: int, values: Mapping[str, float]) -> str:
     words = (f"{name.partition('/')[2]} {value:.4g}" for name, value in values.items())
     return f"step {step}  " + "  ".join(words)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from meanflow_core.config import TrainConfig
+from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError
 from meanflow_core.run_folder import RunFolder
 from meanflow_core.trainer import Trainer
@@ -45,10 +46,10 @@ def train_in_folder(
         if on_row is not None:
             on_row(step, values)
 
+    if World.current().first:
+        folder.claim(config)
     trainer = Trainer(config, on_log=log)
     first = trainer.world.first
-    if first:
-        folder.claim(config)
     folder.resume(trainer)
     while trainer.step < options.steps:
         trainer.train(_next_stop(trainer.step, config, evaluate_at) - trainer.step)
