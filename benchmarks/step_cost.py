@@ -1,6 +1,6 @@
 """What a MeanFlow training step costs, in units of a flow-matching step of the same network.
 
-    python benchmarks/step_cost.py                       # one CPU thread: the digits network and a DiT of width 256
+    python benchmarks/step_cost.py                       # one CPU thread: three small networks
     python benchmarks/step_cost.py --networks b4 b2 --device cuda --dtype bf16 --compile
 
 All variants of a network take turns, step by step, in one process; a ratio is taken within each turn, and the table
@@ -45,9 +45,8 @@ class Case:
 
 
 CASES = {
-    "digits": Case(DiTConfig(width=64, depth=4, heads=4, patch=2), (1, 8, 8), 64),
-    "digits-mlp": Case(MLPConfig(width=512, depth=4), (1, 8, 8), 256),
-    "dit128": Case(DiTConfig(width=128, depth=6, heads=4, patch=2), (4, 16, 16), 32),
+    "digits": Case(MLPConfig(width=192, depth=3), (1, 8, 8), 128),  # as sweeps/configs/digits_mlp.yaml
+    "dit64": Case(DiTConfig(width=64, depth=4, heads=4, patch=2), (1, 8, 8), 64),
     "dit256": Case(DiTConfig(width=256, depth=6, heads=4, patch=2), (4, 32, 32), 16),
     "b4": Case(DiTConfig(width=768, depth=12, heads=12, patch=4), (4, 32, 32), 256, 1000),
     "b2": Case(DiTConfig(width=768, depth=12, heads=12, patch=2), (4, 32, 32), 256, 1000),
@@ -179,9 +178,8 @@ def measure(variants: list[Variant], options: argparse.Namespace) -> None:
         for variant in variants[shift:] + variants[:shift]:
             variant.step()  # brings its weights and code back into the caches
             start = clock()
-            for _ in range(options.inner):
-                variant.step()
-            variant.seconds.append((clock() - start) / options.inner)
+            variant.step()
+            variant.seconds.append(clock() - start)
 
 
 def table(name: str, variants: list[Variant], static: float) -> list[dict[str, Any]]:
@@ -229,7 +227,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=CASES, default=["digits", "dit256"])
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=["digits", "dit64", "dit256"])
     parser.add_argument("--batch", type=int, help="rows of a batch, instead of the network's own")
     known = ["dual", "jvp", "jvp of the batch", "finite_difference"]
     parser.add_argument("--variants", nargs="+", choices=known, default=known)
@@ -239,7 +237,6 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast of the network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--inner", type=int, default=1, help="steps a turn")
     parser.add_argument("--json", type=Path, default=Path("step_cost.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

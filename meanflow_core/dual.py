@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Rule = Callable[..., Any]
-METHODS: dict[str, Rule] = {}
+BY_NAME: dict[str, Rule] = {}
 """Rules by the bare name of the operation."""
-FUNCTIONS: dict[Callable[..., Any], Rule] = {}
+BY_FUNCTION: dict[Callable[..., Any], Rule] = {}
 """The same rules by every function of that name, save reflected operators: torch.compile cannot always tell a
 function's name, nor find those in a table."""
 
@@ -37,23 +37,6 @@ class UnsupportedOperation(NotImplementedError, AttributeError):
             f"the operation `{operation}` {reason}: set `objective.derivative: jvp`, which differentiates whatever "
             "torch.func.jvp can at a higher price, or add a rule (meanflow_core/dual.py says how)"
         )
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of the operations called `names`.
-
-    `linear` serves `F.linear`; `add` serves `torch.add`, `x.add` and `x + y`.
-    """
-
-    def register(function: Rule) -> Rule:
-        for name in names:
-            METHODS[name] = function
-            for owner in (torch, torch.Tensor, F):
-                if hasattr(owner, name) and not name.startswith("__"):
-                    FUNCTIONS[getattr(owner, name)] = function
-        return function
-
-    return register
 
 
 class RowDual:
@@ -70,7 +53,7 @@ class RowDual:
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Carry a call that has a `RowDual` among its arguments."""
-        operation = FUNCTIONS[func] if func in FUNCTIONS else METHODS.get(func.__name__)
+        operation = BY_FUNCTION[func] if func in BY_FUNCTION else BY_NAME.get(func.__name__)
         if operation is None:
             raise UnsupportedOperation(func.__name__)
         return operation(func, *args, **(kwargs or {}))
@@ -78,7 +61,7 @@ class RowDual:
     @property
     def head(self) -> Tensor:
         """The primal of the rows that have a tangent."""
-        return leading(self.primal, len(self.tangent))
+        return leading(self.primal, self.tangent.shape[0])
 
     @property
     def shape(self) -> torch.Size:
@@ -109,7 +92,7 @@ class RowDual:
         return self.primal.shape if dim is None else self.primal.shape[dim]
 
     def __len__(self) -> int:
-        return len(self.primal)
+        return self.primal.shape[0]
 
     def __add__(self, other: Any) -> Any:
         return add(torch.add, self, other)
@@ -148,27 +131,47 @@ class RowDual:
         return getitem(torch.Tensor.__getitem__, self, index)
 
     def __getattr__(self, name: str) -> Any:
-        """Return the tensor method `name`, carried by its rule."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name not in METHODS:
-            raise UnsupportedOperation(name)
-        operation = METHODS[name]
+        """Say of a method without rule that it has none."""
+        raise AttributeError(name) if name.startswith("__") else UnsupportedOperation(name)
 
-        def method(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return getattr(x, name)(*args, **kwargs)
 
-        method.__name__ = name
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the operations called `names`.
 
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            return operation(method, self, *args, **kwargs)
+    `linear` serves `F.linear`; `add` serves `torch.add`, `x.add` and `x + y`.
+    """
 
-        return bound
+    def register(function: Rule) -> Rule:
+        for name in names:
+            BY_NAME[name] = function
+            if name.startswith("__"):
+                continue
+            for owner in (torch, torch.Tensor, F):
+                if hasattr(owner, name):
+                    BY_FUNCTION[getattr(owner, name)] = function
+            if hasattr(torch.Tensor, name):
+                setattr(RowDual, name, _method(name, function))
+        return function
+
+    return register
+
+
+def _method(name: str, function: Rule) -> Callable[..., Any]:
+    """Return the method `name` of a `RowDual`, as of a tensor."""
+
+    def on_tensor(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    def on_dual(self: RowDual, *args: Any, **kwargs: Any) -> Any:
+        return function(on_tensor, self, *args, **kwargs)
+
+    on_tensor.__name__ = on_dual.__name__ = name
+    return on_dual
 
 
 def leading(x: Tensor, rows: int) -> Tensor:
-    """Return the first `rows` rows, x itself where those are all."""
-    return x if len(x) == rows else x[:rows]
+    """Return the first `rows` rows."""
+    return x.narrow(0, 0, rows)
 
 
 def raw(x: Any) -> Any:
@@ -190,9 +193,7 @@ LINEAR = (
 @rule(*LINEAR)
 def linear_map(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> Any:
     """d f(x) = f(dx)."""
-    primal = func(x.primal, *args, **kwargs)
-    with torch.no_grad():
-        tangent = func(x.tangent, *args, **kwargs)
+    primal, tangent = func(x.primal, *args, **kwargs), func(x.tangent, *args, **kwargs)
     if isinstance(primal, Tensor):
         return _in_step(func, x, primal, tangent)
     return tuple(_in_step(func, x, p, t) for p, t in zip(primal, tangent, strict=True))
@@ -200,8 +201,9 @@ def linear_map(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) 
 
 def _in_step(func: Callable[..., Any], x: RowDual, primal: Tensor, tangent: Tensor) -> RowDual:
     """Pair primal and tangent after checking that the batch is still the first dimension of both."""
-    same = primal.ndim > 0 and len(primal) == len(x.primal) and len(tangent) == len(x.tangent)
-    if not same or primal.shape[1:] != tangent.shape[1:]:
+    shape, other = primal.shape, tangent.shape
+    kept = len(shape) > 0 and shape[0] == x.primal.shape[0] and other[0] == x.tangent.shape[0]
+    if not kept or shape[1:] != other[1:]:
         raise UnsupportedOperation(func.__name__, "moves the batch away from the first dimension")
     return RowDual(primal, tangent)
 
@@ -227,7 +229,7 @@ def permute(func: Callable[..., Tensor], x: RowDual, *dims: Any) -> RowDual:
 def reshape(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> RowDual:
     """The tangent takes the primal's new shape, with its own number of rows, whichever way the shape was spelled."""
     primal = func(x.primal, *args, **kwargs)
-    rows, left = divmod(primal.shape[0] * len(x.tangent), len(x.primal)) if primal.ndim else (0, 1)
+    rows, left = divmod(primal.shape[0] * x.tangent.shape[0], x.primal.shape[0]) if primal.ndim else (0, 1)
     if left:
         raise UnsupportedOperation(func.__name__, "mixes rows of the batch")
     return RowDual(primal, x.tangent.reshape(rows, *primal.shape[1:]))
@@ -237,7 +239,7 @@ def reshape(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> 
 def expand(func: Callable[..., Any], x: RowDual, *sizes: Any) -> RowDual:
     """As reshape."""
     primal = func(x.primal, *sizes)
-    if primal.ndim != x.ndim or len(primal) != len(x.primal):
+    if primal.ndim != x.ndim or primal.shape[0] != x.primal.shape[0]:
         raise UnsupportedOperation("expand", "adds a dimension before the batch")
     return RowDual(primal, x.tangent.expand(-1, *primal.shape[1:]))
 
@@ -258,10 +260,10 @@ def cat(func: Callable[..., Tensor], tensors: Sequence[Any], dim: int = 0) -> Ro
     primal = func([raw(x) for x in tensors], dim)
     if dim in (0, -primal.ndim):
         raise UnsupportedOperation(func.__name__, "joins along the batch")
-    rows = next(len(x.tangent) for x in tensors if isinstance(x, RowDual))
+    rows = next(x.tangent.shape[0] for x in tensors if isinstance(x, RowDual))
     with torch.no_grad():
         tangents = [x.tangent if isinstance(x, RowDual) else torch.zeros_like(leading(x, rows)) for x in tensors]
-        return RowDual(primal, func(tangents, dim))
+    return RowDual(primal, func(tangents, dim))
 
 
 # ------------------------------------------------------------------------------------------- pointwise
@@ -295,7 +297,7 @@ def pointwise(name: str) -> Rule:
             raise UnsupportedOperation(name, "overwrites its input (inplace=True)")
         primal = func(x.primal, *args, **kwargs)
         with torch.no_grad():
-            rows = leading(primal, len(x.tangent))
+            rows = leading(primal, x.tangent.shape[0])
             return RowDual(primal, derivative(x.tangent, x.head, rows, *args, **kwargs))
 
     return carry
@@ -318,47 +320,54 @@ def power(func: Callable[..., Tensor], x: RowDual, exponent: float) -> RowDual:
 # ---------------------------------------------------------------------------------------------- two inputs
 
 
-def _operands(name: str, primal: Tensor, *operands: Any) -> tuple[int, list[Any], list[Any]]:
-    """Return (m, the operands' first m rows, their tangents): what a rule for two inputs needs.
+def _tangents(name: str, primal: Tensor, a: Any, b: Any) -> tuple[int, Any, Any]:
+    """Return (m, da, db) for a rule of two inputs; the tangent of a plain one is None."""
+    rows = 0
+    tangents: list[Any] = []
+    for x in (a, b):
+        if isinstance(x, RowDual):
+            if x.primal.dim() != primal.dim() or x.primal.shape[0] != primal.shape[0]:
+                raise UnsupportedOperation(name, "broadcasts over the batch")
+            rows = x.tangent.shape[0]
+            tangents.append(x.tangent)
+        else:
+            tangents.append(None)
+    return rows, tangents[0], tangents[1]
 
-    A plain tensor of fewer dimensions, or of size 1 in the first, has no rows of its own and is left as it is.
+
+def _head(x: Any, primal: Tensor, rows: int) -> Any:
+    """Return the operand's first m rows.
+
+    A plain tensor of fewer dimensions than the result, or of size 1 in the first, has no rows of its own.
     """
-    duals = [x for x in operands if isinstance(x, RowDual)]
-    if any(x.ndim != primal.ndim or len(x.primal) != len(primal) for x in duals):
-        raise UnsupportedOperation(name, "broadcasts over the batch")
-    rows = len(duals[0].tangent)
-    heads = []
-    for x in operands:
-        value = raw(x)
-        own = isinstance(value, Tensor) and value.ndim == primal.ndim and len(value) == len(primal)
-        heads.append(leading(value, rows) if own else value)
-    return rows, heads, [x.tangent if isinstance(x, RowDual) else None for x in operands]
+    x = raw(x)
+    own = isinstance(x, Tensor) and x.dim() == primal.dim() and x.shape[0] == primal.shape[0]
+    return leading(x, rows) if own else x
 
 
 def _spread(tangent: Tensor, primal: Tensor) -> Tensor:
-    return tangent if tangent.shape[1:] == primal.shape[1:] else tangent.expand(-1, *primal.shape[1:])
+    shape = primal.shape[1:]
+    return tangent if tangent.shape[1:] == shape else tangent.expand(-1, *shape)
 
 
 @rule("add", "__radd__")
 def add(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a + b) = da + db."""
     primal = raw(a) + raw(b)
-    _, _, (da, db) = _operands("add", primal, a, b)
+    _, da, db = _tangents("add", primal, a, b)
     if da is None or db is None:
         return RowDual(primal, _spread(db if da is None else da, primal))
-    with torch.no_grad():
-        return RowDual(primal, da + db)
+    return RowDual(primal, da + db)
 
 
 @rule("sub")
 def sub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a - b) = da - db."""
-    primal: Tensor = raw(a) - raw(b)
-    _, _, (da, db) = _operands("sub", primal, a, b)
-    with torch.no_grad():
-        if da is None:
-            return RowDual(primal, _spread(-db, primal))
-        return RowDual(primal, _spread(da, primal) if db is None else da - db)
+    primal = raw(a) - raw(b)
+    _, da, db = _tangents("sub", primal, a, b)
+    if da is None:
+        return RowDual(primal, _spread(-db, primal))
+    return RowDual(primal, _spread(da, primal) if db is None else da - db)
 
 
 @rule("rsub", "__rsub__")
@@ -372,25 +381,29 @@ def rsub(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
 def mul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a b) = da b + a db."""
     primal = raw(a) * raw(b)
-    _, (x, y), (da, db) = _operands("mul", primal, a, b)
+    rows, da, db = _tangents("mul", primal, a, b)
     with torch.no_grad():
         if db is None:
-            return RowDual(primal, _spread(da * y, primal))
+            return RowDual(primal, _spread(da * _head(b, primal, rows), primal))
+        x = _head(a, primal, rows)
         if da is None:
             return RowDual(primal, _spread(x * db, primal))
-        if x.dtype != db.dtype or x.dtype != primal.dtype:
-            return RowDual(primal, da * y + x * db)
-        return RowDual(primal, torch.addcmul(da * y, x, db))
+        tangent = da * _head(b, primal, rows)
+        same = x.dtype == db.dtype == tangent.dtype  # not always under autocast
+        return RowDual(primal, torch.addcmul(tangent, x, db) if same else tangent + x * db)
 
 
 @rule("div", "true_divide")
 def div(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a / b) = (da - (a / b) db) / b."""
-    primal: Tensor = raw(a) / raw(b)
-    rows, (_, y), (da, db) = _operands("div", primal, a, b)
+    primal = raw(a) / raw(b)
+    rows, da, db = _tangents("div", primal, a, b)
     with torch.no_grad():
-        change = -leading(primal, rows) * db if da is None else da if db is None else da - leading(primal, rows) * db
-        return RowDual(primal, _spread(change / y, primal))
+        change = da
+        if db is not None:
+            moved = leading(primal, rows) * db
+            change = -moved if da is None else da - moved
+        return RowDual(primal, _spread(change / _head(b, primal, rows), primal))
 
 
 @rule("__rdiv__", "__rtruediv__")
@@ -404,14 +417,15 @@ def rdiv(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
 def matmul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a b) = da b + a db, for x @ W and for products of two batched tensors."""
     primal = torch.matmul(raw(a), raw(b))
-    _, (x, y), (da, db) = _operands("matmul", primal, a, b)
-    if isinstance(a, RowDual) and raw(b).ndim == 2 and not isinstance(b, RowDual):
-        y = raw(b)  # a matrix for all rows, however many it has itself
-    elif raw(a).ndim < 3 or raw(b).ndim < 3:
+    rows, da, db = _tangents("matmul", primal, a, b)
+    shared = db is None and raw(b).dim() == 2  # one matrix for all rows, however many it has itself
+    if not shared and (raw(a).dim() < 3 or raw(b).dim() < 3):
         raise UnsupportedOperation("matmul", "multiplies over the batch")
     with torch.no_grad():
+        y = raw(b) if shared else _head(b, primal, rows)
         if db is None:
             return RowDual(primal, torch.matmul(da, y))
+        x = _head(a, primal, rows)
         if da is None:
             return RowDual(primal, torch.matmul(x, db))
         return RowDual(primal, torch.matmul(torch.cat([da, x], -1), torch.cat([y, db], -2)))

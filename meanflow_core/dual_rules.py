@@ -49,7 +49,7 @@ def layer_norm(
     shape = list(normalized_shape)
     primal, mean, rstd = torch.native_layer_norm(_norm_input(x.primal), shape, weight, bias, eps)
     with torch.no_grad():
-        m = len(x.tangent)
+        m = x.tangent.shape[0]
         head = _norm_input(x.head)
         tangent = _aten.native_layer_norm_backward(
             x.tangent.to(head.dtype), head, shape, mean[:m], rstd[:m], None, None, [True, False, False]
@@ -73,7 +73,7 @@ def group_norm(
     data = _norm_input(x.primal).contiguous()
     primal, mean, rstd = torch.native_group_norm(data, weight, bias, n, channels, size, num_groups, eps)
     with torch.no_grad():
-        m = len(x.tangent)
+        m = x.tangent.shape[0]
         dx = x.tangent.to(data.dtype).contiguous()
         tangent = _aten.native_group_norm_backward(
             dx, data[:m], mean[:m], rstd[:m], None, m, channels, size, num_groups, [True, False, False]
@@ -110,7 +110,7 @@ def softmax(func: Callable[..., Tensor], x: RowDual, dim: int, *args: Any, **kwa
         raise UnsupportedOperation("softmax", "normalises over the batch")
     primal = func(x.primal, dim, *args, **kwargs)
     with torch.no_grad():
-        head = leading(primal, len(x.tangent))
+        head = leading(primal, x.tangent.shape[0])
         return RowDual(primal, _aten._softmax_backward_data(x.tangent.to(head.dtype), head, dim, head.dtype))
 
 
@@ -135,14 +135,16 @@ def attention(
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         raise UnsupportedOperation(func.__name__, "has a mask, dropout or grouped heads")
     primal = func(raw(query), raw(key), raw(value), scale=scale)
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.no_grad():
-        q, k, v = query.head * factor, key.head, value.head
-        dq = query.tangent * factor
-        p = torch.softmax(q @ k.mT, -1)
-        ds = torch.cat([dq, q], -1) @ torch.cat([k, key.tangent], -1).mT
+        heads = (query.head, key.head, value.head, query.tangent, key.tangent, value.tangent)
+        q, k, v, dq, dk, dv = (x.flatten(0, -3) for x in heads)
+        q, kt = q * factor, k.mT
+        p = torch.softmax(torch.bmm(q, kt), -1)
+        ds = torch.baddbmm(torch.bmm(dq, kt), q, dk.mT, beta=factor)
         dp = _aten._softmax_backward_data(ds.to(p.dtype), p, -1, p.dtype)
-        return RowDual(primal, torch.cat([dp, p], -1) @ torch.cat([v, value.tangent], -2))
+        tangent = torch.baddbmm(torch.bmm(dp, v), p, dv)
+        return RowDual(primal, tangent.reshape(-1, *primal.shape[1:]))
 
 
 @rule("dropout")
@@ -156,4 +158,4 @@ def dropout(
         return x
     primal, mask = torch.native_dropout(x.primal, p, True)
     with torch.no_grad():
-        return RowDual(primal, x.tangent * leading(mask, len(x.tangent)) * (1 / (1 - p)))
+        return RowDual(primal, x.tangent * leading(mask, x.tangent.shape[0]) * (1 / (1 - p)))
