@@ -14,7 +14,7 @@ from meanflow_core.errors import TrainingDiverged
 
 
 class Toy:
-    """Its value falls from 1 towards `x`; the config's `toy` section holds `x` and, if wanted, a fault, or a wait for a file."""
+    """Its value falls from 1 towards `x`; the section `toy` holds `x` and, if wanted, a fault or a wait for a file."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
