@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from meanflow_core.checkpoint import CheckpointError
 from meanflow_core.errors import ConfigError
 from orchestrator.commands import models, results, service, sweeps
 from orchestrator.commands.common import CommandFailed
@@ -45,9 +46,7 @@ def run(words: list[str]) -> int:
     try:
         address, words = service.remote_address(words)
         if address is not None:
-            from orchestrator.cluster import run_remotely
-
-            return int(run_remotely(address, words))
+            return service.run_on_cluster(address, words)
         result = app(words, standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except ConfigError as error:
@@ -60,7 +59,7 @@ def run(words: list[str]) -> int:
     except UsageProblem as error:
         error.show(sys.stderr)
         return WRONG_INPUT
-    except CommandFailed as error:
+    except (CommandFailed, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):

@@ -78,10 +78,14 @@ def check_name(name: str) -> str:
 
 def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:
     """Open a sweep's ledger for reading."""
+    from orchestrator.journal import LedgerError
     from orchestrator.ledger import Ledger
 
     paths = find_sweep(home_at(home), name)
-    ledger = Ledger.open(paths)
+    try:
+        ledger = Ledger.open(paths)
+    except LedgerError as error:
+        raise CommandFailed(str(error)) from error
     return paths, ledger, ledger.spec(), ledger.trials()
 
 

@@ -63,6 +63,16 @@ def remote_address(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, rest
 
 
+def run_on_cluster(address: str, words: Sequence[str]) -> int:
+    """Run a command line on a cluster; returns its exit code."""
+    from orchestrator.cluster import ClusterError, run_remotely
+
+    try:
+        return int(run_remotely(address, list(words)))
+    except ClusterError as error:
+        raise CommandFailed(str(error)) from error
+
+
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 5000,

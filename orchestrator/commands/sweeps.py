@@ -129,9 +129,13 @@ def submit(
     ] = None,
 ) -> None:
     """Send a sweep to a Ray cluster; returns its name at once."""
+    from orchestrator.cluster import ClusterError
     from orchestrator.cluster import submit as submit_sweep
 
-    name = submit_sweep(file, address, home=remote_home, follow=follow)
+    try:
+        name = submit_sweep(file, address, home=remote_home, follow=follow)
+    except ClusterError as error:
+        raise CommandFailed(str(error)) from error
     typer.echo(name)
     typer.echo(f"next: meansweep status {name} --address {address}", err=True)
 
