@@ -150,8 +150,8 @@ def test_the_expected_steps_are_those_that_the_rule_itself_leaves(tmp_path):
 
 def test_the_first_rung_passes_what_its_rule_gives_exactly(tmp_path):
     spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 500, "eta": 2}, run_cap=4)
-    # the first always goes on; the second with 1/2, the third with 1/3, the fourth with 2/4
-    passing = 1 + Fraction(1, 2) + Fraction(1, 3) + Fraction(2, 4)
+    # the first always goes on; the second with 1/2, the third with 2/3 (rounded up), the fourth with 2/4
+    passing = 1 + Fraction(1, 2) + Fraction(2, 3) + Fraction(2, 4)
     estimate = make_plan(spec).estimate
     assert estimate.steps == pytest.approx(float(4 * 500 + passing * 500), rel=0.01)
     assert estimate.saved == pytest.approx(1 - estimate.steps / 4000)
@@ -175,7 +175,7 @@ def test_replicates_are_trained_to_their_end(tmp_path):
     )
     estimate = make_plan(spec).estimate
     assert estimate.trainings == 10
-    assert estimate.steps == pytest.approx(2000 + (1 + 1 / 2 + 1 / 3 + 1 / 2) * 500 + 6 * 1000, rel=0.01)
+    assert estimate.steps == pytest.approx(2000 + (1 + 1 / 2 + 2 / 3 + 1 / 2) * 500 + 6 * 1000, rel=0.01)
 
 
 # ----------------------------------------------------------------------------------------------------- costs
