@@ -133,7 +133,7 @@ class EventTracker:
         self, trial_id: str, step: int, metrics: Mapping[str, float], rows: Points, images: Mapping[str, str]
     ) -> None:
         """See `Tracker`."""
-        self._run(trial_id).points([*rows, (step, metrics)])
+        self._run(trial_id).points([*rows, (step, {**metrics, "trial/steps": step})])
         self._run(trial_id).images(step, images)
 
     @_never_raises

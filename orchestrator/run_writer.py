@@ -108,9 +108,10 @@ class RunWriter:
         self._sink.append_points(self._key, sorted(by_step.items()))
 
     def images(self, step: int, images: Mapping[str, str]) -> None:
-        """Add pictures (files, by name) of a step."""
+        """Add pictures (files, by name) of a step; a plain name gets a section of its own on MLflow's pages."""
         for name, path in images.items():
-            self._sink.append_once(self._key, "image", metric_name(name), step, {"path": os.path.abspath(path)})
+            key = metric_name(name if "/" in name else f"{name}/grid")
+            self._sink.append_once(self._key, "image", key, step, {"path": os.path.abspath(path)})
 
     def text(self, file: str, text: str) -> None:
         """Add a small file; an empty one is left out."""

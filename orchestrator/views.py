@@ -55,6 +55,17 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
         "deleted": False,
         "isGenerated": False,
     }
+    pictures = {
+        "type": "IMAGE",
+        "uuid": "meansweep-samples",
+        "metricSectionId": "meansweep-samples",
+        "imageKeys": ["samples/grid"],
+        "step": spec.set.get("trainer.steps", spec.base.get("trainer", {}).get("steps", 0)),  # the slider's start
+        "showRunParams": False,
+        "runsCountToCompare": 20,
+        "deleted": False,
+        "isGenerated": True,
+    }
     return {
         "searchFilter": TRIALS,
         "orderByKey": _column("metrics", metric),
@@ -69,8 +80,13 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
         "hideEmptyCharts": True,
         "columnOrder": columns,
         "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
-        "compareRunCharts": [parallel],
-        "compareRunSections": [_section("search", columns=1), *map(_section, ("eval", "samples", "train", "trial"))],
+        "compareRunCharts": [parallel, pictures],
+        "compareRunSections": [
+            _section("search", columns=1),
+            _section("eval"),
+            _section("samples", columns=1),
+            *map(_section, ("train", "trial")),
+        ],
         "isAccordionReordered": True,
     }
 
@@ -102,7 +118,8 @@ def description(spec: SweepSpec, best: tuple[float, str] | None) -> str:
     lines = [spec.description.strip(), ""] if spec.description else []
     lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
     if best is not None:
-        lines += [f"**Best so far:** {best[0]:.4g} by trial {best[1]}.", ""]
+        seeds = " (one seed; the leaderboard ranks over seeds)" if spec.replicates else ""
+        lines += [f"**Best so far:** {best[0]:.4g} by trial {best[1]}{seeds}.", ""]
     lines += ["| searched | range |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
     lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]

@@ -84,14 +84,14 @@ class Sweep:
 def assert_whole(folder, store):
     report = check(folder / "outbox", store)
     assert report.complete, report
-    assert report.points == 3 + 6 + 3 + 1  # the metric, the loss, three of the trial, the best
+    assert report.points == 3 + 6 + 3 + 2 + 1  # the metric, the loss, the steps, the time spent, the best
 
 
 def assert_whole_with_pictures(folder, store):
     assert_whole(folder, store)
     seventh = read_back(folder / "outbox", store)["7"]
     assert seventh.status == "FINISHED"
-    assert sorted(seventh.metrics[METRIC]) == sorted(seventh.images["samples"]) == [100, 200, 300]
+    assert sorted(seventh.metrics[METRIC]) == sorted(seventh.images["samples/grid"]) == [100, 200, 300]
     assert sorted(seventh.metrics["train/loss"]) == [50, 100, 150, 200, 250, 300]
 
 

@@ -110,7 +110,7 @@ class TrackerContract:
         seventh = runs()["7"]
         assert seventh.metrics[METRIC] == {500: 18.0}
         assert len(seventh.metrics["train/loss"]) == 5
-        assert list(seventh.images["samples"]) == [500]
+        assert list(seventh.images["samples/grid"]) == [500]
 
     def test_values_that_are_no_numbers_are_shown(self, tracker, runs):
         tracker.sweep_started(spec(), INFO)
