@@ -239,7 +239,7 @@ def test_a_driver_killed_in_mid_sweep_leaves_nothing_out_and_no_run_open(tmp_pat
         "tracker.sweep_started(spec(), INFO); start(tracker, '7')\n"
         "for step in range(500, 3_000_000, 500):\n"
         "    tracker.report('7', step, {METRIC: 1 / step}, steps(step - 400, step), {}); time.sleep(0.01)\n"
-        "    if any(p.stat().st_size for p in (root / 'outbox').glob('sent-*')) and step > 5000:\n"
+        "    if any(p.stat().st_size for p in (root / 'outbox').glob('sent-*.json')) and step > 5000:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), store.uri], check=False, timeout=60, cwd=ROOT)
