@@ -88,6 +88,7 @@ def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     if options.nfe < 1:
         raise ConfigError([Problem(key="--nfe", value=options.nfe, rule="must be at least 1")])
     trainer = _trained(config, out)
+    from meanflow_core.pictures import save_picture
     from meanflow_core.run_folder import RunFolder
 
     path = options.picture or RunFolder(out).picture(trainer.step, options.nfe)
@@ -102,21 +103,6 @@ def evaluate(config: TrainConfig, out: Path, options: argparse.Namespace) -> int
     values = trainer.evaluate()
     print(json.dumps({"step": trainer.step, "metrics": values, "protocol": trainer.evaluation_record()}, indent=2))
     return DONE
-
-
-def save_picture(path: Path, picture: Any) -> None:
-    """Write a picture [H, W, 3] as PNG.
-
-    Raises:
-        ConfigError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        rule = "pictures need Pillow: pip install pillow"
-        raise ConfigError([Problem(key="sample", rule=rule)]) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
 
 
 def _trained(config: TrainConfig, out: Path) -> Any:

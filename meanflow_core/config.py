@@ -595,9 +595,7 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
     schema = OmegaConf.structured(cls)
     OmegaConf.set_readonly(schema, None)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, {name: value})).__getattribute__(name)  # type: ignore[arg-type]
-    except ConfigError:
-        return _convert_alone(schema, name, value)  # the type is right; the section's own check names the broken rule
+        return OmegaConf.to_container(OmegaConf.merge(schema, {name: value}), resolve=True)[name]  # type: ignore[call-overload, index]
     except OmegaConfBaseException:
         choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
         rule = f"must be one of {', '.join(choices)}" if choices else f"must be {_spoken(annotation)}"
@@ -619,11 +617,6 @@ def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, str) and "${" in value:
         return False  # an interpolation, for OmegaConf to resolve
     return any(_fits(value, arg) for arg in args) if args else type(value) is annotation
-
-
-def _convert_alone(schema: Any, name: str, value: Any) -> Any:
-    merged = OmegaConf.merge(schema, {name: value})
-    return OmegaConf.to_container(merged)[name]  # type: ignore[call-overload, index]
 
 
 def _spoken(annotation: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from meanflow_core.config import TrainConfig
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError
+from meanflow_core.pictures import save_picture
 from meanflow_core.run_folder import RunFolder
 from meanflow_core.trainer import Trainer
 
@@ -73,12 +75,5 @@ def _next_stop(step: int, config: TrainConfig, evaluate_at: Collection[int]) -> 
 
 def _picture(trainer: Trainer, folder: RunFolder) -> None:
     """Write the grid of one-step samples, where the data can be shown and Pillow is there to write it."""
-    try:
-        from PIL import Image
-    except ImportError:
-        return
-    try:
-        pixels = trainer.sample_grid(1)
-    except ConfigError:  # latents without their decoder
-        return
-    Image.fromarray(pixels).save(folder.picture(trainer.step, 1))
+    with contextlib.suppress(ConfigError):  # latents without their decoder, or no Pillow: training needs neither
+        save_picture(folder.picture(trainer.step, 1), trainer.sample_grid(1))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.statistics import rank_correlation as spearman
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
@@ -66,8 +68,4 @@ def rank_correlation(short: Sequence[float], long: Sequence[float]) -> float | N
     """
     if len(short) != len(long):
         raise ValueError(f"{len(short)} short runs against {len(long)} long ones")
-    if len(short) < 2 or len(set(short)) == 1 or len(set(long)) == 1:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(short, long).statistic)
+    return spearman(short, long, least=2)

@@ -66,7 +66,8 @@ def sample_picture(
         ConfigError: a label is not one of the model's, or the data cannot be shown.
     """
     import numpy as np
-    from PIL import Image
+
+    from meanflow_core.pictures import save_picture
 
     columns = _columns(count, labels)
     blocks = []
@@ -75,8 +76,7 @@ def sample_picture(
         blocks.append(_picture(samples, config, columns))
     gap = np.full((blocks[0].shape[0], 12, 3), 255, dtype=np.uint8)
     parts = [part for block in blocks for part in (gap, block)][1:]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(parts, axis=1)).save(out)
+    save_picture(out, np.concatenate(parts, axis=1))
 
 
 def _labels(labels: Sequence[int] | None, classes: int | None, count: int) -> list[int] | None:

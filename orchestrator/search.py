@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.errors import ConfigError
 from orchestrator.condition import same
 from orchestrator.parameter import Parameter
 from orchestrator.records import TrialState
-from orchestrator.space import Space
 
 if TYPE_CHECKING:
     import optuna
@@ -351,11 +349,3 @@ def finite(metrics: Iterable[float | None]) -> tuple[float, ...] | None:
     found = tuple(metrics)
     kept = tuple(value for value in found if value is not None and math.isfinite(value))
     return kept if len(kept) == len(found) else None
-
-
-def untried_size(space: Space) -> int | None:
-    """Return how many combinations there are, None for a space without an end."""
-    try:
-        return space.grid_size()
-    except ConfigError:
-        return None

@@ -108,29 +108,18 @@ def _moments(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation of paired values; None for fewer than three pairs or a side without spread."""
+def rank_correlation(a: Sequence[float], b: Sequence[float], *, least: int = 3) -> float | None:
+    """Return Spearman's rank correlation of paired values.
+
+    None for fewer than `least` pairs or a side without spread: there is no order to compare then.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
     if len(a) != len(b):
         raise ValueError(f"`a` and `b` must be of one length (got {len(a)} and {len(b)})")
-    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+    if len(a) < least or len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    x, y = _ranks(a), _ranks(b)
-    middle = (len(a) + 1) / 2
-    covariance = math.fsum((p - middle) * (q - middle) for p, q in zip(x, y, strict=True))
-    spread = math.fsum((p - middle) ** 2 for p in x) * math.fsum((q - middle) ** 2 for q in y)
-    return covariance / math.sqrt(spread)
+    from scipy.stats import spearmanr
 
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Return each value's rank from 1; equal values share the mean of theirs."""
-    ordered = sorted(range(len(values)), key=lambda index: values[index])
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(ordered):
-        end = start
-        while end + 1 < len(ordered) and values[ordered[end + 1]] == values[ordered[start]]:
-            end += 1
-        for index in ordered[start : end + 1]:
-            ranks[index] = (start + end) / 2 + 1
-        start = end + 1
-    return ranks
+    return float(spearmanr(a, b).statistic)

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged, nearest
+from meanflow_core.pictures import save_picture
 from orchestrator.messages import Assignment, Outcome, OutcomeKind, Report
 from orchestrator.paths import TrialPaths
 from orchestrator.storage import CheckpointStore
@@ -275,11 +276,8 @@ def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
     except ConfigError as error:  # data that cannot be shown (latents without a decoder) is no reason to fail
         _say(f"step {step}: no sample grid: {error}")
         return {}
-    from PIL import Image
-
-    paths.images.mkdir(parents=True, exist_ok=True)
     file = paths.images / f"samples-{step:08d}.png"
-    Image.fromarray(pixels).save(file)
+    save_picture(file, pixels)
     return {"samples": str(file)}
 
 
