@@ -60,7 +60,7 @@ class Engine:
     Args:
         ledger: the sweep's ledger; the engine does not close it.
         clock: seconds that never jump.
-        tracker: shows what happens; may be None.
+        tracker: shows what happens; may be None. Whoever made it closes it.
         resources: what a trial really gets (`{"cpu", "gpu", "custom"}`), where that differs from the sweep file.
         environment: what `orchestrator.environment.environment` returned here and now; differences from the sweep's
             own are labelled on every trial that runs from now on.
@@ -80,7 +80,7 @@ class Engine:
         self.ledger = ledger
         self.paths = ledger.paths
         self._clock = clock
-        self._tracker = tracker
+        self.tracker = tracker
         self._given = dict(resources) if resources is not None else None
         self._known = dict(known or {})
         self._live: dict[str, _Live] = {}
@@ -96,9 +96,9 @@ class Engine:
         self._opened, self._wall_before = clock(), ledger.wall_seconds
         self._heard = self._opened
         self._adopt_spec()
-        self._drift = drift(ledger.environment(), environment or {})
+        self.drift: list[str] = drift(ledger.environment(), environment or {})
         previous = ledger.state()
-        ledger.add_session({"pid": os.getpid(), "host": socket.gethostname(), "at": time.time(), "drift": self._drift})
+        ledger.add_session({"pid": os.getpid(), "host": socket.gethostname(), "at": time.time(), "drift": self.drift})
         if previous.state != "running":
             ledger.set_state("running")
         mailbox.drop_stale(self.paths)
@@ -176,9 +176,7 @@ class Engine:
 
     def _go_on(self, history: TrialHistory) -> Assignment:
         start, checkpoint = self._resume_point(history)
-        self.ledger.start_run(
-            history.id, start=start, gpu=self._resources()["gpu"], wall=self.wall(), drift=self._drift
-        )
+        self.ledger.start_run(history.id, start=start, gpu=self._resources()["gpu"], wall=self.wall(), drift=self.drift)
         return self._hand_out(history, start, checkpoint)
 
     def _resume_point(self, history: TrialHistory) -> tuple[int, str | None]:
@@ -197,9 +195,9 @@ class Engine:
         folder.root.mkdir(parents=True, exist_ok=True)
         if not folder.config.exists() or "lineage" in history.labels:
             folder.config.write_text(write_yaml(config), encoding="utf-8")
-        if self._tracker is not None:
+        if self.tracker is not None:
             # What a run is shown to have started with never changes; its lineage is in its labels.
-            self._tracker.trial_started(dataclasses.replace(history.record(), values=history.birth["values"]), config)
+            self.tracker.trial_started(dataclasses.replace(history.record(), values=history.birth["values"]), config)
         self._live[history.id] = _Live(handed=self._clock(), reached=start)
         return Assignment(
             trial=history.id,
@@ -273,7 +271,7 @@ class Engine:
         if self.spec.method == "pbt":
             known = None  # a member that is at its end takes no part
         seed = int(draw.values.get("seed", self.spec.seed))
-        labels: dict[str, Any] = {"drift": self._drift} if self._drift and known is None else {}
+        labels: dict[str, Any] = {"drift": self.drift} if self.drift and known is None else {}
         new = NewTrial(
             id=str(number),
             config_id=number,
@@ -317,7 +315,7 @@ class Engine:
             metric=spec.metric.name,
             revision=searched.birth["revision"],
             gpu=self._resources()["gpu"],
-            labels={"drift": self._drift} if self._drift else {},
+            labels={"drift": self.drift} if self.drift else {},
         )
         self.ledger.add_trial(new, params=self._search.params(values), wall=self.wall())
         return self._hand_out(self.ledger.history(new.id), 0, None)
@@ -367,8 +365,8 @@ class Engine:
         if missing:
             self._fail_for_missing(history, missing[0], report)
             return Verdict.STOP
-        if self._tracker is not None:  # before it is recorded: shown twice is kept once, never shown would be missing
-            self._tracker.report(trial_id, report.step, report.metrics, report.rows, report.images)
+        if self.tracker is not None:  # before it is recorded: shown twice is kept once, never shown would be missing
+            self.tracker.report(trial_id, report.step, report.metrics, report.rows, report.images)
         new = self.ledger.add_report(trial_id, report, wall=self.wall())
         live.reported += report.seconds
         live.reached = report.step
@@ -459,8 +457,8 @@ class Engine:
         failure = None if outcome is None else dataclasses.asdict(self._failure(history, outcome, step))
         self._pausing.discard(history.id)
         self.ledger.end_trial(history.id, state, reason, wall=self.wall(), wasted=wasted, failure=failure)
-        if self._tracker is not None:
-            self._tracker.trial_ended(history.record())
+        if self.tracker is not None:
+            self.tracker.trial_ended(history.record())
 
     def _fail_for_missing(self, history: TrialHistory, name: str, report: Report) -> None:
         close = nearest(name, list(report.metrics))
@@ -608,8 +606,8 @@ class Engine:
         fresh = {key: value for key, value in facts.items() if value and not then.get(key)}
         if fresh:
             self.ledger.set_environment({**then, **fresh})
-        found = [line for line in drift(then, facts) if line not in self._drift]
-        self._drift = [*self._drift, *found]
+        found = [line for line in drift(then, facts) if line not in self.drift]
+        self.drift = [*self.drift, *found]
         return found
 
     # --------------------------------------------------------------------------------------------- the end
@@ -646,8 +644,8 @@ class Engine:
         self.ledger.set_wall(self.wall())
         self.ledger.set_state(state, why, traceback=traceback)
         summary = self.summary()
-        if self._tracker is not None:
-            self._tracker.sweep_ended(state, summary)
+        if self.tracker is not None:
+            self.tracker.sweep_ended(state, summary)
         return summary
 
     def summary(self) -> dict[str, Any]:

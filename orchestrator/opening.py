@@ -11,7 +11,7 @@ from meanflow_core.yamlfile import write_yaml
 from orchestrator.engine import Engine
 from orchestrator.environment import drift, environment
 from orchestrator.ledger import Ledger
-from orchestrator.paths import Home
+from orchestrator.paths import Home, SweepPaths
 from orchestrator.reuse import known_configurations, warm_observations
 
 if TYPE_CHECKING:
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
 
+MakeTracker = Callable[[SweepPaths], "Tracker"]
+
+
 def start_sweep(
     home: Home,
     spec: SweepSpec,
     *,
-    tracker: Tracker | None = None,
+    tracker: MakeTracker | None = None,
     clock: Callable[[], float] = time.monotonic,
     resources: Mapping[str, Any] | None = None,
     device: str | None = None,
@@ -34,7 +37,7 @@ def start_sweep(
     Args:
         home: where it lives.
         spec: the sweep.
-        tracker: shows it.
+        tracker: makes what shows it, once the sweep is this process's own: an outbox has one writer.
         clock: seconds that never jump.
         resources: what a trial really gets, where that differs from the sweep file.
         device: type of the device that trains, if known.
@@ -50,14 +53,15 @@ def start_sweep(
     try:
         ledger = Ledger.create(paths, spec, environment=here, warm=warm)
     except FileExistsError:
-        rule = f"there is a sweep of this name already; `meansweep resume {spec.name}` goes on with it"
-        raise ConfigError([Problem(key="name", rule=rule, file=spec.file)]) from None
+        rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
+        raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=spec.file)]) from None
     try:
         paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
         if plan is not None:
             ledger.note("plan", dict(plan))
         known = known_configurations(home, spec, here, without=spec.name) if spec.on_duplicate != "run" else {}
-        return Engine(ledger, tracker=tracker, clock=clock, resources=resources, environment=here, known=known)
+        made = tracker(ledger.paths) if tracker is not None else None
+        return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
     except BaseException:
         ledger.close()
         raise
@@ -68,7 +72,7 @@ def resume_sweep(
     name: str,
     *,
     strict: bool = False,
-    tracker: Tracker | None = None,
+    tracker: MakeTracker | None = None,
     clock: Callable[[], float] = time.monotonic,
     resources: Mapping[str, Any] | None = None,
     device: str | None = None,
@@ -80,7 +84,7 @@ def resume_sweep(
         name: the sweep.
         strict: refuse if the environment differs from the one it was started in; else what runs from now on is
             labelled.
-        tracker: shows it.
+        tracker: makes what shows it, once the sweep is this process's own: an outbox has one writer.
         clock: seconds that never jump.
         resources: see `start_sweep`.
         device: see `start_sweep`.
@@ -99,7 +103,8 @@ def resume_sweep(
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])
         known = known_configurations(home, spec, here, without=name) if spec.on_duplicate != "run" else {}
-        return Engine(ledger, tracker=tracker, clock=clock, resources=resources, environment=here, known=known)
+        made = tracker(ledger.paths) if tracker is not None else None
+        return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
     except BaseException:
         ledger.close()
         raise

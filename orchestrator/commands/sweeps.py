@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.yamlfile import write_yaml
 from orchestrator.commands.common import (
     CommandFailed,
     HomeOption,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
     from orchestrator.ledger import Ledger
     from orchestrator.live import LiveDisplay
+    from orchestrator.opening import MakeTracker
     from orchestrator.paths import Home
     from orchestrator.spec import SweepSpec
 
@@ -65,14 +65,16 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Say what a sweep will do and cost, or list every mistake in its file; starts nothing."""
+    from orchestrator.environment import environment
     from orchestrator.plan import make_plan, render_plan
     from orchestrator.probe import available_here, choose_probe_configs, measure
+    from orchestrator.reuse import known_configurations
     from orchestrator.spec import read_spec
 
     spec = read_spec(file, overrides or ())
     measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
-    history = _finished_hashes(home_at(home))
-    made = make_plan(spec, history=history, resources_available=available_here(), probe=measured)
+    known = known_configurations(home_at(home), spec, environment(spec), without=spec.name)
+    made = make_plan(spec, history=known, resources_available=available_here(), probe=measured)
     if json:
         print_json(made.to_dict())
     else:
@@ -89,12 +91,10 @@ def run(
     home: HomeOption = None,
 ) -> None:
     """Run a sweep to its end, here or on the cluster that $RAY_ADDRESS names."""
-    from orchestrator.environment import environment
     from orchestrator.journal import SweepBusy
-    from orchestrator.ledger import Ledger
+    from orchestrator.opening import start_sweep
     from orchestrator.plan import make_plan
     from orchestrator.probe import available_here
-    from orchestrator.reuse import warm_observations
     from orchestrator.spec import read_spec
 
     words = [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
@@ -104,20 +104,14 @@ def run(
         typer.echo(f"this machine has a GPU: resources.gpu is {share:g} a trial, since the file does not say")
         spec = read_spec(file, [*words, f"resources.gpu={share:g}"])
     place = home_at(home)
-    paths = place.sweep(spec.name)
     for note in spec.notes:
         typer.echo(f"note: {note}")
-    warm = warm_observations(place, spec)
+    planned = make_plan(spec, resources_available=available_here()).to_dict()
     try:
-        ledger = Ledger.create(paths, spec, environment=environment(spec), warm=warm)
-    except FileExistsError:
-        rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
-        raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))]) from None
+        engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned)
     except SweepBusy as busy:
         raise CommandFailed(str(busy)) from busy
-    paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
-    ledger.note("plan", make_plan(spec, resources_available=available_here()).to_dict())
-    _drive(place, ledger, inline=inline)
+    _drive(engine, inline=inline)
 
 
 def submit(
@@ -150,19 +144,22 @@ def resume(
     from orchestrator import control
     from orchestrator.journal import LedgerError, SweepBusy
     from orchestrator.ledger import Ledger
+    from orchestrator.opening import resume_sweep
 
     place = home_at(home)
     paths = find_sweep(place, sweep)
     try:
-        ledger = Ledger.open(paths, write=True)
+        engine = resume_sweep(place, paths.name, strict=strict, tracker=_tracker(place))
     except SweepBusy as busy:
         if Ledger.open(paths).state().state != "paused":
             raise CommandFailed(str(busy)) from busy
         typer.echo(control.request(paths, control.resume()))  # its driver is alive and waits
         return
-    except LedgerError as error:
+    except (LedgerError, ConfigError) as error:
         raise CommandFailed(str(error)) from error
-    _drive(place, ledger, inline=inline, strict=strict)
+    for line in engine.drift:
+        typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
+    _drive(engine, inline=inline)
 
 
 def _gpu_share(spec: SweepSpec) -> float:
@@ -173,33 +170,24 @@ def _gpu_share(spec: SweepSpec) -> float:
     return 0.0 if said or not available_here().get("gpu") else 0.25
 
 
-def _drive(home: Home, ledger: Ledger, *, inline: bool, strict: bool = False) -> None:
-    """Run a sweep to its end with its table, and print what came of it. Closes the ledger."""
-    from orchestrator.engine import Engine
-    from orchestrator.environment import drift, environment
-    from orchestrator.live import LiveDisplay
-    from orchestrator.reuse import known_configurations
+def _tracker(home: Home) -> MakeTracker:
     from orchestrator.store import Store
     from orchestrator.tracking import MlflowTracker
 
-    paths, spec = ledger.paths, ledger.spec()
-    now = environment(spec)
-    differences = drift(ledger.environment(), now)
-    if differences and strict:
-        ledger.close()
-        raise CommandFailed("this is not the environment the sweep was started in: " + "; ".join(differences))
-    for line in differences:
-        typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
-    with ledger:
-        tracker = MlflowTracker(paths.outbox, Store.of(home))
+    return lambda paths: MlflowTracker(paths.outbox, Store.of(home))
+
+
+def _drive(engine: Engine, *, inline: bool) -> None:
+    """Run a sweep to its end with its table, and print what came of it. Closes its tracker and its ledger."""
+    from orchestrator.live import LiveDisplay
+
+    spec, tracker = engine.spec, engine.tracker
+    with engine.ledger as ledger:
         try:
-            reusing = spec.on_duplicate != "run"
-            known = known_configurations(home, spec, now, without=spec.name) if reusing else {}
-            engine = Engine(ledger, tracker=tracker, environment=now, known=known)
             with LiveDisplay(spec, console()) as display:
                 _run(engine, display, inline=inline)
         finally:
-            left = tracker.close(timeout=30.0)
+            left = 0 if tracker is None else tracker.close(timeout=30.0)
             if left:
                 typer.echo(f"{left} events wait for MLflow; `meansweep sync {spec.name}` sends them", err=True)
         if ledger.state().state == "interrupted":
@@ -407,12 +395,3 @@ def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any
         typer.echo(control.request(find_sweep(home_at(home), sweep), make[command](*arguments)))
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
-
-
-def _finished_hashes(home: Home) -> set[str]:
-    from orchestrator.ledger import Ledger
-
-    hashes = set()
-    for paths in home.all_sweeps():
-        hashes |= {trial.config_hash for trial in Ledger.open(paths).trials() if trial.state.value == "finished"}
-    return hashes

@@ -537,7 +537,9 @@ def test_the_tracker_hears_of_everything_and_of_no_trial_twice(start: Start) -> 
     from orchestrator.tracking import MemoryTracker
 
     tracker = MemoryTracker()
-    engine = start(toy.grid(x=(0.1, 0.9), early_terminate={"type": "asha", "min_iter": 30, "eta": 3}), tracker=tracker)
+    engine = start(
+        toy.grid(x=(0.1, 0.9), early_terminate={"type": "asha", "min_iter": 30, "eta": 3}), tracker=lambda _: tracker
+    )
     drive(engine)
     engine.finish()
     runs = tracker.runs
