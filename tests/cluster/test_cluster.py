@@ -18,7 +18,7 @@ from orchestrator.journal import LedgerError
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.records import TrialRecord, TrialState
-from tests.cluster.conftest import TOKEN, LocalCluster
+from tests.cluster.local_cluster import TOKEN, LocalCluster
 from tests.orchestrator import toy_trainers as toys
 
 ROOT = Path(__file__).parents[2]
