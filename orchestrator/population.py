@@ -11,12 +11,17 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
 from orchestrator.folding import TrialHistory
 from orchestrator.parameter import Parameter
+from orchestrator.records import TrialState
 from orchestrator.spec import SweepSpec
+from orchestrator.storage import CheckpointStore
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
 
 QUANTILE = 0.25
 """The share of the population that is replaced, and the share that it is replaced from."""
@@ -43,6 +48,34 @@ class Exploit:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict, an entry of the trial's `lineage`."""
         return asdict(self)
+
+
+def turn_generation(ledger: Ledger, *, complete: bool) -> None:
+    """Once the whole population stands at the same report, let its worst go on from copies of its best.
+
+    Recorded first, copied after, and nobody goes on before both are done: a killed engine's successor finds the same
+    members at the same step, decides the same, and copies again.
+
+    Args:
+        ledger: the sweep's ledger, open for writing; no runner holds a trial.
+        complete: whether all members have been born.
+    """
+    spec = ledger.spec()
+    searched = [history for history in ledger.histories() if not history.replicate]
+    members = [history for history in searched if history.state in (TrialState.RUNNING, TrialState.WAITING)]
+    steps = {history.last_step for history in members}
+    step = max(steps, default=0)
+    if not complete or len(steps) != 1 or step <= ledger.fact("generation", 0):
+        return
+    changes = exploits(spec, members, step)
+    for change in changes:
+        lineage = ledger.history(change.trial).labels.get("lineage", [])
+        if not lineage or lineage[-1]["step"] < step:
+            ledger.label(change.trial, "lineage", [*lineage, change.to_dict()])
+    for change in changes:
+        store = CheckpointStore.at(ledger.paths.trial(change.trial), spec.name, change.trial)
+        store.adopt(step, change.checkpoint)
+    ledger.note("generation", step)
 
 
 def exploits(spec: SweepSpec, members: Sequence[TrialHistory], step: int) -> list[Exploit]:

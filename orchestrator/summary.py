@@ -3,47 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.folding import TrialHistory
 from orchestrator.records import TrialState, best_first
-from orchestrator.settings import Budget
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
-    from orchestrator.spec import SweepSpec
-
-
-def spent(
-    budget: Budget, histories: Iterable[TrialHistory], *, wall: float, gpu_flying: float = 0.0
-) -> Iterator[str]:  # fmt: skip
-    """Yield a line for each limit of time that is reached.
-
-    Args:
-        budget: the limits.
-        histories: all trials.
-        wall: seconds in which drivers have run the sweep.
-        gpu_flying: GPU-seconds of runs that nothing accounts for yet.
-    """
-    if budget.gpu_hours is not None:
-        used = (sum(history.gpu for history in histories) + gpu_flying) / 3600
-        if used >= budget.gpu_hours:
-            yield f"budget.gpu_hours is {budget.gpu_hours:g}, used {used:.3g}"
-    if budget.wall_clock is not None and wall >= budget.wall_clock:
-        yield f"budget.wall_clock is {budget.wall_clock:g} s, used {wall:.0f}"
-
-
-def reached_target(spec: SweepSpec, histories: Iterable[TrialHistory]) -> bool:
-    """Whether a report has reached the metric's target."""
-    metric = spec.metric
-    if metric.target is None:
-        return False
-    return any(
-        metric.reached(point["metrics"].get(metric.name, float("nan")))
-        for history in histories
-        for point in history.points.values()
-    )
 
 
 def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None = None) -> dict[str, Any]:

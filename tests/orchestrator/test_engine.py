@@ -309,6 +309,14 @@ def test_no_more_trials_are_started_than_the_budget_has(home: Home, trials: int)
     assert len(run(home, toy.sweep(run_cap=9, budget={"trials": trials}))) == trials
 
 
+def test_replicates_and_reused_results_count_against_the_budget_of_trials(home: Home) -> None:
+    run(home, toy.grid("first", x=(0.1, 0.2)))
+    content = toy.grid(x=(0.2, 0.3, 0.1), replicates={"top": 1, "seeds": 4}, budget={"trials": 3})
+    assert [trial.id for trial in run(home, content)] == ["0", "1", "2"]  # the last one is known already
+    content = toy.grid("longer", x=(0.2, 0.3, 0.1), replicates={"top": 1, "seeds": 4}, budget={"trials": 5})
+    assert [trial.id for trial in run(home, content)] == ["0", "1", "1.1", "1.2", "2"]
+
+
 def test_the_clock_is_recorded_though_nothing_happens(start: Start, clock: Clock) -> None:
     engine = start(toy.sweep(run_cap=1))
     work_of(engine)
@@ -443,7 +451,7 @@ def test_warm_start_shows_the_search_what_fits_its_space_conditions_included(hom
         x = trial.values["x"]
         assert seen["values"] == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
         assert seen["metrics"] == {"loss": trial.metric}
-    assert [seen.number for seen in second._observations([])] == [-1] * 12
+    assert [seen.number for seen in second._proposals.observations([])] == [-1] * 12
     assert second.ledger.trials() == []
 
 

@@ -157,19 +157,20 @@ def drive(engine: Engine) -> None:
         engine.ended(work.trial, Outcome(kind="stopped"))
 
 
-def test_a_generation_turns_only_when_all_members_stand_at_the_same_step(tmp_path: Path) -> None:
+def test_a_generation_turns_only_when_all_members_stand_at_the_same_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[int]] = []
+    original = Ledger.note
+
+    def note(self: Ledger, key: str, value: Any) -> None:
+        original(self, key, value)
+        if key == "generation":
+            seen.append({trial.steps for trial in self.trials()})
+
+    monkeypatch.setattr(Ledger, "note", note)
     engine = open_engine(Home(tmp_path), content(**SHORT))
     with engine.ledger:
-        seen: list[set[int]] = []
-        original = engine._turn_generation
-
-        def watched() -> None:
-            before = engine.ledger.fact("generation", 0)
-            original()
-            if engine.ledger.fact("generation", 0) != before:
-                seen.append({trial.steps for trial in engine.ledger.trials()})
-
-        engine._turn_generation = watched  # type: ignore[method-assign]
         run_inline(engine)
     assert seen == [{10}, {20}]
 

@@ -110,6 +110,20 @@ def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, k
     assert trace.handed == [("0", 60)]
 
 
+def test_a_result_of_another_sweep_is_taken_over_whole_or_again(tmp_path: Path, killer: Killer) -> None:
+    def prepared(folder: str) -> Home:
+        run(Home(tmp_path / folder), toy.grid("first", x=(0.2,)))
+        killer.arm(None)
+        return Home(tmp_path / folder)
+
+    content = toy.grid(x=(0.2, 0.3))
+    expected = essence(run(prepared("whole"), content))
+    for at in range(5, 12):  # from the last of the ledger's own entries to the first report of the second trial
+        home = prepared(f"{at}")
+        assert not killed_run(home, content, killer, at, "after", Trace(), workers=1)
+        assert essence(run(home, content)) == expected, at
+
+
 def test_a_missing_checkpoint_sends_a_trial_back_to_the_one_before(tmp_path: Path, killer: Killer) -> None:
     content = toy.sweep(run_cap=1)
     home, trace = Home(tmp_path), Trace()

@@ -1,0 +1,134 @@
+"""How a run of a trial ends, and a trial: by its last report, by a rule, by a failure, by hand."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from meanflow_core.errors import nearest
+from orchestrator.failures import goes_on
+from orchestrator.messages import Outcome, Report
+from orchestrator.records import Failure, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.curves import Curves
+    from orchestrator.folding import TrialHistory
+    from orchestrator.ledger import Ledger
+    from orchestrator.limits import SweepClock
+    from orchestrator.tracking import Tracker
+
+
+class Endings:
+    """Records ends, and tells the tracker of those of trials.
+
+    Args:
+        ledger: the sweep's ledger, open for writing.
+        curves: what the trials have reported.
+        clock: the sweep's clock.
+        tracker: shows what happens; may be None.
+    """
+
+    def __init__(self, ledger: Ledger, curves: Curves, clock: SweepClock, tracker: Tracker | None) -> None:
+        self._ledger = ledger
+        self._curves = curves
+        self._clock = clock
+        self._tracker = tracker
+
+    def conclude(self, history: TrialHistory) -> None:
+        """End a trial whose last report ends it. A function of the recorded reports alone."""
+        step = history.last_step
+        if not step:
+            return
+        metrics = history.points[step]["metrics"]
+        bad = [metric.name for metric in self._ledger.spec().metrics if not math.isfinite(metrics[metric.name])]
+        if bad:
+            reason = f"{bad[0]} is {metrics[bad[0]]} at step {step}"
+            self.end(history, TrialState.FAILED, reason, Outcome(kind="diverged", reason=reason, last_step=step))
+        elif step >= self._curves.length(history):
+            origin = history.labels.get("reused")
+            self.end(history, TrialState.FINISHED, f"reused from {origin}" if origin else "")
+        else:
+            stop = self._curves.reason_to_stop(history)
+            if stop is not None:
+                self.end(history, TrialState.PRUNED, stop)
+
+    def without_metric(self, history: TrialHistory, report: Report) -> str | None:
+        """End a trial that does not report what the sweep optimises, and return why; None if it reports all of it."""
+        missing = [metric.name for metric in self._ledger.spec().metrics if metric.name not in report.metrics]
+        if not missing:
+            return None
+        close = nearest(missing[0], list(report.metrics))
+        reason = f"the trainer does not report {missing[0]!r}; it reports {', '.join(sorted(report.metrics))}" + (
+            f" (did you mean {close!r}?)" if close else ""
+        )
+        self.end(history, TrialState.FAILED, reason, Outcome(kind="bug", reason=reason))
+        return reason
+
+    def interrupted(self, history: TrialHistory, state: TrialState, reason: str) -> None:
+        """Record that a run ended without a fault: the trial is WAITING or PAUSED."""
+        self._ledger.end_run(history.id, state, reason, wall=self._clock.wall())
+
+    def failed(self, history: TrialHistory, outcome: Outcome, *, reached: int, wasted: float) -> None:
+        """Record that a run failed: the trial waits for another one, or has failed.
+
+        Args:
+            history: the trial.
+            outcome: the failure.
+            reached: the last step that the run is known to have reached.
+            wasted: seconds of work that no report accounts for.
+        """
+        if outcome.kind == "finished":  # without its last report, which would have ended it
+            reason = f"the trainer came to its end at step {history.last_step} of {self._curves.length(history)}"
+            outcome = Outcome(kind="bug", reason=reason, last_step=history.last_step)
+        failure = self._failure(history, outcome, reached)
+        kinds = [attempt.kind for attempt in history.attempts] + [failure.kind]
+        charged = failure.kind == "infrastructure"
+        if goes_on(
+            failure.kind,
+            charged=history.charged + charged,
+            lost=kinds.count("lost"),
+            retries=self._ledger.spec().retries,
+        ):
+            self._ledger.end_run(
+                history.id, TrialState.WAITING, f"{failure.kind}: {failure.reason}",
+                wall=self._clock.wall(), wasted=wasted, failure=asdict(failure), charged=charged,
+            )  # fmt: skip
+        else:
+            reason = f"{failure.kind}: {failure.reason}"
+            self.end(history, TrialState.FAILED, reason, outcome, wasted=wasted, reached=reached)
+
+    def end(
+        self, history: TrialHistory, state: TrialState, reason: str, outcome: Outcome | None = None,
+        *, wasted: float = 0.0, reached: int | None = None,
+    ) -> None:  # fmt: skip
+        """Record a trial's end.
+
+        Args:
+            history: the trial.
+            state: FINISHED, PRUNED or FAILED.
+            reason: for people.
+            outcome: the failure, if it failed.
+            wasted: seconds of work that no report accounts for.
+            reached: the last step that its run is known to have reached; by default that of its last report.
+        """
+        step = history.last_step if reached is None else reached
+        failure = None if outcome is None else asdict(self._failure(history, outcome, step))
+        self._ledger.end_trial(history.id, state, reason, wall=self._clock.wall(), wasted=wasted, failure=failure)
+        if self._tracker is not None:
+            self._tracker.trial_ended(history.record())
+
+    def _failure(self, history: TrialHistory, outcome: Outcome, reached: int) -> Failure:
+        kind = outcome.kind
+        if kind in ("finished", "stopped"):
+            raise ValueError(f"no failure: {kind}")
+        return Failure(
+            kind=kind,  # type: ignore[arg-type]  # the two others were just excluded
+            reason=outcome.reason,
+            traceback=outcome.traceback,
+            log=str(self._ledger.paths.trial(history.id).log),
+            attempt=history.run,
+            step=reached,
+            at=time.time(),
+        )
