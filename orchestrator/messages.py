@@ -78,7 +78,7 @@ class Report(_Message):
     images_seen: int | None = None
     """Training images consumed from step 0 to `step`."""
     facts: dict[str, str] = field(default_factory=dict)
-    """What only the worker can know, with the first report of a run: `device`, and `data` (its fingerprint)."""
+    """What only the worker can know, with the first report of a run: `device`, and the data's `fingerprint`."""
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:

@@ -298,7 +298,7 @@ def _facts(trainer: Any) -> dict[str, str]:
         on_gpu = torch is not None and str(device).startswith("cuda")
         facts["device"] = str(torch.cuda.get_device_name(device)) if torch is not None and on_gpu else str(device)
     if getattr(trainer, "fingerprint", None):
-        facts["data"] = str(trainer.fingerprint)
+        facts["fingerprint"] = str(trainer.fingerprint)
     return facts
 
 

@@ -11,6 +11,8 @@ import yaml
 from PIL import Image
 
 from orchestrator.cli import run
+from orchestrator.ledger import Ledger
+from orchestrator.paths import Home
 
 BASE = {
     "data": {"name": "digits"},
@@ -56,6 +58,12 @@ def test_the_leaderboard_ranks_the_finished_and_never_the_diverged_trial(place, 
     assert first["metric"] == first["mean"] > 0
     assert Path(first["checkpoint"]).is_dir()
     assert (last["rank"], last["failure"]["kind"]) == (None, "diverged")
+
+
+def test_the_data_that_the_workers_saw_is_recorded_and_no_trial_is_said_to_have_seen_other(place, capsys):
+    trials = json.loads(ask(place, capsys, "export", "tiny", "--json")[1])
+    assert [trial["labels"] for trial in trials] == [{}, {}]
+    assert Ledger.open(Home(place / "home").sweep("tiny")).environment()["fingerprint"]
 
 
 def test_status_counts_and_the_trials_pictures_are_there(place, capsys):
