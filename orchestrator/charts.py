@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.groups import Group, value_of
 from orchestrator.importance import Importance
-from orchestrator.leaderboard import Group, value_of
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.statistics import mean_ci
 from orchestrator.texts import number, short_names

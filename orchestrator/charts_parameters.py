@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.charts import Figure, View, axis_value, dots, log_axis, log_ticks, plain_text
+from orchestrator.groups import value_of
 from orchestrator.importance import distributions_of, rebuild_study
-from orchestrator.leaderboard import value_of
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.texts import number
 

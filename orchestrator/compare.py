@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from orchestrator.leaderboard import Group, group_by_config, interval_text, value_of
-from orchestrator.records import TrialRecord
+from orchestrator.groups import Group, group_by_config, value_of
+from orchestrator.leaderboard_table import bad_seeds_text, interval_text
+from orchestrator.records import TrialRecord, better
+from orchestrator.settings import Metric
 from orchestrator.statistics import ALPHA, mean_ci, paired_test
 from orchestrator.texts import count, number, p_value, plus_minus
 
@@ -52,7 +55,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
         "sweep": spec.name,
         "metric": spec.metric.name,
         "goal": spec.metric.goal,
-        "trials": [_side(a), _side(b)],
+        "trials": [_side(group, spec.metric) for group in (a, b)],
         "differences": [
             {"key": name, "values": [left.get(name), right.get(name)]}
             for name in names
@@ -62,7 +65,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
         "curve": [
             {"step": step, "values": [curve.get(step) for curve in curves]} for step in sorted({*curves[0], *curves[1]})
         ],
-        "test": _test(a, b, spec.metric.goal),
+        "test": _test(a, b, spec.metric),
     }
 
 
@@ -100,7 +103,7 @@ def compare_table(spec: SweepSpec, found: Comparison, *, rows: int = 12) -> Rend
     return Stack(table, Text(found["test"]["verdict"], style="bold"))
 
 
-def _side(group: Group) -> dict[str, Any]:
+def _side(group: Group, metric: Metric) -> dict[str, Any]:
     interval = group.interval()
     record = group.searched
     return {
@@ -112,7 +115,12 @@ def _side(group: Group) -> dict[str, Any]:
         "n": interval.n if interval else 0,
         "steps": record.steps,
         "seeds": group.by_seed(),
+        "bad_seeds": _bad_seeds(group, metric),
     }
+
+
+def _bad_seeds(group: Group, metric: Metric) -> list[dict[str, Any]]:
+    return [asdict(seed) for seed in group.bad_seeds(metric.name, metric.goal)]
 
 
 def _curve(group: Group, metric: str) -> dict[int, float]:
@@ -125,25 +133,28 @@ def _curve(group: Group, metric: str) -> dict[int, float]:
     return {step: math.fsum(values) / len(values) for step, values in found.items()}
 
 
-def _test(a: Group, b: Group, goal: str) -> dict[str, Any]:
+def _test(a: Group, b: Group, metric: Metric) -> dict[str, Any]:
     """Return the paired test: `difference` is first minus second over the shared seeds."""
     left, right = a.by_seed(), b.by_seed()
     shared = sorted(left.keys() & right.keys())
     differences = [left[seed] - right[seed] for seed in shared]
     interval = mean_ci(differences) if differences else None
     p = paired_test(left, right)
-    real = p is not None and p < ALPHA and a.searched.steps == b.searched.steps
+    stable = not _bad_seeds(a, metric) and not _bad_seeds(b, metric)
+    real = p is not None and p < ALPHA and stable and a.searched.steps == b.searched.steps
     return {
         "seeds": shared,
         "difference": interval.mean if interval else None,
         "ci95": [interval.low, interval.high] if interval and interval.n > 1 else None,
         "p_value": p,
-        "better": _winner(a, b, interval.mean, goal) if real and interval else None,
-        "verdict": _verdict(a, b, shared, interval.mean if interval else None, p, goal),
+        "better": _winner(a, b, interval.mean, metric.goal) if real and interval else None,
+        "verdict": _verdict(a, b, shared, interval.mean if interval else None, p, metric),
     }
 
 
-def _verdict(a: Group, b: Group, shared: Sequence[int], difference: float | None, p: float | None, goal: str) -> str:
+def _verdict(
+    a: Group, b: Group, shared: Sequence[int], difference: float | None, p: float | None, metric: Metric
+) -> str:
     for group in (a, b):
         if value_of(group.searched) is None:
             record = group.searched
@@ -154,7 +165,10 @@ def _verdict(a: Group, b: Group, shared: Sequence[int], difference: float | None
         return f"The results were taken at different steps ({steps}); compare the curves where both have a value."
     if difference is None:
         return "No comparison: the two share no seed."
-    winner = _winner(a, b, difference, goal)
+    unstable = _unstable(a, b, shared, metric)
+    if unstable:
+        return unstable
+    winner = _winner(a, b, difference, metric.goal)
     ahead = number(abs(difference), 3)
     if p is None:
         return f"Trial {winner} is ahead by {ahead} on the one seed they share, which may be chance."
@@ -164,6 +178,18 @@ def _verdict(a: Group, b: Group, shared: Sequence[int], difference: float | None
     if p < ALPHA:
         return f"Trial {winner} is better by {by}."
     return f"Tied: trial {winner} is ahead by {by}, which may be chance."
+
+
+def _unstable(a: Group, b: Group, shared: Sequence[int], metric: Metric) -> str:
+    """Return what can be said where seeds went wrong, which no mean speaks for; empty where none did."""
+    wrong = [(group.searched.id, bad) for group in (a, b) if (bad := _bad_seeds(group, metric))]
+    if not wrong:
+        return ""
+    left, right = a.by_seed(), b.by_seed()
+    wins = sum(better(left[seed], right[seed], metric.goal) for seed in shared)
+    told = "; ".join(f"trial {trial} is unstable, {bad_seeds_text({'bad_seeds': bad})}" for trial, bad in wrong)
+    score = f"trial {a.searched.id} is better on {wins} of {count(len(shared), 'shared seed')}"
+    return f"No test of means: {told}; {score}."
 
 
 def _winner(a: Group, b: Group, difference: float, goal: str) -> str:

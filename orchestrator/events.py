@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from meanflow_core.errors import ConfigError
+from orchestrator.leaderboard import leaderboard
+from orchestrator.leaderboard_table import bad_seeds_text
 from orchestrator.records import better
 from orchestrator.run_writer import (
     FAILED,
@@ -22,7 +24,9 @@ from orchestrator.run_writer import (
     as_text,
     as_yaml,
 )
-from orchestrator.views import description, experiment_tags
+from orchestrator.status import best_so_far, best_text
+from orchestrator.verdict import verdict
+from orchestrator.views import description, experiment_tags, trial_description
 
 if TYPE_CHECKING:
     from orchestrator.records import TrialRecord
@@ -71,8 +75,9 @@ class EventTracker:
         self._spec: SweepSpec | None = None
         self._environment: Mapping[str, Any] = {}
         self._open: dict[str, None] = {}  # a set that keeps its order
+        self._ended: dict[str, TrialRecord] = {}
         self._ranked = 0
-        self._best: tuple[float, str] | None = None
+        self._least: float | None = None
 
     @_never_raises
     def sweep_started(self, spec: SweepSpec, info: Mapping[str, Any]) -> None:
@@ -87,11 +92,12 @@ class EventTracker:
         self._sweep.text("sweep.yaml", as_yaml(spec.source.get("sweep", {})))
         self._sweep.text("plan.json", as_json(info.get("plan")))
         self._sweep.text("environment.json", as_json(self._environment))
-        self._sweep.tags({"meansweep.state": "running", "mlflow.note.content": description(spec, self._best)})
+        self._sweep.tags({"meansweep.state": "running"})
         if not new:
             self._sweep.set_status(RUNNING)
         for record in info.get("trials", ()):
             self._catch_up(record)
+        self._describe()
 
     @_never_raises
     def sweep_ended(self, state: str, summary: Mapping[str, Any]) -> None:
@@ -102,6 +108,7 @@ class EventTracker:
         self._open.clear()
         self._sweep.text("summary.json", as_json(summary))
         self._sweep.tags({"meansweep.state": state})
+        self._show_leaderboard(state)
         self._sweep.set_status({"finished": FINISHED, "failed": FAILED}.get(state, KILLED))
 
     @_never_raises
@@ -119,6 +126,7 @@ class EventTracker:
             "meansweep.attempt": str(len(record.attempts) + 1),
             "meansweep.reused": str(record.labels.get("reused", "")),
             "meansweep.state": "running",
+            "mlflow.note.content": trial_description(self._known.name, record),
         }
         run.tags(tags)
         if new:
@@ -139,6 +147,17 @@ class EventTracker:
     @_never_raises
     def trial_ended(self, record: TrialRecord) -> None:
         """See `Tracker`."""
+        self._close(record)
+        self._describe()
+
+    def close(self, timeout: float = 30.0) -> int:
+        """See `Tracker`."""
+        return 0
+
+    # ---------------------------------------------------------------------------------------------- internal
+
+    def _close(self, record: TrialRecord) -> None:
+        """Close a trial's run."""
         self._show_unseen(record)
         run, state = self._run(record.id), record.state.value
         spent = {"trial/steps": record.steps, "trial/busy_seconds": record.busy_seconds}
@@ -154,12 +173,6 @@ class EventTracker:
         run.set_status({"finished": FINISHED, "failed": FAILED}.get(state, KILLED))
         self._open.pop(record.id, None)
         self._rank(record)
-
-    def close(self, timeout: float = 30.0) -> int:
-        """See `Tracker`."""
-        return 0
-
-    # ---------------------------------------------------------------------------------------------- internal
 
     @property
     def _known(self) -> SweepSpec:
@@ -184,7 +197,7 @@ class EventTracker:
             if shown == RUNNING:  # it will be handed out again; if not, it is closed with the sweep
                 self._open[record.id] = None
         elif shown in (None, RUNNING):
-            self.trial_ended(record)
+            self._close(record)
         else:
             self._rank(record)
 
@@ -200,12 +213,30 @@ class EventTracker:
 
     def _rank(self, record: TrialRecord) -> None:
         """Draw the curve of the best value so far over the trials that have ended."""
+        self._ended[record.id] = record
         metric = self._known.metric
         if record.state.value == "failed" or record.replicate or record.metric is None:
             return
         self._ranked += 1
-        if self._best is None or better(record.metric, self._best[0], metric.goal):
-            self._best = (record.metric, record.id)
-            text = description(self._known, self._best)
-            self._sweep.tags({"meansweep.best_trial": record.id, "mlflow.note.content": text})
-        self._sweep.points([(self._ranked, {f"best/{metric.name}": self._best[0]})])
+        if self._least is None or better(record.metric, self._least, metric.goal):
+            self._least = record.metric
+        self._sweep.points([(self._ranked, {f"best/{metric.name}": self._least})])
+
+    def _describe(self) -> None:
+        """Say above the sweep's run how far it has come."""
+        best = best_so_far(self._known, list(self._ended.values()))
+        told = f"**Best so far:** {best_text(best)}." if best else ""
+        trial = best["trial"] if best else ""
+        self._sweep.tags({"meansweep.best_trial": trial, "mlflow.note.content": description(self._known, told)})
+
+    def _show_leaderboard(self, state: str) -> None:
+        """Say above the sweep's run what it has found, and at each run which place its configuration has."""
+        rows = leaderboard(self._known, self._ended.values())
+        told = f"**{'Result' if state == 'finished' else 'So far'}:** {verdict(self._known, rows)}"
+        self._sweep.tags({"mlflow.note.content": description(self._known, told)})
+        places = {row["trial"]: row for row in rows if row["rank"] is not None}
+        for record in self._ended.values():
+            row = places.get(record.id.partition(".")[0])
+            if row is not None:
+                place = {"meansweep.rank": str(row["rank"]), "meansweep.unstable": bad_seeds_text(row)}
+                self._run(record.id).tags(place)

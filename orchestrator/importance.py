@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.leaderboard import Group, group_by_config, order
+from orchestrator.groups import Group, group_by_config
+from orchestrator.leaderboard import order
 from orchestrator.parameter import Parameter
 from orchestrator.records import TrialRecord
 from orchestrator.texts import count, short_names

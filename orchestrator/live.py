@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.leaderboard import value_of
+from orchestrator.groups import value_of
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.status import best_text, counts_text, status, steps_of
 from orchestrator.texts import duration, number

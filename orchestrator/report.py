@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import report_results as results
 from orchestrator import report_running as running
 from orchestrator.charts import View
+from orchestrator.groups import group_by_config
 from orchestrator.importance import importance
-from orchestrator.leaderboard import Row, group_by_config, leaderboard, order
+from orchestrator.leaderboard import Row, leaderboard, order
 from orchestrator.records import TrialRecord
 from orchestrator.report_parts import Facts
 from orchestrator.texts import count

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import charts, charts_parameters
-from orchestrator.leaderboard import Row, against_best, interval_text, state_text, varying
+from orchestrator.leaderboard import Row
+from orchestrator.leaderboard_table import against_best, interval_text, state_text, varying
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.report_parts import Facts, chart_place, colour_keys, html_table, nothing, untitled
 from orchestrator.texts import count, duration, number, short_names

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.leaderboard import group_by_config, order
+from orchestrator.groups import group_by_config
+from orchestrator.leaderboard import order
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.texts import count, duration, hours, number, plus_minus, short_names
 

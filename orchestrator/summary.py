@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.records import TrialState, best_first
+from orchestrator.records import TrialState
+from orchestrator.status import best_so_far
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
@@ -28,7 +29,7 @@ def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None 
     for trial in trials:
         idle = trial.state is TrialState.RUNNING and not driven  # its driver died: it waits for a resume
         counts["waiting" if idle else trial.state.value] += 1
-    ranked = best_first([t for t in trials if t.state is TrialState.FINISHED and not t.replicate], spec.metric.goal)
+    best = best_so_far(spec, trials)
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     lost = sum(trial.wasted_seconds for trial in trials)
     gpu_share = {trial.id: trial.gpu_seconds / trial.busy_seconds for trial in trials if trial.busy_seconds}
@@ -37,14 +38,7 @@ def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None 
         "state": "interrupted" if state.state in ("running", "paused") and not driven else state.state,
         "reason": state.reason,
         "trials": {**counts, "total": len(trials), "planned": spec.run_cap},
-        "best": None
-        if not ranked
-        else {
-            "trial": ranked[0].id,
-            "metric": ranked[0].metric,
-            "name": spec.metric.name,
-            "values": ranked[0].values,
-        },
+        "best": best and {**best, "name": spec.metric.name, "values": best["config"]},
         "budget": {
             "gpu_hours": {"used": sum(t.gpu_seconds for t in trials) / 3600, "limit": spec.budget.gpu_hours},
             "wall_clock": {"used": ledger.wall_seconds if wall is None else wall, "limit": spec.budget.wall_clock},

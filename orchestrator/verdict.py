@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.groups import value_of
 from orchestrator.importance import Importance
-from orchestrator.leaderboard import Row, interval_text, value_of
-from orchestrator.records import TrialRecord, TrialState
+from orchestrator.leaderboard import Row
+from orchestrator.leaderboard_table import bad_seeds_text, interval_text
+from orchestrator.records import TrialRecord, TrialState, better
 from orchestrator.statistics import rank_correlation
 from orchestrator.texts import count, join, number, p_value, short_names
 
@@ -20,13 +22,13 @@ MATTERS = 0.1
 """Share of the importance above which a parameter is spoken of."""
 
 
-def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance) -> str:
+def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance | None = None) -> str:
     """Return what the sweep has found, in a sentence or two.
 
     Args:
         spec: the sweep.
         rows: of `leaderboard`.
-        importance: of `importance`.
+        importance: of `importance`; None: nothing is said of it.
     """
     ranked = [row for row in rows if row["rank"] is not None]
     if not ranked:
@@ -41,7 +43,7 @@ def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance) -> str
         )
     seeds = f" over {count(best['n'], 'seed')}" if best["n"] > 1 else ""
     head = f"Trial {best['trial']} is best, with {spec.metric.name} {interval_text(best)}{seeds}"
-    rivals = [row for row in ranked[1:] if row["state"] == TrialState.FINISHED.value]
+    finished = [row for row in ranked[1:] if row["state"] == TrialState.FINISHED.value]
     if len(spec.metrics) > 1:
         front = [row["trial"] for row in ranked if row["front"] == 1]
         trials_of = f"trial{'s' if len(front) > 1 else ''} {_few(front, 12)}"
@@ -50,8 +52,8 @@ def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance) -> str
             f"{len(front)} {them} the Pareto front, of which none is worse than another in every metric: {trials_of}."
         )
     else:
-        text = f"{head}{_against(best, rivals)}."
-    return text + _what_matters(importance)
+        text = f"{head}{_against(best, finished)}.{_promising(best, finished, spec.metric.goal)}"
+    return text + (_what_matters(importance) if importance else "")
 
 
 def notes(spec: SweepSpec, trials: Sequence[TrialRecord], rows: Sequence[Row], importance: Importance) -> Iterator[str]:
@@ -64,9 +66,16 @@ def notes(spec: SweepSpec, trials: Sequence[TrialRecord], rows: Sequence[Row], i
         yield from _at_the_edge(spec, ranked[0], importance)
         if ranked[0]["n"] == 1 and len(spec.metrics) == 1:
             yield "One seed a configuration: `replicates` in the sweep file tells real differences from lucky seeds."
-    unstable = [row["trial"] for row in rows if row["replicates"].get("failed") and row["state"] == "finished"]
-    if unstable:
-        yield f"Another seed of trial {join(unstable)} failed: see the failures before training it for long."
+    for row in rows:
+        if row["bad_seeds"] and row is not ranked[0] and not _leads_without(row, ranked[0], spec.metric.goal):
+            yield (
+                f"Trial {row['trial']} is unstable: {bad_seeds_text(row)}. It stands behind the stable ones; "
+                "see its curves before training it for long."
+            )
+    failing = [row["trial"] for row in rows if row["replicates"].get("failed") and row["state"] == "finished"]
+    failing = [trial for trial in failing if not any(row["trial"] == trial and row["bad_seeds"] for row in rows)]
+    if failing:
+        yield f"Another seed of trial {join(failing)} failed: see the failures before training it for long."
     failed = sum(row["failure"] is not None for row in rows)
     if failed * 4 > len(rows):
         yield f"{failed} of {count(len(rows), 'configuration')} failed: see the failures."
@@ -97,18 +106,37 @@ def rung_predictions(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequ
     return found
 
 
-def _against(best: Row, rivals: Sequence[Row]) -> str:
-    """Return how the best one stands to the next, and to those it is tied with."""
+def _against(best: Row, finished: Sequence[Row]) -> str:
+    """Return how the best one stands to the next stable one, and to those it is tied with."""
+    if best["bad_seeds"]:
+        return f", but it is unstable: {bad_seeds_text(best)}"
+    rivals = [row for row in finished if not row["bad_seeds"]]
     if not rivals:
-        return "; no other one has finished"
+        return f"; no other {'stable ' if finished else ''}one has finished"
     tied = [row["trial"] for row in rivals if row["tied_with_best"]]
     if tied:
         return f", but it cannot be told apart from trial {_few(tied)}"
     second = rivals[0]
     if second["p_value_vs_best"] is None:
-        return f", ahead of trial {second['trial']} ({interval_text(second)}); with one seed each that may be chance"
+        shared = "with one seed each" if best["n"] == 1 else "on the one seed they share"
+        return f", ahead of trial {second['trial']} ({interval_text(second)}); {shared} that may be chance"
     sure = p_value(second["p_value_vs_best"])
     return f", and its lead over the runner-up, trial {second['trial']} ({interval_text(second)}), is real ({sure})"
+
+
+def _promising(best: Row, finished: Sequence[Row], goal: str) -> str:
+    """Return which unstable ones would lead if their bad seeds had not been."""
+    return "".join(
+        f" Trial {row['trial']} has the better median ({number(row['median'], 3)}), but it is unstable: "
+        f"{bad_seeds_text(row)}."
+        for row in finished
+        if _leads_without(row, best, goal)
+    )
+
+
+def _leads_without(row: Row, best: Row, goal: str) -> bool:
+    """Whether an unstable configuration would lead if its bad seeds had not been."""
+    return bool(row["bad_seeds"]) and better(row["median"], best["mean"], goal)
 
 
 def _what_matters(importance: Importance) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.parameter import Parameter
+    from orchestrator.records import TrialRecord
     from orchestrator.spec import SweepSpec
 
 VIEW = "leaderboard"
@@ -26,7 +27,7 @@ def experiment_tags(spec: SweepSpec) -> dict[str, str]:
         "mlflow.experimentKind": "custom_model_development",  # the pages of training runs, not those of chat traces
         "mlflow.experiment.primaryMetric.name": spec.metric.name,
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
-        "mlflow.note.content": f"{description(spec, None)}\n",
+        "mlflow.note.content": f"{description(spec)}\n",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
     }
 
@@ -41,7 +42,7 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
     """Return the state of MLflow's page: the trials alone, best first, metric and searched parameters as columns."""
     metric, params = spec.metric.name, list(spec.space.names)
     always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
-    columns = [_column("metrics", metric), _column("metrics", "trial/steps")]
+    columns = [_column("metrics", metric), _column("tags", "meansweep.rank"), _column("metrics", "trial/steps")]
     columns += [_column("tags", "meansweep.state"), *(_column("params", name) for name in params)]
     columns += [_column("params", "seed"), _column("attributes", "Duration")]
     parallel = {
@@ -106,25 +107,34 @@ def _column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
 
 
-def description(spec: SweepSpec, best: tuple[float, str] | None) -> str:
+def description(spec: SweepSpec, found: str = "") -> str:
     """Return what MLflow shows above a sweep's run, in Markdown.
 
     Args:
         spec: the sweep.
-        best: the best value so far and its trial.
+        found: what it has found so far.
     """
     metric = spec.metric
     goal = "lowest" if metric.goal == "minimize" else "highest"
-    lines = [spec.description.strip(), ""] if spec.description else []
+    lines = [found, ""] if found else []  # first: the page folds everything after a few lines
+    lines += [spec.description.strip(), ""] if spec.description else []
     lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
-    if best is not None:
-        seeds = " (one seed; the leaderboard ranks over seeds)" if spec.replicates else ""
-        lines += [f"**Best so far:** {best[0]:.4g} by trial {best[1]}{seeds}.", ""]
     lines += ["| searched | range |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
     lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]
     lines += [f"meansweep best {spec.name} -o best.yaml", "meansweep train best.yaml", "```"]
     return "\n".join(lines)
+
+
+def trial_description(sweep: str, record: TrialRecord) -> str:
+    """Return what MLflow shows above a trial's run, in Markdown: the commands that go on from it."""
+    searched = record.id.partition(".")[0]
+    what = f"Seed {record.seed} of the configuration of trial {searched}." if record.replicate else ""
+    commands = [
+        f"meansweep rerun {sweep} {record.id} --inline",
+        f"meansweep best {sweep} --trial {searched} -o best.yaml",
+    ]
+    return "\n".join([*([what, ""] if what else []), "```", *commands, "meansweep train best.yaml", "```"])
 
 
 def ranges(spec: SweepSpec) -> dict[str, str]:

@@ -24,7 +24,7 @@ def leaderboard(
 ) -> None:
     """Rank the configurations, best first, with intervals where there are several seeds."""
     from orchestrator.leaderboard import leaderboard as rank
-    from orchestrator.leaderboard import leaderboard_table
+    from orchestrator.leaderboard_table import leaderboard_table
     from orchestrator.tracking import run_ids
 
     paths, _, spec, trials = read_sweep(home, sweep)

@@ -212,7 +212,8 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
 def _conclude(ledger: Ledger) -> None:
     """Print the leaderboard, the best trial's picture, and what to type next."""
-    from orchestrator.leaderboard import leaderboard, leaderboard_table
+    from orchestrator.leaderboard import leaderboard
+    from orchestrator.leaderboard_table import leaderboard_table
 
     spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
     rows = leaderboard(spec, trials)

@@ -55,6 +55,16 @@ def test_the_paired_difference_with_its_interval_and_p_value():
     assert found["verdict"].startswith("Trial 1 is better by 0.55 ± 0.21 (p=0.0034, 4 shared seeds)")
 
 
+def test_a_collapsed_seed_is_named_in_place_of_a_test_of_means():
+    found = compare(spec(), [*group(1, [2.8, 2.6, 2.9]), *group(2, [2.4, 2.1, 87.0])], "1", "2")
+    assert found["test"]["better"] is None
+    assert found["test"]["verdict"] == (
+        "No test of means: trial 2 is unstable, seed 2 collapsed (87); trial 1 is better on 1 of 3 shared seeds."
+    )
+    assert "2.1 to 87" in shown(found)
+    assert "±" in shown(found)  # of trial 1
+
+
 def test_maximising_turns_the_winner_around():
     both = [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 3.05, 4.1])]
     maximise = spec(metrics=(Metric(name=METRIC, goal="maximize"),))

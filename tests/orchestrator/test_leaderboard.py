@@ -4,7 +4,8 @@ import math
 import pytest
 from rich.console import Console
 
-from orchestrator.leaderboard import leaderboard, leaderboard_table
+from orchestrator.leaderboard import leaderboard
+from orchestrator.leaderboard_table import leaderboard_table
 from orchestrator.records import Failure
 from orchestrator.settings import Metric
 from tests.orchestrator.example_sweep import METRIC, record, spec, trials
@@ -119,6 +120,56 @@ def test_a_configuration_of_which_a_seed_diverged_stands_behind_the_sound_ones()
     rows = leaderboard(spec(), some)
     assert ids(rows) == ["2", "1", "3"]
     assert rows[1]["replicates"] == {"finished": 1, "failed": 1}
+    assert rows[1]["bad_seeds"] == [{"seed": 2, "kind": "diverged", "value": None}]
+
+
+def seeds(key, *curves):
+    """A configuration by the curves of its seeds."""
+    return [
+        record(
+            f"{key}.{i}" if i else f"{key}",
+            curve[-1],
+            seed=i,
+            reports={500 * (at + 1): {METRIC: value} for at, value in enumerate(curve)},
+        )
+        for i, curve in enumerate(curves)
+    ]
+
+
+def test_a_configuration_of_which_a_seed_collapsed_stands_behind_the_stable_ones_and_is_not_tied():
+    shaky = seeds(1, [8.0, 2.4], [9.0, 2.1], [8.0, 86.9])
+    rows = leaderboard(spec(), [*shaky, *seeds(2, [9.0, 2.8], [9.0, 2.6], [8.0, 2.9]), record("3", 13.0)])
+    assert ids(rows) == ["2", "3", "1"]
+    assert rows[2]["bad_seeds"] == [{"seed": 2, "kind": "collapsed", "value": 86.9}]
+    assert (rows[2]["median"], rows[2]["n"], rows[2]["p_value_vs_best"], rows[2]["tied_with_best"]) == (
+        2.4,
+        3,
+        None,
+        None,
+    )
+    text = shown(spec(), rows)
+    assert "2.1 to 86.9" in text
+    assert "trial 1 is unstable: seed 2 collapsed (86.9)" in text
+    assert "tied" not in text
+
+
+@pytest.mark.parametrize(
+    ("goal", "curves", "bad"),
+    [
+        ("minimize", ([9.0, 2.0], [9.0, 6.1]), []),  # more than three times worse, but no worse than it began
+        ("minimize", ([5.0, 2.0], [9.0, 5.9]), []),  # worse than the best one ever was, but not by enough
+        ("minimize", ([5.0, 2.0], [9.0, 6.1]), [1]),
+        ("minimize", ([5.0, 2.0], [9.0, 50.0], [9.0, 80.0]), [1, 2]),
+        ("minimize", ([-5.0, -9.0], [-5.0, -1.0]), []),  # nothing is a multiple of a number below zero
+        ("maximize", ([0.4, 0.9], [0.4, 0.2]), [1]),
+        ("maximize", ([0.4, 0.9], [0.4, 0.0]), [1]),
+        ("maximize", ([0.4, 0.9], [0.4, 0.35]), []),
+        ("maximize", ([0.1, 0.9], [0.4, 0.2]), []),
+    ],
+)
+def test_a_seed_collapsed_if_it_is_far_from_the_best_and_worse_than_that_one_ever_was(goal, curves, bad):
+    (row,) = leaderboard(spec(metrics=(Metric(name=METRIC, goal=goal),)), seeds(1, *curves))
+    assert [seed["seed"] for seed in row["bad_seeds"]] == bad
 
 
 def test_replicates_that_still_run_do_not_count_yet():
@@ -160,21 +211,31 @@ def test_an_empty_sweep_has_an_empty_leaderboard():
     assert "rank" in shown(spec(), [])
 
 
-def test_the_table_fits_a_hundred_columns_and_says_what_it_leaves_out():
+def test_the_table_fits_a_hundred_columns_with_every_parameter():
     rows = leaderboard(spec(), trials())
     text = shown(spec(), rows)
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    head = text.splitlines()[0].split()
-    assert head[:4] == ["rank", "trial", "state", "fid_1nfe"]
-    assert {"law", "mean", "scale", "kappa", "power", "lr"} <= set(head)
+    heads = ["rank", "trial", "fid_1nfe", "n", "vs", "best", "steps", "law", "mean", "scale", "kappa", "power", "lr"]
+    assert text.splitlines()[0].split() == heads
     first = next(line for line in text.splitlines() if line.split()[:1] == ["1"])
     assert "±" in first
     assert first.count("best") == 1
-    assert "diverged" in text
-    narrow = shown(spec(), rows, width=60, limit=4)
-    assert "20 more rows" in " ".join(narrow.split())
-    assert "not shown: " in " ".join(narrow.split())
+    assert "1000 diverged" in text
+    assert "20 more rows" in shown(spec(), rows, limit=4)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_table_goes_on_below_with_the_parameters_beside_rank_trial_and_metric(width):
+    rows = leaderboard(spec(), trials())
+    text = shown(spec(), rows, width=width, limit=4)
+    tables = [line.split() for line in text.splitlines() if line.startswith("rank")]
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    assert tables[0] == ["rank", "trial", "fid_1nfe", "n", "vs", "best", "steps"]
+    assert all(head[:3] == ["rank", "trial", "fid_1nfe"] for head in tables)
+    shown_below = [name for head in tables[1:] for name in head[3:]]
+    assert shown_below == ["law", "mean", "scale", "kappa", "power", "lr"]
 
 
 def test_a_thousand_trials_are_ranked_within_a_second():

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from orchestrator.compare import compare, compare_table
 from orchestrator.importance import importance, importance_table
-from orchestrator.leaderboard import leaderboard, leaderboard_table
+from orchestrator.leaderboard import leaderboard
+from orchestrator.leaderboard_table import leaderboard_table
 from orchestrator.status import status, status_table
 from tests.orchestrator.example_sweep import spec, trials
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import EventTracker
+from orchestrator.events import SWEEP, EventTracker
 from orchestrator.paths import Home
 from orchestrator.records import Failure, TrialState
 from orchestrator.store import Store, connect
@@ -69,7 +69,9 @@ class TrackerContract:
         assert sweep.metrics[f"best/{METRIC}"] == {1: 9.0}
         assert sweep.tags["meansweep.best_trial"] == "7"
         assert "lowest `eval/fid_1nfe`" in sweep.tags["mlflow.note.content"]
-        assert "9 by trial 7" in sweep.tags["mlflow.note.content"]
+        assert sweep.tags["mlflow.note.content"].startswith("**Result:** Trial 7 is best, with eval/fid_1nfe 9;")
+        assert seventh.tags["meansweep.rank"] == "1"
+        assert "meansweep best digits-guidance --trial 7 -o best.yaml" in seventh.tags["mlflow.note.content"]
         assert seventh.tags["meansweep.code"] == "abc123"
 
     def test_every_end_of_a_trial_shows(self, tracker, runs):
@@ -132,6 +134,7 @@ class TrackerContract:
         found = runs()
         assert found["sweep"].metrics[f"best/{METRIC}"] == {1: 3.0, 2: 5.0, 3: 5.0, 4: 5.0}
         assert found["1.1"].tags["meansweep.kind"] == "replicate"
+        assert found["sweep"].tags["mlflow.note.content"].startswith("**Best so far:** 7 ± 25 (trial 1, 2 seeds).")
 
     def test_what_a_killed_driver_could_not_show_is_shown_on_resuming(self, tracker, runs):
         tracker.sweep_started(spec(), INFO)
@@ -168,6 +171,21 @@ class TrackerContract:
         start(tracker, "7")
         tracker.trial_ended(trial("7", 1.0, "finished", checkpoint=str(checkpoint)))
         assert "checkpoint" in runs()["7"].files
+
+
+def test_every_seed_of_an_unstable_configuration_is_marked_when_the_sweep_ends():
+    tracker = MemoryTracker()
+    tracker.sweep_started(spec(), INFO)
+    for key, value, seed in (("1", 2.0, 0), ("2", 3.0, 0), ("1.1", 80.0, 1)):
+        start(tracker, key)
+        tracker.trial_ended(trial(key, value, "finished", seed=seed))
+    assert "meansweep.rank" not in tracker.runs["1"].tags
+    tracker.sweep_ended("finished", {})
+    tags = {key: tracker.runs[key].tags for key in ("1", "1.1", "2")}
+    assert {key: tag["meansweep.rank"] for key, tag in tags.items()} == {"1": "2", "1.1": "2", "2": "1"}
+    assert tags["1"]["meansweep.unstable"] == tags["1.1"]["meansweep.unstable"] == "seed 1 collapsed (80)"
+    assert not tags["2"].get("meansweep.unstable")
+    assert tracker.runs[SWEEP].tags["meansweep.best_trial"] == "2"
 
 
 class TestMemoryTracker(TrackerContract):

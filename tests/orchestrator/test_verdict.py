@@ -86,7 +86,7 @@ def test_a_best_value_at_the_end_of_its_range_is_noted_where_it_matters():
 def test_what_limits_the_verdict_is_noted():
     some = [
         record("1", 1.0, labels={"drift": ["torch: 2.7 -> 2.8"]}),
-        record("1.1", None, state="failed", seed=1, failure=Failure("diverged", "nan")),
+        record("1.1", None, state="failed", seed=1, failure=Failure("lost", "the node left")),
         record("2", 2.0, labels={"reused": {"sweep": "old", "trial": "3"}}),
         record("3", None, state="running", steps=0),
         record("4", None, state="failed", failure=Failure("oom", "out")),
@@ -99,6 +99,26 @@ def test_what_limits_the_verdict_is_noted():
     assert "1 trial ran in another environment than the sweep's: 1." in text
     assert "1 trial took over the result of an equal configuration: 2." in text
     assert "One seed a configuration" in text
+
+
+def test_a_better_configuration_with_a_collapsed_seed_is_named_with_the_reason_that_it_does_not_lead():
+    text, more = said([*group(1, [2.8, 2.6, 2.9]), *group(2, [2.4, 2.1, 87.0])])
+    assert text.startswith("Trial 1 is best, with eval/fid_1nfe 2.77 ± 0.38 over 3 seeds; no other stable one has fin")
+    assert text.endswith("Trial 2 has the better median (2.4), but it is unstable: seed 2 collapsed (87).")
+    assert "unstable" not in "".join(more)
+
+
+def test_an_unstable_configuration_that_would_not_lead_is_noted():
+    text, more = said([*group(1, [2.8, 2.6, 2.9]), *group(2, [3.4, 3.1, 87.0])])
+    assert "unstable" not in text
+    assert "Trial 2 is unstable: seed 2 collapsed (87)." in "".join(more)
+
+
+def test_where_every_configuration_is_unstable_the_verdict_says_so_of_the_best():
+    text, _ = said(group(2, [2.4, 2.1, 87.0]))
+    assert (
+        text == "Trial 2 is best, with eval/fid_1nfe 2.1 to 87 over 3 seeds, but it is unstable: seed 2 collapsed (87)."
+    )
 
 
 def test_rungs_are_judged_by_the_order_they_predicted():
