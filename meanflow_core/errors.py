@@ -63,11 +63,16 @@ class TrainingDiverged(RuntimeError):
 
 
 def nearest(word: str, valid: Sequence[str]) -> str | None:
-    """Return the valid word closest to `word`; a word that differs only in its dotted prefix counts as close."""
+    """Return the valid word closest to `word`; one with the same last part of a dotted name comes first."""
+    leaf = word.rsplit(".", 1)[-1]
+    if leaf in valid:
+        return leaf
+    same = [name for name in valid if name.rsplit(".", 1)[-1] == leaf]
+    if same:
+        return max(same, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio())
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
     if close:
         return close[0]
-    leaf = word.rsplit(".", 1)[-1]
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in valid}
     close = difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.7)
     return by_leaf[close[0]] if close else None

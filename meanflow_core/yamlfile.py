@@ -43,11 +43,15 @@ class YamlFile:
         return None
 
 
-def read_yaml(path: str | Path) -> YamlFile:
+def read_yaml(path: str | Path, repeats: list[Problem] | None = None) -> YamlFile:
     """Read a mapping from a YAML file.
 
+    Args:
+        path: the file.
+        repeats: takes a problem for each key that stands twice, for who goes on to look for more.
+
     Raises:
-        ConfigError: the file is missing, is not YAML, repeats a key, or does not hold a mapping.
+        ConfigError: the file is missing, is not YAML, does not hold a mapping, or (without `repeats`) repeats a key.
     """
     path = Path(path)
     try:
@@ -58,7 +62,7 @@ def read_yaml(path: str | Path) -> YamlFile:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
-        problems: list[Problem] = []
+        problems: list[Problem] = [] if repeats is None else repeats
         lines: dict[tuple[str, ...], int] = {}
         if node is not None:
             _collect_lines(node, (), lines, problems, str(path))
@@ -66,14 +70,15 @@ def read_yaml(path: str | Path) -> YamlFile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else None
-        rule = f"not YAML: {getattr(error, 'problem', None) or error}"
-        raise ConfigError([Problem(key="", rule=rule, file=str(path), line=line)]) from error
+        raise ConfigError(
+            [Problem(key="", rule=f"not YAML: {_explained(error)}", file=str(path), line=line)]
+        ) from error
     finally:
         loader.dispose()
     if not isinstance(content, dict):
         rule = f"must hold a mapping of keys, but holds a {type(content).__name__}"
-        problems.append(Problem(key="", rule=rule, file=str(path), line=1))
-    if problems:
+        raise ConfigError([*problems, Problem(key="", rule=rule, file=str(path), line=1)])
+    if problems and repeats is None:
         raise ConfigError(problems)
     return YamlFile(path=path, content=content, lines=lines)
 
@@ -95,6 +100,19 @@ def write_yaml(content: Any) -> str:
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 
+def _explained(error: yaml.YAMLError) -> str:
+    """What is wrong, in words of who writes the file rather than of the parser."""
+    problem = str(getattr(error, "problem", None) or error)
+    opened = getattr(error, "context_mark", None)
+    if "'\\t'" in problem:
+        return "a tab cannot indent; use spaces"
+    if "flow" in str(getattr(error, "context", "")) and opened is not None:
+        return f"{problem}; is the bracket of line {opened.line + 1} closed?"
+    if "<block end>" in problem or "mapping values are not allowed" in problem:
+        return f"{problem}; is this line indented like its neighbours, and does a text with ': ' stand in quotes?"
+    return problem
+
+
 def _collect_lines(
     node: yaml.Node, keys: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[Problem], file: str
 ) -> None:
@@ -105,6 +123,8 @@ def _collect_lines(
             if key in lines:
                 rule = f"stands twice (first in line {lines[key]}); YAML would silently keep the last"
                 problems.append(Problem(key=".".join(key), rule=rule, file=file, line=line))
+                for below in [place for place in lines if place[: len(key)] == key]:
+                    del lines[below]  # the last one counts: what stands in it is not said to stand twice
             lines[key] = line
             _collect_lines(value_node, key, lines, problems, file)
     elif isinstance(node, yaml.SequenceNode):

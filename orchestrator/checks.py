@@ -15,6 +15,7 @@ from orchestrator.condition import same
 from orchestrator.parameter import Parameter
 from orchestrator.reading import Path, Reader
 from orchestrator.space_reader import SpaceDraft
+from orchestrator.sweep_file import HABITS
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -39,7 +40,8 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
         if below:
             reader.wrong(path, f"is a group of keys; vary one of {', '.join(below[:6])}{', ...' if below[6:] else ''}")
         else:
-            reader.wrong(path, "unknown key of the training configuration", close=nearest(key, valid))
+            close = HABITS.get(key.rpartition(".")[2]) or nearest(key, valid)
+            reader.wrong(path, "unknown key of the training configuration", close=close)
     for key, parameter in draft.parameters.items():
         if parameter.distribution == "int_uniform" and valid_keys().get(key) in (float, float | None):
             rule = (
@@ -183,8 +185,9 @@ def _note(
 ) -> None:
     key = problem.key
     own = parameter is not None and key in parameter.keys
-    mark = (key, f"{problem.rule} {problem.value!r}" if own or parameter is None else problem.rule)
-    if mark in seen:
+    listed = parameter is None or bool(parameter.choices)  # each value of a list is said, a range is said once
+    mark = (key, f"{problem.rule} {problem.value!r}" if (own or parameter is None) and listed else problem.rule)
+    if mark in seen or (key, problem.rule) in seen:
         return
     seen.add(mark)
     rule = problem.rule

@@ -123,7 +123,7 @@ def _zipped(reader: Reader, draft: SpaceDraft, content: Any) -> dict[str, Parame
     for path, group in _entries(reader, ("zip",), groups):
         names = [str(name) for name in reader.sequence(path, group)]
         sound = len(names) > 1
-        if not sound:
+        if not sound and isinstance(group, list):
             reader.wrong(path, "needs at least two keys that move together", group)
         for name in names:
             if name not in draft.paths:

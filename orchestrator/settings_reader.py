@@ -99,7 +99,13 @@ def read_early_terminate(reader: Reader, content: Any) -> EarlyTerminate | None:
     if content is None:
         return None
     every = sorted({*_COMMON, *(key for keys in _BY_TYPE.values() for key in keys)})
+    if isinstance(content, str):
+        example = f"{{type: {content if content in STOPPING else 'asha'}, min_iter: 500}}"
+        reader.wrong(path, f"must be a mapping of keys, e.g. {example}", content)
+        return None
     block = reader.mapping(path, content, every)
+    if not isinstance(content, Mapping):
+        return None
     if "type" not in block:
         reader.wrong((*path, "type"), f"is missing: one of {', '.join(STOPPING)}")
         return None

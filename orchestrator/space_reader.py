@@ -155,8 +155,9 @@ def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mappin
     if name == "constant":
         return Parameter(name=key, kind="constant", distribution=name, choices=(definition["value"],))
     values = reader.sequence((*path, "values"), definition["values"])
-    if not values:
+    if not values and isinstance(definition["values"], list):
         reader.wrong((*path, "values"), "needs at least one value")
+    if not values:
         return None
     for index, value in enumerate(values):
         if any(same(value, other) for other in values[:index]):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from meanflow_core.config import TrainConfig, load_config, with_values
-from meanflow_core.errors import ConfigError
+from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.yamlfile import read_yaml
 from orchestrator.checks import check_configs, check_keys, check_metrics, check_together
 from orchestrator.reading import Reader, flat, put
@@ -34,7 +34,7 @@ from orchestrator.settings_reader import (
 )
 from orchestrator.space import Space
 from orchestrator.space_reader import read_parameters
-from orchestrator.sweep_file import DEFAULT_TRAINER, KEYS, read_content
+from orchestrator.sweep_file import DEFAULT_TRAINER, KEYS, read_content, refuse_training_configuration
 
 __all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
 
@@ -155,8 +155,11 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     Raises:
         ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
     """
-    document = read_yaml(path)
+    repeats: list[Problem] = []
+    document = read_yaml(path, repeats)
+    refuse_training_configuration(document)
     reader = Reader(str(path), document)
+    reader.problems += repeats
     content, base = read_content(reader, document, overrides)
     spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
     check_metrics(reader, spec)

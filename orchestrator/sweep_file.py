@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from meanflow_core.config import load_config, valid_keys
-from meanflow_core.errors import ConfigError, nearest
+from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.yamlfile import YamlFile, parse_value, read_yaml
 from orchestrator.reading import Reader, flat, put
 
@@ -36,6 +37,19 @@ KEYS: dict[str, str] = {
     "max_concurrent": "Most trials at once. Default: as many as fit.",
 }
 
+HABITS = {
+    "learning_rate": "optimizer.lr",
+    "wd": "optimizer.weight_decay",
+    "epochs": "trainer.steps",
+    "iterations": "trainer.steps",
+    "num_layers": "model.depth",
+    "hidden_size": "model.width",
+    "hidden_dim": "model.width",
+    "cfg_scale": "objective.guidance.scale",
+    "flow_ratio": "objective.time.ratio",
+}
+"""What is often swept under other names."""
+
 
 def read_content(reader: Reader, document: YamlFile, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the file's content without `base`, and the resolved nested base configuration.
@@ -49,6 +63,24 @@ def read_content(reader: Reader, document: YamlFile, overrides: Iterable[str]) -
     for word in overrides:
         _override(reader, content, word)
     return content, _read_base(reader, content, document.path)
+
+
+def refuse_training_configuration(document: YamlFile) -> None:
+    """Say so at once if the file is a training configuration: each of its keys would be an unknown one here.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    content = document.content
+    sections = {key.partition(".")[0] for key in valid_keys()} - {"seed"}
+    foreign = [key for key in content if str(key) in sections and (key != "trainer" or isinstance(content[key], dict))]
+    if foreign and not {"method", "parameters"} & set(content):
+        name = document.path
+        rule = (
+            f"is a training configuration, not a sweep: a sweep names it (`base: {name.name}`) beside `method`, "
+            f"`metric` and `parameters`; `meansweep train {name}` trains it alone"
+        )
+        raise ConfigError([Problem(key=str(foreign[0]), rule=rule, file=str(name), line=document.line_of(foreign[0]))])
 
 
 def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
@@ -70,21 +102,26 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
     elif rest or key in valid_keys():
         content["set"] = {**(content.get("set") or {}), key: value}
     else:
-        reader.wrong((key,), "unknown key of an override", value, close=nearest(key, [*KEYS, *valid_keys()]))
+        close = HABITS.get(key) or nearest(key, [*KEYS, *valid_keys()])
+        reader.wrong((key,), "unknown key of an override", value, close=close)
 
 
 def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
     given = content.pop("base", None)
-    own = content.get("trainer") in (None, DEFAULT_TRAINER)
+    trainer = content.get("trainer")
+    own = not isinstance(trainer, str) or trainer == DEFAULT_TRAINER
     document: YamlFile | None = None
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():
-            files = sorted(str(file.relative_to(path.parent)) for file in (path.parent / given).parent.glob("*.yaml"))
-            reader.wrong(("base",), "no such file (it is relative to this one)", given, close=nearest(given, files))
+            wanted = path.parent / given
+            files = {file.stem: file for file in sorted(wanted.parent.glob("*.y*ml")) if not file.samefile(path)}
+            file = files.get(nearest(wanted.stem, list(files)) or "")
+            close = None if file is None else os.path.relpath(file, path.parent)
+            reader.wrong(("base",), "no such file (it is relative to this one)", given, close=close)
             given = {}
         elif isinstance(given, str):
-            document = read_yaml(path.parent / given)
+            document = read_yaml(path.parent / given, reader.problems)
             given = document.content
     except ConfigError as error:
         reader.problems += error.problems

@@ -327,6 +327,52 @@ def test_scale_and_omega_together_are_refused_before_anything_starts(tmp_path):
     assert "both set" in found["parameters.objective.guidance.omega"].rule
 
 
+def test_a_rule_that_a_whole_range_breaks_is_said_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        read_spec(write(tmp_path, content(parameters={"optimizer.lr": {"min": -3.0, "max": -1.0}})))
+    assert [problem.key for problem in caught.value.problems] == ["parameters.optimizer.lr"]
+    both = {"objective.guidance.scale": {"min": 1.0, "max": 3.0}, "objective.guidance.omega": {"min": 1.0, "max": 2.0}}
+    with pytest.raises(ConfigError) as caught:
+        read_spec(write(tmp_path, content(parameters=both)))
+    assert len(caught.value.problems) == 1
+
+
+def test_words_of_other_projects_lead_to_the_key_that_is_meant(tmp_path):
+    words = {"learning_rate": "optimizer.lr", "epochs": "trainer.steps", "trainer.seed": "seed"}
+    words |= {"loss.weight.power": "objective.weight.power", "batch_size": "trainer.batch_size"}
+    found = wrong(tmp_path, parameters={word: {"values": [1, 2]} for word in words})
+    assert {key.removeprefix("parameters."): problem.nearest for key, problem in found.items()} == words
+    assert problems_of(write(tmp_path), ["learning_rate=0.1"])["learning_rate"].nearest == "optimizer.lr"
+
+
+def test_a_key_that_stands_twice_hides_no_other_mistake(tmp_path):
+    twice = GOOD.replace("retries: 2", "retreis: 2\nmethod: random")
+    twice += "parameters:\n  optimizer.lr: {min: 0.1, max: 0.2}\n"
+    found = problems_of(write(tmp_path, twice))
+    assert set(found) == {"method", "parameters", "retreis"}  # not what stands twice within the second `parameters`
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("method: tpe\nparameters:\n\toptimizer.lr: {value: 1}\n", 3, "use spaces"),
+        ("method: tpe\nparameters:\n  seed: {value: 1}\n   optimizer.lr: {value: 1}\n", 4, "indented"),
+        ("parameters: {seed: {value: 1}\nmethod: tpe\n", 2, "bracket of line 1"),
+    ],
+)
+def test_what_is_not_yaml_is_said_in_words_of_who_writes_it(tmp_path, text, line, said):
+    problem = problems_of(write(tmp_path, text))[""]
+    assert problem.line == line
+    assert said in problem.rule
+
+
+def test_a_training_configuration_is_not_taken_for_a_sweep(tmp_path):
+    write(tmp_path)
+    (problem,) = problems_of(tmp_path / "base.yaml").values()
+    assert (problem.key, problem.line) == ("model", 1)
+    assert "meansweep train" in problem.rule
+
+
 def test_a_combination_that_breaks_a_rule_is_shown_and_can_be_forbidden(tmp_path):
     dit = {"model.name": {"value": "dit"}, "model.width": {"values": [60, 64]}, "model.heads": {"values": [3, 4]}}
     found = wrong(tmp_path, parameters=dit)
@@ -405,6 +451,7 @@ def test_several_metrics_need_a_search_that_knows_them(tmp_path):
 
 def test_a_base_that_is_not_there_or_not_yaml_is_said(tmp_path):
     assert wrong(tmp_path, base="baze.yaml")["base"].nearest == "base.yaml"
+    assert wrong(tmp_path, base="sweeep.yaml")["base"].nearest is None  # this file itself is none
     found = problems_of(write(tmp_path, base="model: [\n"))
     assert found[""].file == str(tmp_path / "base.yaml")
 
