@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import valid_keys
+from meanflow_core.data.presence import DEFAULT_METRICS, IMAGES, no_features
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.condition import same
 from orchestrator.parameter import Parameter
@@ -63,8 +64,18 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     evaluation = spec.base["evaluation"]
     nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
     names = spec.set.get("evaluation.metrics", evaluation["metrics"])
-    if "evaluation.nfe" in spec.space.names or "evaluation.metrics" in spec.space.names:
+    if {"evaluation.nfe", "evaluation.metrics", "data.name"} & set(spec.space.names):
         return
+    data = spec.set.get("data.name", spec.base["data"]["name"])
+    source = f"evaluation.metrics is {names}"
+    if names is None and data in DEFAULT_METRICS:  # a data set of the user's own has what it likes
+        names = list(DEFAULT_METRICS[data])
+        source = f"those of {data} are {', '.join(names)} (others can be named in `evaluation.metrics`)"
+    if "evaluation.features" not in spec.space.names:
+        unset = spec.set.get("evaluation.features", evaluation["features"]) is None
+        for problem in no_features(data) if unset and data in IMAGES else ():
+            place = "set" if problem.key in spec.set or "data.name" in spec.set else "base"
+            reader.wrong((place, problem.key), problem.rule, problem.value)
     for index, metric in enumerate(spec.metrics):
         path: Path = ("metric", "name") if len(spec.metrics) == 1 else ("metrics", str(index), "name")
         found = _EVAL.fullmatch(metric.name)
@@ -81,7 +92,7 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         elif int(found["nfe"]) not in nfe:
             reader.wrong(path, f"is not logged by trials: evaluation.nfe is {nfe}", metric.name)
         elif names is not None and found["name"] not in names:
-            rule = f"is not logged by trials: evaluation.metrics is {names}"
+            rule = f"is not logged by trials: {source}"
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
 
 

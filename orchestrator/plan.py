@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from meanflow_core.errors import ConfigError
+from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cost import Estimate, estimate_cost
 from orchestrator.probe import Measurement, drawn_configs
 from orchestrator.spec import SweepSpec
@@ -47,6 +47,8 @@ class Plan:
     over_budget: tuple[str, ...] = ()
     """Why this does not fit; empty if it does."""
     notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """What the trials would not find on this machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `plan --json` prints."""
@@ -60,6 +62,7 @@ def make_plan(
     history: Collection[str] = (),
     resources_available: Mapping[str, float] | None = None,
     probe: Sequence[Measurement] = (),
+    missing: Sequence[Problem] = (),
 ) -> Plan:
     """Plan a sweep.
 
@@ -68,6 +71,7 @@ def make_plan(
         history: hashes of configurations that are finished elsewhere.
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
+        missing: see `orchestrator.ready.missing_here`.
     """
     notes = list(spec.notes)
     grid_size = _grid_size(spec)
@@ -95,6 +99,7 @@ def make_plan(
         estimate=estimate,
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=tuple(notes),
+        missing=tuple(str(problem) for problem in missing),
     )
 
 
@@ -244,6 +249,7 @@ def render_plan(plan: Plan) -> str:
     lines += _estimate_lines(plan.estimate)
     lines += [f"note: {note}" for note in plan.notes]
     lines += [f"does not fit: {reason}" for reason in plan.over_budget]
+    lines += [f"missing here: {problem}" for problem in plan.missing]
     return "\n".join(lines)
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import Cifar10Config
+from meanflow_core.data import presence
 from meanflow_core.data.base import ArrayImages, DataError
-from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.data.presence import CIFAR10_FOLDER as FOLDER
+from meanflow_core.data.presence import CIFAR10_SOURCE as SOURCE
 
-FOLDER = "cifar-10-batches-py"
 TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
 TEST = ["test_batch"]
-SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
 def load_cifar10(config: Cifar10Config) -> ArrayImages:
@@ -33,6 +33,7 @@ def load_cifar10(config: Cifar10Config) -> ArrayImages:
         ConfigError: nothing is at the path.
         DataError: a batch is missing or damaged.
     """
+    presence.demand(presence.cifar10(config.path))
     read = _reader(Path(config.path).expanduser())
     train, train_labels = _rows(read, TRAIN)
     held, held_labels = _rows(read, TEST)
@@ -60,13 +61,7 @@ def _reader(path: Path) -> Callable[[str], bytes]:
                 raise DataError(f"{folder}: has no file {name}; a CIFAR-10 folder holds {TRAIN + TEST}") from None
 
         return from_folder
-    if path.is_file():
-        return _from_archive(path)
-    rule = (
-        f"nothing is there; expected the archive cifar-10-python.tar.gz or the folder {FOLDER} it unpacks to. "
-        f"Get it from {SOURCE}"
-    )
-    raise ConfigError([Problem(key="data.path", value=str(path), rule=rule)])
+    return _from_archive(path)
 
 
 def _from_archive(path: Path) -> Callable[[str], bytes]:

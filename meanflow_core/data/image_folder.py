@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ImageFolderConfig
+from meanflow_core.data import presence
 from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, flip_some, scaled, unit_images
 from meanflow_core.errors import ConfigError, Problem
 
@@ -20,9 +21,6 @@ Levels = np.ndarray[Any, np.dtype[np.uint8]]
 
 KEPT_BYTES = 2**30
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-LAYOUT = (
-    "expected a folder of images, or of one sub-folder a class (or such a folder under `train`, and one under `val`)"
-)
 
 
 class ImageFolder:
@@ -42,14 +40,14 @@ class ImageFolder:
 
     def __init__(self, config: ImageFolderConfig) -> None:
         root = Path(config.path).expanduser()
-        if not root.is_dir():
-            raise ConfigError([Problem(key="data.path", value=str(root), rule=f"no such folder; {LAYOUT}")])
+        presence.demand(presence.image_folder(config.path))
         split = (root / "train").is_dir()
         self._root = root / "train" if split else root
         self._files, self._labels, self.num_classes = list_images(self._root)
         if not self._files:
             kinds = ", ".join(sorted(SUFFIXES))
-            raise ConfigError([Problem(key="data.path", value=str(root), rule=f"holds no image ({kinds}); {LAYOUT}")])
+            rule = f"holds no image ({kinds}); {presence.IMAGE_LAYOUT}"
+            raise ConfigError([Problem(key="data.path", value=str(root), rule=rule)])
         self._held_root = root / "val" if split and (root / "val").is_dir() else None
         self._flip, self._size = config.flip, config.size
         self.shape: tuple[int, ...] = (3, config.size, config.size)

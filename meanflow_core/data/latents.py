@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import LatentsConfig
+from meanflow_core.data import presence
 from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, unit_images
+from meanflow_core.data.presence import LATENTS_INDEX as INDEX
+from meanflow_core.data.presence import MAKE_LATENTS as MAKE
 from meanflow_core.data.vae import Vae, load_vae
 from meanflow_core.errors import ConfigError, Problem
 
-INDEX = "index.json"
 VERSION = 1
-MAKE = "python -m meanflow_core.data.encode_latents IMAGES OUT --vae VAE_FOLDER"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -149,9 +150,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         DataError: it is damaged.
     """
     path = folder / INDEX
-    if not path.is_file():
-        rule = f"no {INDEX} is there; expected a folder of latent shards. Make it with `{MAKE}`"
-        raise ConfigError([Problem(key="data.path", value=str(folder), rule=rule)])
+    presence.demand(presence.latents(str(folder)))
     try:
         index: dict[str, Any] = json.loads(path.read_text())
         wrong = index["version"] != VERSION or len(index["shape"]) != 3 or not index["shards"]

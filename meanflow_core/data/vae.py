@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.data import presence
 
 
 class Vae(Protocol):
@@ -57,9 +57,7 @@ def load_vae(path: str, *, key: str = "data.vae") -> Vae:
         ModuleNotFoundError: diffusers is not installed.
     """
     folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        rule = "expected a folder of a diffusers AutoencoderKL (config.json and safetensors), e.g. sd-vae-ft-mse"
-        raise ConfigError([Problem(key=key, value=path, rule=rule)])
+    presence.demand(presence.autoencoder(path, key))
     try:
         from diffusers import AutoencoderKL
     except ModuleNotFoundError as error:

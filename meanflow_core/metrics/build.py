@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanflow_core.config import EvaluationConfig
 from meanflow_core.data.base import Dataset
+from meanflow_core.data.presence import DEFAULT_METRICS
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
@@ -69,8 +70,8 @@ MOMENTS_SUFFICE = {"fid", "accuracy"}
 def default_metrics(dataset: Dataset) -> list[str]:
     """Return the metrics a data set has where the configuration names none."""
     if len(dataset.shape) == 1:
-        return ["wasserstein", "sliced_wasserstein", "mmd"]
-    return ["fid", "accuracy"] if dataset.name == "digits" else ["fid"]
+        return list(DEFAULT_METRICS["toy2d"])
+    return list(DEFAULT_METRICS.get(dataset.name, ("fid",)))
 
 
 class Evaluator:

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from meanflow_core.data import presence
 from meanflow_core.data.base import Dataset
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.digits_classifier import WEIGHTS, load_digits_classifier
 
 KEY = "evaluation.features"
 BATCH = 256
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class Features(Protocol):
@@ -127,11 +127,7 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
             return DigitsFeatures()
         if len(dataset.shape) == 1:
             return Coordinates()
-        rule = (
-            f"{dataset.name} needs a feature network for its metrics: `inception:PATH` (torch-fidelity's "
-            f"{INCEPTION}), a TorchScript file, or `package.module:function`"
-        )
-        raise ConfigError([Problem(key=KEY, value=None, rule=rule)])
+        presence.demand(presence.no_features(dataset.name))
     decode = dataset.to_images if dataset.name == "latents" else None
     if spec.startswith("inception:"):
         return _inception(spec.partition(":")[2], dataset.to_images)
@@ -172,9 +168,7 @@ def _load_script(content: bytes) -> Any:
 def _inception(path: str, to_images: Callable[[Tensor], Any]) -> NetFeatures:
     """Return the 2048 pooled features of the Inception network that published FIDs use, on uint8 images."""
     weights = Path(path).expanduser()
-    if not weights.is_file():
-        rule = f"no such file; expected {INCEPTION}, from the releases of https://github.com/toshas/torch-fidelity"
-        raise ConfigError([Problem(key=KEY, value=f"inception:{path}", rule=rule)])
+    presence.demand(presence.features(f"inception:{path}"))
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanflow_core.data import presence
 from meanflow_core.data.base import Dataset, digest
 from meanflow_core.data.files import write_aside
 from meanflow_core.errors import ConfigError, Problem
@@ -103,9 +104,7 @@ def read_moments(path: str, key: str = "evaluation.reference") -> Reference:
         ConfigError: the file is missing, or has no such arrays.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        rule = "no such file; expected a .npz with mu and sigma, e.g. ADM's VIRTUAL_imagenet256_labeled.npz"
-        raise ConfigError([Problem(key=key, value=path, rule=rule)])
+    presence.demand(presence.reference(path, key))
     try:
         with np.load(file, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[name].astype(np.float64)) for name in ("mu", "sigma"))

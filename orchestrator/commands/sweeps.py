@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,13 +69,18 @@ def plan(
     from orchestrator.environment import environment
     from orchestrator.plan import make_plan, render_plan
     from orchestrator.probe import available_here, choose_probe_configs, measure
+    from orchestrator.ready import demand_ready, missing_here
     from orchestrator.reuse import known_configurations
     from orchestrator.spec import read_spec
 
     spec = read_spec(file, overrides or ())
+    if probe:
+        demand_ready(spec)
     measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec, environment(spec), without=spec.name)
-    made = make_plan(spec, history=known, resources_available=available_here(), probe=measured)
+    made = make_plan(
+        spec, history=known, resources_available=available_here(), probe=measured, missing=missing_here(spec)
+    )
     if json:
         print_json(made.to_dict())
     else:
@@ -106,6 +112,7 @@ def run(
     place = home_at(home)
     for note in spec.notes:
         typer.echo(f"note: {note}")
+    _demand_ready(spec, inline=inline)
     planned = make_plan(spec, resources_available=available_here()).to_dict()
     try:
         engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned)
@@ -149,6 +156,7 @@ def resume(
     place = home_at(home)
     paths = find_sweep(place, sweep)
     try:
+        _demand_ready(Ledger.open(paths).spec(), inline=inline)
         engine = resume_sweep(place, paths.name, strict=strict, tracker=_tracker(place))
     except SweepBusy as busy:
         if Ledger.open(paths).state().state != "paused":
@@ -160,6 +168,14 @@ def resume(
     for line in engine.drift:
         typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
     _drive(engine, inline=inline)
+
+
+def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
+    """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks."""
+    if inline or not os.environ.get("RAY_ADDRESS"):
+        from orchestrator.ready import demand_ready
+
+        demand_ready(spec)
 
 
 def _gpu_share(spec: SweepSpec) -> float:

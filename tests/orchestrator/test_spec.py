@@ -345,6 +345,16 @@ def test_words_of_other_projects_lead_to_the_key_that_is_meant(tmp_path):
     assert problems_of(write(tmp_path), ["learning_rate=0.1"])["learning_rate"].nearest == "optimizer.lr"
 
 
+def test_a_metric_that_the_data_are_not_judged_by_is_refused(tmp_path):
+    toy = {"data": {"name": "toy2d"}}
+    problem = wrong(tmp_path, base=toy, metric={"name": "eval/fid_1nfe"})["metric.name"]
+    assert "wasserstein, sliced_wasserstein, mmd" in problem.rule
+    read(tmp_path, base=toy, metric={"name": "eval/mmd_2nfe"})
+    images = {"data": {"name": "image_folder"}}
+    assert set(wrong(tmp_path, base=images)) == {"base.evaluation.features"}
+    read(tmp_path, base={**images, "evaluation": {"features": "net.pt"}})
+
+
 def test_a_key_that_stands_twice_hides_no_other_mistake(tmp_path):
     twice = GOOD.replace("retries: 2", "retreis: 2\nmethod: random")
     twice += "parameters:\n  optimizer.lr: {min: 0.1, max: 0.2}\n"
