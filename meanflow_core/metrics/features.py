@@ -127,7 +127,7 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
             return DigitsFeatures()
         if len(dataset.shape) == 1:
             return Coordinates()
-        presence.demand(presence.no_features(dataset.name))
+        raise ConfigError(presence.no_features(dataset.name))
     decode = dataset.to_images if dataset.name == "latents" else None
     if spec.startswith("inception:"):
         return _inception(spec.partition(":")[2], dataset.to_images)
