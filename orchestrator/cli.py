@@ -70,6 +70,11 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:  # `meansweep leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # cannot be written, mostly
+        return FAILED
 
 
 if __name__ == "__main__":

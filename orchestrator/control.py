@@ -24,6 +24,19 @@ COMMANDS = (
     *("stop", "pause", "resume", "extend", "edit", "retry-failed"),
     *("trial-stop", "trial-pause", "trial-retry"),
 )
+CONTINUING = ("extend", "edit", "retry-failed", "trial-retry")
+"""Those after which a sweep that has ended has something to do again."""
+_ASKED = {
+    "stop": "to end the sweep: what runs stops at its next report",
+    "pause": "to pause: what runs frees its worker at its next report",
+    "resume": "to go on",
+    "extend": "for {trials} more trials",
+    "edit": "to go by the new file",
+    "retry-failed": "to take up the failed trials again",
+    "trial-stop": "to stop trial {trial}",
+    "trial-pause": "to pause trial {trial} at its next report",
+    "trial-retry": "to take up trial {trial} again",
+}
 
 
 def request(paths: SweepPaths, command: Mapping[str, Any]) -> str:
@@ -41,12 +54,17 @@ def request(paths: SweepPaths, command: Mapping[str, Any]) -> str:
     try:
         ledger = Ledger.open(paths, write=True)
     except SweepBusy as busy:
-        check(Ledger.open(paths), command)
+        check(Ledger.open(paths), command, driven=True)
         mailbox.post(paths, command)
-        return f"asked the driver (process {busy.pid} on {busy.host})"
+        return f"asked the driver (process {busy.pid} on {busy.host}) {_ASKED[command['command']].format(**command)}"
     with ledger:
         check(ledger, command)
-        return apply(ledger, command)
+        before = ledger.revision, ledger.trials()
+        said = apply(ledger, command)
+        if (ledger.revision, ledger.trials()) == before or command["command"] not in CONTINUING:
+            return said
+        ledger.set_state("stopped", "changed since it ended")
+        return f"{said}; `meansweep resume {paths.name}` runs what is to be run"
 
 
 def stop() -> dict[str, Any]:
@@ -94,8 +112,13 @@ def edit(spec: SweepSpec) -> dict[str, Any]:
     return {"command": "edit", "source": spec.source}
 
 
-def check(ledger: Ledger, command: Mapping[str, Any]) -> None:
+def check(ledger: Ledger, command: Mapping[str, Any], *, driven: bool = False) -> None:
     """Raise what keeps a command from being carried out.
+
+    Args:
+        ledger: the sweep's.
+        command: what is asked.
+        driven: whether a driver runs.
 
     Raises:
         ConfigError: saying what.
@@ -112,8 +135,12 @@ def check(ledger: Ledger, command: Mapping[str, Any]) -> None:
             raise _wrong("trial", f"has ended already: {state.value}", trial)
         if kind == "trial-retry" and state is TrialState.FINISHED:
             raise _wrong("trial", "has finished; only failed, stopped and paused trials are taken up again", trial)
+        if kind == "trial-retry" and state is TrialState.RUNNING and driven:
+            raise _wrong("trial", "is running", trial)
     elif kind in ("extend", "edit"):
         edits.revised(ledger, command)
+    elif kind in ("stop", "pause") and not driven and ledger.state().state in ("finished", "failed"):
+        raise _wrong("SWEEP", f"has ended already: {ledger.state().state}", ledger.spec().name)
 
 
 def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:

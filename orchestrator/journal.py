@@ -33,7 +33,7 @@ class SweepBusy(RuntimeError):
 
     def __str__(self) -> str:
         who = f"process {self.pid} on {self.host}" if self.pid else "another process"
-        return f"sweep {self.path.parent.name!r} is being driven by {who}; stop that one first (`meansweep stop`)"
+        return f"sweep {self.path.parent.name!r} is running already, driven by {who}; `meansweep stop` ends it"
 
 
 class DriverLock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,8 @@ Trials = Sequence[TrialRecord] | Callable[[], Sequence[TrialRecord]]
 class LiveDisplay:
     """Shows a sweep while it runs; call `update` whenever something has happened.
 
-    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere each trial that ends is one line,
-    those that had ended before are not told again.
+    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere, and in the file `log`, each trial
+    that ends is one line; those that had ended before are not told again.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class LiveDisplay:
         per_second: float = 4.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        log: Path | None = None,
     ) -> None:
         from rich.console import Console
 
@@ -106,6 +108,7 @@ class LiveDisplay:
         self._pending: tuple[Trials, dict[str, Any]] | None = None
         self._told: set[str] = set()
         self._live: Live | None = None
+        self._log = log
 
     def __enter__(self) -> LiveDisplay:
         from rich.live import Live
@@ -141,12 +144,18 @@ class LiveDisplay:
         trials = given() if callable(given) else given
         if self._live is not None:
             self._live.update(render(view(self._spec, trials, **known)), refresh=True)
-            return
         for trial in trials:
             if trial.state.ended and trial.id not in self._told:
                 self._told.add(trial.id)
                 if (trial.ended or self._began) >= self._began:
-                    self._console.print(line(self._spec, trial, trials, **known), markup=False, soft_wrap=True)
+                    self._tell(line(self._spec, trial, trials, **known))
+
+    def _tell(self, text: str) -> None:
+        if self._live is None:
+            self._console.print(text, markup=False, soft_wrap=True)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **known: Any) -> str:
@@ -155,6 +164,8 @@ def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **k
         what = f"{trial.failure.kind}: {trial.failure.reason}"
     else:
         what = f"{trial.state.value} at step {trial.steps}: {spec.metric.name} {number(trial.metric)}"
+        origin = trial.labels.get("reused")
+        what += f", reused from {origin}" if origin else ""
     found = status(spec, trials, **known)
     parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", f"best {best_text(found['best'])}"]
     parts.append(counts_text(found["trials"]))

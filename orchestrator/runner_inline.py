@@ -52,7 +52,7 @@ def run_inline(
             engine.ended(work.trial, _run(engine, work, make, clock, interrupts, on_event))
             if on_event is not None:
                 on_event(engine)
-        return engine.finish("interrupted by Ctrl-C" if interrupts.seen else None)
+        return engine.finish("interrupted by a signal" if interrupts.seen else None)
 
 
 def _run(
@@ -107,7 +107,7 @@ class _Shared:
 
 
 class _Interrupts:
-    """Ctrl-C: always noticed, but raised only in the middle of training and never while something is recorded."""
+    """Ctrl-C and SIGTERM: always noticed, raised in the middle of training and never while something is recorded."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -135,8 +135,9 @@ def _interrupts() -> Iterator[_Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    before = signal.signal(signal.SIGINT, interrupts.handle)
+    before = {number: signal.signal(number, interrupts.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.reading import flat, put
 
 if TYPE_CHECKING:
     from orchestrator.records import TrialRecord
@@ -26,6 +27,8 @@ def winning_config(
 ) -> TrainConfig:
     """Return the complete training configuration of a trial, at the length of the sweep's base config.
 
+    Of the MeanFlow trainer; see `winning_mapping` for any other.
+
     Args:
         spec: the sweep.
         trials: every trial of the ledger.
@@ -36,6 +39,42 @@ def winning_config(
     Raises:
         ConfigError: nothing finished yet, or there is no such trial.
     """
+    record, evidence = _chosen(spec, trials, rows, trial, environment)
+    config = load_config(spec.config_for(dict(record.values), seed=record.seed))
+    base = load_config(spec.base).to_dict()["trainer"]
+    lengths = {key: base[key.partition(".")[2]] for key in LENGTHS if key in spec.set}
+    return with_values(config, {**lengths, "evidence": evidence})
+
+
+def winning_mapping(
+    spec: SweepSpec,
+    trials: Sequence[TrialRecord],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    trial: str | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the same for a trainer of the user's own: what the trainer got, with `evidence` beside it.
+
+    A length that only the sweep's `set` has stays: the base knows no other.
+    """
+    record, evidence = _chosen(spec, trials, rows, trial, environment)
+    config = spec.config_for(dict(record.values), seed=record.seed)
+    base = flat(spec.base)
+    for key in LENGTHS:
+        if key in spec.set and key in base:
+            put(config, key, base[key])
+    return {**config, "evidence": {"trainer": spec.trainer, **evidence}}
+
+
+def _chosen(
+    spec: SweepSpec,
+    trials: Sequence[TrialRecord],
+    rows: Sequence[Mapping[str, Any]],
+    trial: str | None,
+    environment: Mapping[str, Any] | None,
+) -> tuple[TrialRecord, dict[str, Any]]:
+    """Return the trial, and what speaks for it."""
     ranked = {str(row["trial"]): row for row in rows if row.get("metric") is not None}
     if trial is None:
         best = next((row for row in rows if row.get("rank") is not None and row.get("metric") is not None), None)
@@ -48,10 +87,6 @@ def winning_config(
         raise ConfigError([Problem(key=trial, rule=rule, nearest=nearest(trial, list(ranked)))])
     record, row = records[trial], ranked[trial]
     seeds = sorted({r.seed for r in trials if r.config_id == record.config_id and r.metric is not None})
-    trained = spec.config_for(dict(record.values), seed=record.seed)
-    config = load_config(trained)
-    base = load_config(spec.base).to_dict()["trainer"]
-    lengths = {key: base[key.partition(".")[2]] for key in LENGTHS if key in spec.set}
     evidence = {
         "sweep": spec.name,
         "trial": trial,
@@ -71,4 +106,4 @@ def winning_config(
         },
         "environment": dict(environment or {}),
     }
-    return with_values(config, {**lengths, "evidence": evidence})
+    return record, evidence

@@ -39,15 +39,25 @@ def best(
     trial: Annotated[str | None, typer.Option(help="This trial instead of the best.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write the best trial's complete training configuration, at the base's length, with the evidence for it."""
-    config = _winners(home, sweep, trial, 1)[0]
-    if out is None:
-        typer.echo(config.to_yaml(), nl=False)
+    """Write the best trial's training configuration. Complete, at the base's length, with the evidence for it."""
+    from meanflow_core.yamlfile import write_yaml
+    from orchestrator.leaderboard import leaderboard
+    from orchestrator.winner import winning_config, winning_mapping
+
+    _, ledger, spec, trials = read_sweep(home, sweep)
+    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment()}
+    rows = leaderboard(spec, trials)
+    if spec.own_trainer:
+        config = winning_config(spec, trials, rows, **known)
+        text, found, steps = config.to_yaml(), config.evidence, config.trainer.steps
     else:
-        out.write_text(config.to_yaml(), encoding="utf-8")
-        typer.echo(
-            f"{out}: trial {config.evidence['trial']} of {config.evidence['sweep']}, {config.trainer.steps} steps"
-        )
+        mapping = winning_mapping(spec, trials, rows, **known)
+        text, found, steps = write_yaml(mapping), mapping["evidence"], mapping["trainer"]["steps"]
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"{out}: trial {found['trial']} of {found['sweep']}, {steps} steps")
 
 
 def train(
@@ -70,16 +80,16 @@ def train(
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Train a configuration to its full length; the same command goes on after an interruption."""
-    from meanflow_core.config import load_config, with_values
+    """Train a configuration to its full length. The same command goes on after an interruption."""
+    from meanflow_core.config import with_values
     from meanflow_core.yamlfile import parse_value
 
     words = list(overrides or [])
     if top is None:
-        configs = {check_name(name or Path(config).stem): load_config(config, words)}
+        configs = {check_name(name or Path(config).stem): _training_configuration(config, words)}
     else:
         changes = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
-        found = _winners(home, config, None, top)
+        found = _winners(home, config, top)
         configs = {f"{config}-{c.evidence['trial']}": with_values(c, changes) if changes else c for c in found}
     options = {"workers": workers, "gpus": _gpus(gpus, workers), "address": address}
     results = {
@@ -106,7 +116,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
     home: HomeOption = None,
 ) -> None:
-    """Make a picture of samples; several numbers of evaluations stand side by side, from the same noise."""
+    """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
     from orchestrator.samples import sample_picture
 
     place = home_at(home)
@@ -119,13 +129,34 @@ def sample(
 # ------------------------------------------------------------------------------------------------- helpers
 
 
-def _winners(home: Path | None, sweep: str | None, trial: str | None, top: int) -> list[TrainConfig]:
+def _training_configuration(file: str, words: list[str]) -> TrainConfig:
+    """Read what is to be trained; a sweep, or what another trainer found, is said to be that."""
+    from meanflow_core.config import load_config
+    from meanflow_core.yamlfile import read_yaml
+
+    content = read_yaml(file).content
+    if {"method", "parameters"} <= set(content):
+        rule = f"is a sweep, not a training configuration; `meansweep run {file}` runs it"
+        raise ConfigError([Problem(key="CONFIG", value=file, rule=rule)])
+    evidence = content.get("evidence")
+    other = evidence.get("trainer") if isinstance(evidence, dict) else None
+    if other:
+        rule = f"was found for {other}; train it with your own code (its keys are those that your class takes)"
+        raise ConfigError([Problem(key="CONFIG", value=file, rule=rule)])
+    return load_config(file, words)
+
+
+def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
+    """Return the configurations of a sweep's best trials."""
     from orchestrator.leaderboard import leaderboard
     from orchestrator.winner import winning_config
 
     _, ledger, spec, trials = read_sweep(home, sweep)
+    if not spec.own_trainer:
+        rule = f"is of {spec.trainer}: only sweeps of the MeanFlow trainer have a final training"
+        raise ConfigError([Problem(key="SWEEP", value=sweep, rule=rule)])
     rows = leaderboard(spec, trials)
-    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] if trial is None and top > 1 else [trial]
+    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] or [None]
     environment = ledger.environment()
     return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
 

@@ -22,7 +22,7 @@ def leaderboard(
     limit: Annotated[int | None, typer.Option("-n", help="Show the best N only.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Rank the configurations, best first, with intervals where there are several seeds."""
+    """Rank the configurations, best first. With intervals where there are several seeds."""
     from orchestrator.leaderboard import leaderboard as rank
     from orchestrator.leaderboard_table import leaderboard_table
     from orchestrator.tracking import run_ids
@@ -43,7 +43,7 @@ def compare(
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare two trials: what differs in their configurations, their curves, and whether the difference is real."""
+    """Compare two trials. What differs in their configurations, their curves, and whether the difference is real."""
     from orchestrator.compare import compare as compare_trials
     from orchestrator.compare import compare_table
 
@@ -74,7 +74,7 @@ def export(
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write every trial with its values, seeds, states and results as CSV (or, with --json, as JSON)."""
+    """Write every trial as CSV, or with --json as JSON. With its values, seeds, states and results."""
     from orchestrator.export import to_csv
 
     _, _, spec, trials = read_sweep(home, sweep)
@@ -94,7 +94,7 @@ def report(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write one HTML file with everything about the sweep; it opens without a server or network."""
+    """Write one HTML file with everything about a sweep. It opens without a server or network."""
     from orchestrator.leaderboard import leaderboard as rank
     from orchestrator.report import find_images, write_report
     from orchestrator.tracking import run_ids

@@ -91,7 +91,7 @@ def sync(
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Send to MLflow what an outage or a killed driver left in the outbox."""
+    """Send to MLflow what is left in the outbox. After an outage, or a killed driver."""
     from orchestrator.store import Store
     from orchestrator.sync import check as check_store
     from orchestrator.sync import sync as send
@@ -117,7 +117,7 @@ def sync(
 def schema(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")] = None,
 ) -> None:
-    """Print the JSON Schema of the sweep file, for editors that complete and check it."""
+    """Print the JSON Schema of the sweep file. Editors complete and check with it."""
     import json
 
     from orchestrator.schema import sweep_schema
@@ -135,7 +135,7 @@ def doctor(
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Check that everything a sweep needs is there, before it costs money."""
+    """Check that what a sweep needs is there. Before it costs money."""
     from orchestrator.doctor import check_all, checks_table
     from orchestrator.store import Store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,6 +42,13 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
 
 
+_RESULTS = ("diverged", "oom")
+"""Failures that say something about the configuration, and nothing about the code or the machine."""
+
+
+_TRIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     running: list[Callable[..., None]] = [plan, run, submit, resume, stop, pause, status, logs]
@@ -65,7 +73,7 @@ def plan(
     budget: Annotated[bool, typer.Option("--budget", help="Fail (exit 1) if it does not fit its budget.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Say what a sweep will do and cost, or list every mistake in its file; starts nothing."""
+    """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
     from orchestrator.environment import environment
     from orchestrator.plan import make_plan, render_plan
     from orchestrator.probe import available_here, choose_probe_configs, measure
@@ -96,7 +104,7 @@ def run(
     inline: InlineOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run a sweep to its end, here or on the cluster that $RAY_ADDRESS names."""
+    """Run a sweep to its end. On this machine, or on the cluster that $RAY_ADDRESS names."""
     from orchestrator.journal import SweepBusy
     from orchestrator.opening import start_sweep
     from orchestrator.plan import make_plan
@@ -147,7 +155,7 @@ def resume(
     strict: StrictOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Go on with an interrupted, stopped or extended sweep: interrupted trials first, from their checkpoints."""
+    """Go on with an interrupted, stopped or extended sweep. Interrupted trials first, from their checkpoints."""
     from orchestrator import control
     from orchestrator.journal import LedgerError, SweepBusy
     from orchestrator.ledger import Ledger
@@ -156,7 +164,12 @@ def resume(
     place = home_at(home)
     paths = find_sweep(place, sweep)
     try:
-        _demand_ready(Ledger.open(paths).spec(), inline=inline)
+        ledger = Ledger.open(paths)
+        if ledger.state().state == "finished" and all(trial.state.ended for trial in ledger.trials()):
+            reason = f" ({ledger.state().reason})" if ledger.state().reason else ""
+            typer.echo(f"{paths.name} has finished{reason}; `meansweep extend N {paths.name}` lets it run more trials")
+            return
+        _demand_ready(ledger.spec(), inline=inline)
         engine = resume_sweep(place, paths.name, strict=strict, tracker=_tracker(place))
     except SweepBusy as busy:
         if Ledger.open(paths).state().state != "paused":
@@ -200,8 +213,10 @@ def _drive(engine: Engine, *, inline: bool) -> None:
     spec, tracker = engine.spec, engine.tracker
     with engine.ledger as ledger:
         try:
-            with LiveDisplay(spec, console()) as display:
+            with LiveDisplay(spec, console(), log=ledger.paths.driver_log) as display:
                 _run(engine, display, inline=inline)
+        except KeyboardInterrupt:  # while the runner was still starting
+            ledger.set_state("interrupted", "interrupted by Ctrl-C")
         finally:
             left = 0 if tracker is None else tracker.close(timeout=30.0)
             if left:
@@ -238,6 +253,15 @@ def _conclude(ledger: Ledger) -> None:
     typer.echo(f"{spec.name}: {state.state}" + (f" ({state.reason})" if state.reason else ""))
     if state.traceback:
         typer.echo(state.traceback, err=True)
+    if state.state == "stopped":
+        typer.echo(f"go on with: meansweep resume {spec.name}")
+    broken = [trial.id for trial in trials if trial.failure is not None and trial.failure.kind not in _RESULTS]
+    if broken:
+        ids = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        typer.echo(
+            f"failed: {ids}. `meansweep logs {broken[0]} {spec.name}` shows why; once it is mended, "
+            f"`meansweep retry --failed {spec.name}` and `meansweep resume {spec.name}` run them again"
+        )
     best = next((row for row in rows if row["rank"] is not None), None)
     if best is not None:
         pictures = sorted(ledger.paths.trial(best["trial"]).images.glob("*.png"))
@@ -246,8 +270,12 @@ def _conclude(ledger: Ledger) -> None:
         typer.echo(
             "next:\n"
             "  meansweep ui                               # the runs in MLflow\n"
-            f"  meansweep best {spec.name} -o best.yaml && meansweep train best.yaml\n"
-            "  meansweep sample best -n 100 --nfe 1,2 -o samples.png"
+            f"  meansweep best {spec.name} -o best.yaml"
+            + (
+                " && meansweep train best.yaml\n  meansweep sample best -n 100 --nfe 1,2 -o samples.png"
+                if spec.own_trainer
+                else "          # its configuration, for your own training"
+            )
         )
     if state.state == "failed":
         raise CommandFailed(f"the sweep failed: {state.reason}")
@@ -257,7 +285,7 @@ def _conclude(ledger: Ledger) -> None:
 
 
 def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
-    """Say where a sweep stands: trials by state, the best so far, time left, what it has cost."""
+    """Say where a sweep stands. Trials by state, the best so far, time left, what it has cost."""
     from orchestrator.status import status as find
     from orchestrator.status import status_table
     from orchestrator.summary import summarize
@@ -276,19 +304,29 @@ def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOpti
 
 
 def logs(
-    trial: Annotated[str | None, typer.Argument(help="A trial's id; without one, the driver's log.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="The sweep's name.", show_default=False)] = None,
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL]", help="A trial's id; without one, the driver's log.")
+    ] = None,
+    sweep: SweepArgument = None,
+    named: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added.")] = False,
     tail: Annotated[int, typer.Option("-n", help="Last lines to begin with; 0 for all.")] = 50,
     home: HomeOption = None,
 ) -> None:
-    """Print what a trial's workers printed, over all its runs."""
+    """Print the log of a trial or of the driver. Of a trial: what its workers printed, over all its runs."""
+    sweep = sweep or named
+    if trial is not None and sweep is None and not _TRIAL.fullmatch(trial):
+        trial, sweep = None, trial  # `meansweep logs SWEEP`
     paths = find_sweep(home_at(home), sweep)
+    if trial is not None and not _TRIAL.fullmatch(trial):
+        raise ConfigError(
+            [Problem(key="TRIAL", value=trial, rule="must be a trial's id, e.g. 7, or 7.2 for a replicate")]
+        )
     file = paths.driver_log if trial is None else paths.trial(trial).log
     if not file.exists():
-        known = sorted(p.parent.name for p in paths.trials.glob("*/log.txt"))
-        rule = f"has no log; trials with one: {', '.join(known) or 'none yet'}"
-        raise ConfigError([Problem(key="trial", value=trial or "driver", rule=rule)])
+        known = sorted((p.parent.name for p in paths.trials.glob("*/log.txt")), key=float)
+        rule = f"has no log yet; trials with one: {', '.join(known) or 'none'}"
+        raise ConfigError([Problem(key="TRIAL", value=trial or "driver", rule=rule)])
     with file.open(encoding="utf-8", errors="replace") as stream:
         lines = stream.readlines()
         typer.echo("".join(lines[-tail:] if tail else lines), nl=False)
@@ -304,12 +342,12 @@ def logs(
 
 
 def stop(sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """End a sweep: what runs stops at its next report; `resume` can go on with it."""
+    """End a running sweep. What runs stops at its next report; `resume` can go on with it."""
     _request(home, sweep, "stop")
 
 
 def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """Free the workers of a running sweep, its driver waits; `resume` has it go on."""
+    """Pause a running sweep. Its workers are freed, its driver waits for `resume`."""
     _request(home, sweep, "pause")
 
 
@@ -318,7 +356,7 @@ def extend(
     sweep: SweepArgument = None,
     home: HomeOption = None,
 ) -> None:
-    """Let a sweep run more trials than it was to, also a finished one (then `resume` runs them)."""
+    """Let a sweep run more trials than it was to. Also a finished one: then `resume` runs them."""
     _request(home, sweep, "extend", more)
 
 
@@ -328,7 +366,7 @@ def edit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Replace a sweep's file; shows the differences, and refuses what would falsify the trials there are."""
+    """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
     from orchestrator import control, edits
     from orchestrator.ledger import Ledger
     from orchestrator.spec import read_spec
@@ -350,7 +388,7 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="Every failed trial.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Take up failed trials again (one alone: `trial retry ID`); `resume` runs them."""
+    """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
     if not failed:
         raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
     _request(home, sweep, "retry_failed")
@@ -372,7 +410,7 @@ def rerun(
     inline: InlineOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run one trial's configuration again from its beginning, by itself, with its output here; records nothing."""
+    """Run one trial's configuration again, by itself. From its beginning, with its output here; records nothing."""
     from orchestrator.messages import Assignment
     from orchestrator.trial import classify, run_trial
 

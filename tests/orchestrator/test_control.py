@@ -48,7 +48,9 @@ def states(trials: list[TrialRecord]) -> list[str]:
 
 def ask(engine: Engine, command: dict[str, Any]) -> frozenset[str]:
     """Ask the driver as another process would, and let it look into its mailbox."""
-    assert "asked the driver" in control.request(engine.paths, command)
+    said = control.request(engine.paths, command)
+    assert "asked the driver" in said
+    assert command.get("trial", "") in said
     return engine.poll()
 
 
@@ -166,6 +168,12 @@ def test_a_command_that_makes_no_sense_is_refused_before_it_is_posted(
     assert not list(engine.paths.mailbox.glob("*.json"))
 
 
+def test_a_trial_that_runs_is_not_taken_up_again(engine: Engine) -> None:
+    trial = work_of(engine).trial
+    with pytest.raises(ConfigError, match="is running"):
+        control.request(engine.paths, control.retry_trial(trial))
+
+
 # -------------------------------------------------------------------------------------- without a driver
 
 
@@ -173,10 +181,21 @@ def test_a_finished_sweep_is_extended_and_goes_on_where_its_search_stood(home: H
     whole = run(Home(home.root / "whole"), toy.sweep(method="tpe", run_cap=9))
     run(home, toy.sweep(method="tpe", run_cap=6))
     # a longer run_cap lets the model wait longer, so equal draws need equal startup: 4 in both
-    assert control.request(home.sweep("toy"), control.extend(3)) == "revision 1: run_cap: 6 -> 9"
+    assert control.request(home.sweep("toy"), control.extend(3)) == (
+        "revision 1: run_cap: 6 -> 9; `meansweep resume toy` runs what is to be run"
+    )
+    assert Ledger.open(home.sweep("toy")).state().state == "stopped"
     trials = run(home, toy.sweep())
     assert [row[:-1] for row in essence(trials)] == [row[:-1] for row in essence(whole)]
     assert [trial.revision for trial in trials] == [0] * 6 + [1] * 3
+
+
+def test_a_sweep_that_has_ended_is_not_stopped_and_stays_finished(home: Home) -> None:
+    run(home, toy.sweep(run_cap=2))
+    for command in (control.stop(), control.pause()):
+        with pytest.raises(ConfigError, match="has ended already: finished"):
+            control.request(home.sweep("toy"), command)
+    assert Ledger.open(home.sweep("toy")).state().state == "finished"
 
 
 def test_a_grid_cannot_be_extended_and_says_why(home: Home) -> None:
@@ -189,7 +208,7 @@ def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home:
     run(home, toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Diverging")))
     message = control.request(home.sweep("toy"), control.retry_failed())
     assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` takes up a single one)"
-    assert control.request(home.sweep("toy"), control.retry_trial("2")) == "trial 2 starts again"
+    assert control.request(home.sweep("toy"), control.retry_trial("2")).startswith("trial 2 starts again; ")
     trace = Trace()
     trials = run(home, toy.grid(), trace=trace)
     assert trace.handed == [("2", 0)]
@@ -264,7 +283,7 @@ def test_an_edit_says_what_differs_and_marks_the_trials_that_follow(home: Home) 
     old = read(home)
     outside = [trial.id for trial in old if trial.values["x"] > 0.2]
     message = edited(home, toy.sweep(run_cap=5, parameters=parameters))
-    assert message == (
+    assert message.startswith(
         "revision 1: parameters.x.max: 1.0 -> 0.2; run_cap: 3 -> 5; "
         f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}"
     )

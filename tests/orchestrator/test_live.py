@@ -76,6 +76,14 @@ def test_without_a_terminal_each_trial_that_ends_is_one_line_once():
     assert "diverged: the loss is nan" in told[2]
 
 
+def test_a_terminal_s_trials_are_told_in_the_log_too(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with LiveDisplay(spec(), console, wall_clock=lambda: 0.0, log=tmp_path / "driver.log") as display:
+        display.update(some())
+    told = (tmp_path / "driver.log").read_text().splitlines()
+    assert [line.split()[3] for line in told] == ["1", "2", "4"]
+
+
 def test_trials_that_ended_before_are_not_told_again():
     assert [line.split()[1] for line in lines(some(), began=540.0)] == ["2", "4"]
 

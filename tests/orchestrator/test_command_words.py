@@ -1,0 +1,76 @@
+"""What the commands say to people about a sweep that has ended."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.cli import run
+from orchestrator.paths import Home
+from tests.orchestrator import simulation, toy
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    home = Home(tmp_path / "state")
+    simulation.run(home, toy.sweep(run_cap=2))
+    monkeypatch.setenv("MEANSWEEP_HOME", str(home.root))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+def said(capsys, *words, code=0):
+    assert run(list(words)) == code
+    out, err = capsys.readouterr()
+    return out + err
+
+
+def test_a_finished_sweep_is_not_started_for_nothing(home, capsys):
+    assert said(capsys, "resume") == "toy has finished; `meansweep extend N toy` lets it run more trials\n"
+    assert "has ended already" in said(capsys, "stop", code=2)
+
+
+def test_the_winner_of_a_trainer_of_ones_own_is_its_plain_configuration(home, capsys):
+    said(capsys, "best", "-o", "best.yaml")
+    best = yaml.safe_load(Path("best.yaml").read_text())
+    assert set(best["evidence"]) > {"trainer", "trial", "value"}
+    found = {trial.id: trial.values for trial in simulation.read(home)}[best["evidence"]["trial"]]
+    assert {key: best[key] for key in found} == found
+    assert best["trainer"]["steps"] == 90
+    assert "your own code" in said(capsys, "train", "best.yaml", code=2)
+    assert "MeanFlow trainer" in said(capsys, "train", "toy", "--top", "2", code=2)
+
+
+def test_the_length_of_a_base_comes_back_for_a_trainer_of_ones_own(tmp_path):
+    from orchestrator.leaderboard import leaderboard
+    from orchestrator.ledger import Ledger
+    from orchestrator.winner import winning_mapping
+
+    home = Home(tmp_path)
+    simulation.run(home, toy.sweep(run_cap=1, base={"trainer": {"steps": 500}}, set={"trainer.steps": 30}))
+    ledger = Ledger.open(home.sweep("toy"))
+    spec, trials = ledger.spec(), ledger.trials()
+    assert trials[0].steps == 30
+    assert winning_mapping(spec, trials, leaderboard(spec, trials))["trainer"]["steps"] == 500
+
+
+def test_a_log_is_found_by_trial_and_sweep_or_by_the_sweep_alone(home, capsys):
+    log = home.sweep("toy").trial("1").log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("of the trial\n")
+    home.sweep("toy").driver_log.write_text("of the driver\n")
+    assert said(capsys, "logs", "1", "toy") == said(capsys, "logs", "1", "--sweep", "toy") == "of the trial\n"
+    assert said(capsys, "logs", "toy") == said(capsys, "logs") == "of the driver\n"
+    assert "trials with one: 1" in said(capsys, "logs", "0", code=2)
+    assert "no such sweep" in said(capsys, "logs", "tyo", code=2)
+
+
+def test_a_file_that_cannot_be_written_is_said_in_a_line(home, capsys):
+    assert said(capsys, "schema", "-o", f"gone{os.sep}schema.json", code=1).startswith("error: gone")
+
+
+def test_a_sweep_in_the_place_of_a_training_configuration_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text("method: random\nparameters: {seed: {value: 1}}\n")
+    assert "`meansweep run sweep.yaml`" in said(capsys, "train", "sweep.yaml", code=2)
