@@ -32,9 +32,11 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "qmc": {"method": "qmc"},
     "tpe": {"method": "tpe"},
     "tpe + asha": {"method": "tpe", "early_terminate": ASHA},
+    "random + promotion": {"method": "random", "early_terminate": {**ASHA, "promote": True}},
+    "tpe + promotion": {"method": "tpe", "early_terminate": {**ASHA, "promote": True}},
     "gp + asha": {"method": "gp", "early_terminate": ASHA},
 }
-DEFAULT = ("random", "random + asha", "tpe", "tpe + asha")
+DEFAULT = ("random", "random + asha", "random + promotion", "tpe", "tpe + asha", "tpe + promotion")
 PARAMETERS = {
     "lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-1},
     "ratio": {"min": 0.0, "max": 1.0},
@@ -85,13 +87,12 @@ def steps_needed(search: dict[str, Any], seed: int, goal: float, folder: Path) -
     spent = 0
     with engine.ledger:
         while isinstance(work := engine.next(), Assignment):
-            noise = random.Random(f"{seed}/{work.trial}")
-            before = 0
-            for step in work.steps:
+            before = work.start
+            for step in work.remaining:
                 spent, before = spent + step - before, step
-                value = curve(work.config, step, noise)
-                verdict = engine.report(work.trial, Report(step=step, metrics={"value": value}, seconds=1.0))
-                if verdict is not Verdict.CONTINUE:
+                value = curve(work.config, step, random.Random(f"{seed}/{work.trial}/{step}"))
+                report = Report(step=step, metrics={"value": value}, seconds=1.0, checkpoint=f"memory://{step}")
+                if engine.report(work.trial, report) is not Verdict.CONTINUE:
                     break
             engine.ended(work.trial, Outcome(kind="stopped"))
             if before == STEPS and final_value(work.config) <= goal:
@@ -127,7 +128,7 @@ def main() -> None:
         low, _, high = statistics.quantiles(counts, n=4)
         rows.append({"search": name, "median": middle, "quartiles": [low, high], "steps": counts})
         against = f"{middle / rows[0]['median']:5.2f} of {rows[0]['search']}"
-        print(f"{name:15} median {middle:8.0f} steps   quartiles {low:8.0f} {high:8.0f}   {against}")
+        print(f"{name:18} median {middle:8.0f} steps   quartiles {low:8.0f} {high:8.0f}   {against}")
     print(f"{time.perf_counter() - began:.0f} s")
     if options.json:
         options.json.write_text(json.dumps({"share": options.share, "goal": goal, "searches": rows}, indent=2))

@@ -184,20 +184,26 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             return "no driver is running; `meansweep resume` starts one"
 
 
-def take_up(ledger: Ledger, history: TrialHistory) -> str:
+def take_up(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> str:
     """Have a trial that ended or is paused go on when the driver comes to it.
 
-    A diverged or out-of-memory one starts from its beginning, the others go on from their last checkpoints. A trial
-    that was stopped early is not judged again.
+    A diverged or out-of-memory one starts from its beginning, the others go on from their last checkpoints.
+
+    Args:
+        ledger: the sweep's ledger, open for writing.
+        history: the trial.
+        protect: a trial that was stopped early, or waits at a rung, is not judged again.
     """
     if not history.state.ended:
-        if history.state is TrialState.PAUSED:
+        if history.state is TrialState.AT_RUNG and protect:
+            ledger.label(history.id, "protected", True)
+        if history.state in (TrialState.AT_RUNG, TrialState.PAUSED):
             ledger.end_run(history.id, TrialState.WAITING, "taken up again", wall=ledger.wall_seconds)
         return f"trial {history.id} goes on"
     failure = history.end["failure"]
     afresh = failure is not None and failure["kind"] in ("diverged", "oom")
     labels = {key: value for key, value in history.labels.items() if key != "drift"}
-    if history.state is TrialState.PRUNED:
+    if history.state is TrialState.PRUNED and protect:
         labels["protected"] = True
     carry = {
         "points": {} if afresh else history.points,

@@ -55,7 +55,8 @@ def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -
     reaching: dict[int, float] = dict.fromkeys((*spec.rungs(config), length), 0.0)
     for bracket in range(rule.brackets):
         own = spec.rungs(config, bracket=bracket)
-        arrivals = list(_arrivals(len(range(bracket, trials, rule.brackets)), len(own), rule.eta))
+        arriving = _promoted if rule.promote else _arrivals
+        arrivals = list(arriving(len(range(bracket, trials, rule.brackets)), len(own), rule.eta))
         for step in reaching:
             reaching[step] += arrivals[0]
             if step in own:
@@ -83,6 +84,39 @@ def _arrivals(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
                 if value <= seen[keep_count(len(seen), eta) - 1]:
                     passed.append(value)
             arriving = passed
+    return tuple(total / repeats for total in totals)
+
+
+@cache
+def _promoted(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
+    """The same where trials wait at rungs to be promoted (`orchestrator.promotion`).
+
+    Few more than one in eta goes on: those that were among the best of the first ones and no more among all.
+    """
+    chance, totals = random.Random(0), [0] * (rungs + 1)
+    repeats = max(3, min(100, 3_000 // max(trials, 1)))
+    for _ in range(repeats):
+        standing: list[list[float]] = [[] for _ in range(rungs + 1)]
+        gone: list[set[float]] = [set() for _ in range(rungs)]
+
+        def promote(last: bool, standing: list[list[float]] = standing, gone: list[set[float]] = gone) -> bool:
+            for rung in reversed(range(rungs)):
+                there = standing[rung]
+                count = keep_count(len(there), eta) if last else int(len(there) / eta + 1e-9)
+                best = next((value for value in there[:count] if value not in gone[rung]), None)
+                if best is not None:
+                    gone[rung].add(best)
+                    insort(standing[rung + 1], best)
+                    return True
+            return False
+
+        for _ in range(trials):
+            insort(standing[0], chance.random())
+            while promote(False):
+                pass
+        while promote(True):
+            pass
+        totals = [total + len(there) for total, there in zip(totals, standing, strict=True)]
     return tuple(total / repeats for total in totals)
 
 

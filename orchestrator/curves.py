@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator import promotion
+from orchestrator.records import TrialState
 from orchestrator.stopping import Curve, reason_to_stop
 
 if TYPE_CHECKING:
@@ -51,6 +54,39 @@ class Curves:
             return None
         spec = self._ledger.spec()
         return reason_to_stop(spec.early_terminate, spec.metric.goal, self._curves, history.id)
+
+    def rung(self, history: TrialHistory) -> int | None:
+        """Return the index of the rung at which a trial has to wait to be promoted, None if nothing holds it."""
+        rule = self._ledger.spec().early_terminate
+        if rule is None or not rule.promote or history.replicate or history.labels.get("protected"):
+            return None
+        return promotion.rung_of(rule, self._curves[history.id], history.passed)
+
+    def place(self, history: TrialHistory) -> str:
+        """Return in words where a trial stands at its rung."""
+        spec, rung = self._ledger.spec(), self.rung(history)
+        if spec.early_terminate is None or rung is None:
+            return "no rung holds it any more"
+        return promotion.place(spec.early_terminate, spec.metric.goal, self._curves, history.id, rung)
+
+    def promotable(self, candidates: Iterable[TrialHistory], *, last: bool) -> TrialHistory | None:
+        """Return the trial at a rung that goes on first, None if none does.
+
+        Args:
+            candidates: the trials that wait at rungs, or waited there when the sweep had nothing more to do.
+            last: see `promotion.next_promotion`.
+        """
+        spec, held = self._ledger.spec(), dict[str, int]()
+        for history in candidates:
+            rung = self.rung(history)
+            if rung is not None:
+                held[history.id] = rung
+            elif history.state is TrialState.AT_RUNG:
+                return history  # the sweep was edited: nothing holds it any more
+        if spec.early_terminate is None or not held:
+            return None
+        chosen = promotion.next_promotion(spec.early_terminate, spec.metric.goal, self._curves, held, last=last)
+        return None if chosen is None else self._ledger.history(chosen)
 
     def _made(self, history: TrialHistory) -> Curve:
         born = self._ledger.spec(history.birth["revision"])

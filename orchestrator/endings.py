@@ -66,9 +66,21 @@ class Endings:
         self.end(history, TrialState.FAILED, reason, Outcome(kind="bug", reason=reason))
         return reason
 
-    def interrupted(self, history: TrialHistory, state: TrialState, reason: str) -> None:
-        """Record that a run ended without a fault: the trial is WAITING or PAUSED."""
-        self._ledger.end_run(history.id, state, reason, wall=self._clock.wall())
+    def interrupted(self, history: TrialHistory, reason: str, *, by_hand: bool = False) -> None:
+        """Record that a run ended without a fault: the trial is PAUSED by hand, AT_RUNG, or WAITING."""
+        state = TrialState.PAUSED if by_hand else self._between_runs(history)
+        waits = f"waits at step {history.last_step} to be promoted"
+        said = {TrialState.PAUSED: "paused by hand", TrialState.AT_RUNG: waits}.get(state, reason)
+        self._ledger.end_run(history.id, state, said, wall=self._clock.wall())
+        if self._tracker is not None:
+            self._tracker.trial_paused(history.record())
+
+    def _between_runs(self, history: TrialHistory) -> TrialState:
+        return TrialState.WAITING if self._curves.rung(history) is None else TrialState.AT_RUNG
+
+    def leave_behind(self, history: TrialHistory) -> None:
+        """End a trial at a rung from which nobody is promoted any more, unless the sweep is extended."""
+        self.end(history, TrialState.PRUNED, self._curves.place(history), left_behind=True)
 
     def failed(self, history: TrialHistory, outcome: Outcome, *, reached: int, wasted: float) -> None:
         """Record that a run failed: the trial waits for another one, or has failed.
@@ -92,7 +104,7 @@ class Endings:
             retries=self._ledger.spec().retries,
         ):
             self._ledger.end_run(
-                history.id, TrialState.WAITING, f"{failure.kind}: {failure.reason}",
+                history.id, self._between_runs(history), f"{failure.kind}: {failure.reason}",
                 wall=self._clock.wall(), wasted=wasted, failure=asdict(failure), charged=charged,
             )  # fmt: skip
         else:
@@ -101,7 +113,7 @@ class Endings:
 
     def end(
         self, history: TrialHistory, state: TrialState, reason: str, outcome: Outcome | None = None,
-        *, wasted: float = 0.0, reached: int | None = None,
+        *, wasted: float = 0.0, reached: int | None = None, left_behind: bool = False,
     ) -> None:  # fmt: skip
         """Record a trial's end.
 
@@ -112,10 +124,14 @@ class Endings:
             outcome: the failure, if it failed.
             wasted: seconds of work that no report accounts for.
             reached: the last step that its run is known to have reached; by default that of its last report.
+            left_behind: it waited at a rung until there was nothing more to do.
         """
         step = history.last_step if reached is None else reached
         failure = None if outcome is None else asdict(self._failure(history, outcome, step))
-        self._ledger.end_trial(history.id, state, reason, wall=self._clock.wall(), wasted=wasted, failure=failure)
+        self._ledger.end_trial(
+            history.id, state, reason,
+            wall=self._clock.wall(), wasted=wasted, failure=failure, left_behind=left_behind,
+        )  # fmt: skip
         if self._tracker is not None:
             self._tracker.trial_ended(history.record())
 

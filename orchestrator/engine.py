@@ -116,16 +116,24 @@ class Engine:
             self.tracker.sweep_started(self.spec, {key: value for key, value in info.items() if value is not None})
 
     def _settle(self) -> None:
-        """End the trials whose last recorded report ends them: the kill came between the record and its effect."""
+        """End the trials whose last recorded report ends them, and let those at rungs wait there.
+
+        The kill came between the record and its effect.
+        """
         running = [history for history in self.ledger.histories() if history.state is TrialState.RUNNING]
         for history in sorted(running, key=lambda history: history.last_order):
             self._endings.conclude(history)
+            if not history.state.ended and self._curves.rung(history) is not None:
+                self._endings.interrupted(history, "")
         self._breaking = sweep_breaking_bug(self.ledger.trials())
 
     # -------------------------------------------------------------------------------------------- work
 
     def next(self) -> Assignment | Wait | Done:
-        """Return the next piece of work: first what was interrupted, then new trials, then replicates."""
+        """Return the next piece of work.
+
+        First what was interrupted, then what is promoted from a rung, new trials, what is left at rungs, replicates.
+        """
         self._check_limits()
         if self._halt is not None:
             return Wait(reason=self._halt[1]) if self._live else self._done()
@@ -135,15 +143,40 @@ class Engine:
             return Wait(reason=f"max_concurrent is {self.spec.max_concurrent}")
         if self.spec.method == "pbt" and not self._live:
             population.turn_generation(self.ledger, complete=self._proposals.complete())
-        waiting = next_waiting(self.ledger, self._live)
-        if waiting is not None:
-            return self._go_on(waiting)
-        born = self._next_of_search() or self._next_replicate()
+        again = next_waiting(self.ledger, self._live) or self._promotable()
+        if again is not None:
+            return self._go_on(again)
+        born = self._next_of_search()
+        if born is not None:
+            return self._hand_out(born, 0, None)
+        again = self._promotable(last=True)
+        if again is not None:
+            return self._go_on(again)
+        if any(not self.ledger.history(trial).replicate for trial in self._live):
+            return Wait(reason="the last trials are running")
+        for history in self._at_rungs():
+            self._endings.leave_behind(history)
+        born = self._next_replicate()
         if born is not None:
             return self._hand_out(born, 0, None)
         return Wait(reason="the last trials are running") if self._live else self._done()
 
+    def _at_rungs(self) -> list[TrialHistory]:
+        return [history for history in self.ledger.histories() if history.state is TrialState.AT_RUNG]
+
+    def _promotable(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
+        """Return the trial at a rung that goes on next; one left behind may, once there are more trials than then."""
+        rule = self.spec.early_terminate
+        if rule is None or not rule.promote:
+            return next(iter(self._at_rungs()), None)  # the sweep was edited: nobody is held any more
+        left = [history for history in self.ledger.histories() if history.left_behind]
+        return self._curves.promotable([*self._at_rungs(), *left, *([also] if also else [])], last=last)
+
     def _go_on(self, history: TrialHistory) -> Assignment:
+        if history.state.ended:
+            control.take_up(self.ledger, history, protect=False)
+            history = self.ledger.history(history.id)
+            self._curves.read(history)
         start, checkpoint = resume_point(history)
         self.ledger.start_run(history.id, start=start, gpu=self._resources()["gpu"], wall=self.wall(), drift=self.drift)
         return self._hand_out(history, start, checkpoint)
@@ -179,9 +212,8 @@ class Engine:
         return None
 
     def _next_replicate(self) -> TrialHistory | None:
-        """More seeds for the best configurations, once the search is through."""
-        searching = any(not self.ledger.history(trial).replicate for trial in self._live)
-        if searching or not self._room_for_trials():
+        """More seeds for the best configurations."""
+        if not self._room_for_trials():
             return None
         return self._proposals.next_replicate(wall=self.wall(), gpu=self._resources()["gpu"], drift=self.drift)
 
@@ -212,8 +244,13 @@ class Engine:
         self._endings.conclude(history)
         if history.state.ended:
             return Verdict.STOP
-        wanted = self._halt is not None or self._held or trial_id in self._pausing or self.spec.method == "pbt"
-        return Verdict.PAUSE if wanted else Verdict.CONTINUE
+        if self._halt is not None or self._held or trial_id in self._pausing or self.spec.method == "pbt":
+            return Verdict.PAUSE
+        if self._curves.rung(history) is not None:
+            if next_waiting(self.ledger, self._live) is not None or self._promotable(history) is not history:
+                return Verdict.PAUSE
+            self.ledger.promote(trial_id, wall=self.wall())  # it would be handed out next: its worker keeps it
+        return Verdict.CONTINUE
 
     def ended(self, trial_id: str, outcome: Outcome) -> None:
         """Take in how a trial's run ended. One that a verdict has ended already needs no more than the news."""
@@ -225,8 +262,7 @@ class Engine:
         if history.state.ended:
             return
         if outcome.kind == "stopped":
-            state = TrialState.PAUSED if by_hand else TrialState.WAITING
-            self._endings.interrupted(history, state, "paused by hand" if by_hand else outcome.reason or "interrupted")
+            self._endings.interrupted(history, outcome.reason or "interrupted", by_hand=by_hand)
             return
         wasted = live.unreported(self._clock.now())
         self._endings.failed(history, outcome, reached=live.reached, wasted=wasted)
@@ -294,8 +330,7 @@ class Engine:
             self.spec = self.ledger.spec()
             self._proposals.renew()
         for history in self.ledger.histories():
-            if history.id not in self._live:
-                self._curves.read(history)
+            self._curves.read(history)
 
     @property
     def live(self) -> frozenset[str]:

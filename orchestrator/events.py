@@ -145,6 +145,11 @@ class EventTracker:
         self._run(trial_id).images(step, images)
 
     @_never_raises
+    def trial_paused(self, record: TrialRecord) -> None:
+        """See `Tracker`."""
+        self._run(record.id).tags({"meansweep.state": record.state.value, "meansweep.reason": record.reason})
+
+    @_never_raises
     def trial_ended(self, record: TrialRecord) -> None:
         """See `Tracker`."""
         self._close(record)

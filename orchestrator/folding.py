@@ -22,6 +22,10 @@ class TrialHistory:
         """Number of the current or last run; 0 is the first."""
         self.runs: list[dict[str, Any]] = []
         """Start of each run: at, wall, start, gpu."""
+        self.passed = 0
+        """The step that it had reported when it was last let on: rungs up to there hold it no more."""
+        self.left_behind = False
+        """It was pruned because it still waited at a rung when the sweep had nothing more to do."""
         self.outs = 0
         self.charged = 0
         """Runs that count against the retries."""
@@ -46,8 +50,11 @@ class TrialHistory:
             case "run":
                 self.run, self._state, self.reason = int(rest), TrialState.RUNNING, ""
                 self.runs.append(event)
+                self.passed = self.last_step
                 if event["drift"]:
                     self.labels = {**self.labels, "drift": event["drift"]}
+            case "promoted":
+                self.passed = int(rest)
             case "report":
                 self.points[int(rest)] = event
                 self._spend(event["seconds"])
@@ -61,6 +68,7 @@ class TrialHistory:
             case "end":
                 self._leave(event)
                 self.end = event
+                self.left_behind = bool(event.get("left_behind"))
                 self._state = TrialState(event["state"])
             case "label":
                 self.labels = {**self.labels, rest: event["value"]}

@@ -346,6 +346,11 @@ class Ledger:
         event = {"at": time.time(), "wall": wall, "start": start, "gpu": gpu, "drift": list(drift)}
         self._append(history, f"run:{history.run + 1}", event)
 
+    def promote(self, trial_id: str, *, wall: float) -> None:
+        """Record that a trial goes on past the rung at which it stands, in the same run."""
+        history = self._trials[trial_id]
+        self._append(history, f"promoted:{history.last_step}", {"at": time.time(), "wall": wall})
+
     def add_report(self, trial_id: str, report: Report, *, wall: float) -> bool:
         """Record a report; False if its step was recorded before (work repeated after a crash): only its time is.
 
@@ -368,11 +373,11 @@ class Ledger:
         self, trial_id: str, state: TrialState, reason: str, *, wall: float, wasted: float = 0.0,
         failure: Mapping[str, Any] | None = None, charged: bool = False,
     ) -> None:  # fmt: skip
-        """Record that a run has ended but the trial has not: it is WAITING or PAUSED now.
+        """Record that a run has ended but the trial has not: it is WAITING, AT_RUNG or PAUSED now.
 
         Args:
             trial_id: the trial.
-            state: WAITING or PAUSED.
+            state: WAITING, AT_RUNG or PAUSED.
             reason: why.
             wall: the sweep's clock.
             wasted: seconds of work since the last report.
@@ -388,14 +393,26 @@ class Ledger:
 
     def end_trial(
         self, trial_id: str, state: TrialState, reason: str, *, wall: float, wasted: float = 0.0,
-        failure: Mapping[str, Any] | None = None,
+        failure: Mapping[str, Any] | None = None, left_behind: bool = False,
     ) -> None:  # fmt: skip
-        """Record a trial's end: FINISHED, PRUNED or FAILED."""
+        """Record a trial's end: FINISHED, PRUNED or FAILED.
+
+        Args:
+            trial_id: the trial.
+            state: the end.
+            reason: why.
+            wall: the sweep's clock.
+            wasted: seconds of work since the last report.
+            failure: `dataclasses.asdict` of a `Failure`, if it was one.
+            left_behind: it waited at a rung until there was nothing more to do.
+        """
         history = self._trials[trial_id]
         event = {
             "state": state.value, "reason": reason, "at": time.time(), "wall": wall, "wasted": wasted,
             "failure": None if failure is None else dict(failure),
         }  # fmt: skip
+        if left_behind:
+            event["left_behind"] = True
         self._append(history, "end", event)
         self._close_natively(history)
 

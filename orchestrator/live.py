@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 ROWS = 14
 """Most trials shown at once: those that run, then those that ended last."""
-COLOURS = {"running": "cyan", "finished": "green", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+COLOURS = {
+    "running": "cyan",
+    "finished": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "waiting": "dim",
+    "at-rung": "blue",
+}
 
 
 def view(spec: SweepSpec, trials: Sequence[TrialRecord], *, rows: int = ROWS, **known: Any) -> dict[str, Any]:

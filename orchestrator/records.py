@@ -12,10 +12,12 @@ FailureKind = Literal["diverged", "oom", "lost", "infrastructure", "bug"]
 
 
 class TrialState(Enum):
-    """Where a trial stands. WAITING and PAUSED trials have run and may go on from their checkpoints."""
+    """Where a trial stands. WAITING, AT_RUNG and PAUSED trials have run and may go on from their checkpoints:
+    as soon as a worker is free, once they are among the best of their rung, and when somebody says so."""
 
     WAITING = "waiting"
     RUNNING = "running"
+    AT_RUNG = "at-rung"
     PAUSED = "paused"
     FINISHED = "finished"
     PRUNED = "pruned"

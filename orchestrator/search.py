@@ -228,9 +228,9 @@ class Search:
     def _frozen(self, seen: Observation, worst: tuple[float, ...] | None) -> FrozenTrial | None:
         """Return one trial as the sampler shall see it; None if it shall not.
 
-        TPE ranks trials that were stopped early below the finished ones, by how far they came; there a diverged one
-        is stopped at once. The other samplers know finished trials only: a stopped one counts with its last value, a
-        diverged one with the worst value of all.
+        TPE ranks trials that were stopped early, or wait at a rung, below the finished ones, by how far they came;
+        there a diverged one is stopped at once. The other samplers know finished trials only: a stopped one counts
+        with its last value, a diverged one with the worst value of all.
         """
         from optuna.trial import TrialState as Native
         from optuna.trial import create_trial
@@ -243,7 +243,7 @@ class Search:
             native, values = (Native.PRUNED, None) if ranks_stopped else (Native.COMPLETE, worst)
         elif seen.state is TrialState.FINISHED:
             native, values = Native.COMPLETE, seen.metrics
-        elif seen.state is TrialState.PRUNED:
+        elif seen.state in (TrialState.PRUNED, TrialState.AT_RUNG):
             native, values = (Native.PRUNED, None) if ranks_stopped else (Native.COMPLETE, seen.metrics)
             steps = {seen.step: seen.metrics[0]} if ranks_stopped and seen.metrics else {}
         failed_otherwise = seen.state.ended and native is Native.RUNNING

@@ -57,6 +57,8 @@ class EarlyTerminate:
     """With max_iter and no min_iter (W&B): the number of rungs, max_iter / eta^k."""
     eta: float = 3.0
     """One in eta goes on at each rung, and the next rung is eta times as far."""
+    promote: bool = False
+    """Trials wait at each rung, their workers free, until they are among its best 1/eta; none is stopped there."""
     brackets: int = 1
     """Trials are dealt to this many brackets; bracket b has no use of the first b rungs (Hyperband's hedge)."""
     unit: Literal["steps", "images"] = "steps"

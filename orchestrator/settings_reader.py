@@ -83,8 +83,8 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
 
 _COMMON = ("type", "min_iter")
 _BY_TYPE: dict[str, tuple[str, ...]] = {
-    "asha": ("max_iter", "s", "eta", "unit", "brackets", "strict"),
-    "hyperband": ("max_iter", "s", "eta", "unit", "brackets", "strict"),
+    "asha": ("max_iter", "s", "eta", "promote", "unit", "brackets", "strict"),
+    "hyperband": ("max_iter", "s", "eta", "promote", "unit", "brackets", "strict"),
     "median": ("warmup_trials",),
     "percentile": ("percentile", "warmup_trials"),
     "patience": ("patience", "min_delta"),
@@ -128,6 +128,7 @@ def read_early_terminate(reader: Reader, content: Any) -> EarlyTerminate | None:
         "max_iter": reader.whole((*path, "max_iter"), block.get("max_iter"), low=2),
         "s": reader.whole((*path, "s"), block.get("s"), low=1),
         "eta": reader.number((*path, "eta"), block.get("eta"), above=1),
+        "promote": reader.flag((*path, "promote"), block.get("promote"), False),
         "brackets": reader.whole((*path, "brackets"), block.get("brackets"), low=1),
         "percentile": reader.number((*path, "percentile"), block.get("percentile"), above=0, high=100),
         "patience": reader.whole((*path, "patience"), block.get("patience"), low=1),

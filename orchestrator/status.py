@@ -117,11 +117,12 @@ def time_left(
         wall_seconds: time spent, for a sweep with a limit of it.
         concurrency: how many trials run at once; by default as many as run now.
     """
-    costs = [t.busy_seconds for t in trials if t.state in (TrialState.FINISHED, TrialState.PRUNED) and t.busy_seconds]
+    through = (TrialState.FINISHED, TrialState.PRUNED, TrialState.AT_RUNG)  # few of the last go on
+    costs = [trial.busy_seconds for trial in trials if trial.state in through and trial.busy_seconds]
     if not costs or left is None:
         return None
     mean = sum(costs) / len(costs)
-    open_trials = [trial for trial in trials if not trial.state.ended]
+    open_trials = [trial for trial in trials if not trial.state.ended and trial.state not in through]
     running = sum(trial.state is TrialState.RUNNING for trial in open_trials)
     work = left * mean + sum(max(mean - trial.busy_seconds, 0.0) for trial in open_trials)
     seconds = work / max(concurrency or running, 1)
@@ -156,7 +157,7 @@ def counts_text(counts: Mapping[str, int | None]) -> str:
     total = counts["total"]
     head = f"{sum(n or 0 for n in ended.values())}{'' if total is None else f' of {total}'} ended"
     inside = ", ".join(f"{n} {name}" for name, n in ended.items())
-    rest = [f"{counts[name]} {name}" for name in ("running", "paused", "waiting") if counts[name]]
+    rest = [f"{counts[name]} {name}" for name in ("running", "at-rung", "paused", "waiting") if counts[name]]
     return ", ".join([f"{head} ({inside})" if inside else head, *rest])
 
 

@@ -39,10 +39,11 @@ class Curve:
         self.values.append(value)
         self.order.append(order)
 
-    def first_from(self, step: int, before: int) -> int | None:
-        """Return the index of the first report at or past `step`, None if there is none up to position `before`."""
+    def first_from(self, step: int, before: int | None = None) -> int | None:
+        """Return the index of the first report at or past `step`, None if there is none (up to position `before`)."""
         index = bisect_left(self.steps, step)
-        return index if index < len(self.steps) and self.order[index] <= before else None
+        there = index < len(self.steps) and (before is None or self.order[index] <= before)
+        return index if there else None
 
     def last_until(self, step: int, before: int) -> int | None:
         """Return the index of the last report up to `step` and up to position `before`."""
@@ -55,7 +56,8 @@ class Curve:
 def reason_to_stop(rule: EarlyTerminate | None, goal: str, curves: Mapping[str, Curve], trial: str) -> str | None:
     """Return why a trial should stop after its last report, None if it should go on.
 
-    A trial's last step is never judged: the trial ends there anyway.
+    A trial's last step is never judged: the trial ends there anyway. A rule that promotes stops nobody; see
+    `orchestrator.promotion`.
 
     Args:
         rule: the sweep's rule; None never stops.
@@ -64,7 +66,7 @@ def reason_to_stop(rule: EarlyTerminate | None, goal: str, curves: Mapping[str, 
         trial: the trial that is judged.
     """
     curve = curves[trial]
-    if rule is None or curve.steps[-1] >= curve.length:
+    if rule is None or rule.promote or curve.steps[-1] >= curve.length:
         return None
     sign = 1.0 if goal == "minimize" else -1.0
     match rule.type:

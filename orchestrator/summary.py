@@ -25,7 +25,7 @@ def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None 
         from orchestrator.journal import driver_of
 
         driven = driver_of(ledger.paths.lock) is not None
-    counts = dict.fromkeys(("running", "finished", "pruned", "failed", "waiting", "paused"), 0)
+    counts = dict.fromkeys(("running", "finished", "pruned", "failed", "waiting", "at-rung", "paused"), 0)
     for trial in trials:
         idle = trial.state is TrialState.RUNNING and not driven  # its driver died: it waits for a resume
         counts["waiting" if idle else trial.state.value] += 1

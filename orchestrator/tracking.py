@@ -62,6 +62,10 @@ class Tracker(Protocol):
         """
         ...
 
+    def trial_paused(self, record: TrialRecord) -> None:
+        """Say that a trial is not trained at the moment, and why; its run stays open."""
+        ...
+
     def trial_ended(self, record: TrialRecord) -> None:
         """Close a trial's run with what it came to."""
         ...

@@ -1,6 +1,6 @@
 """Kill sweeps with SIGKILL at random moments, let them go on, and compare them with sweeps that were left alone.
 
-    python scripts/torture.py [--runs 50] [--short] [--methods grid random tpe asha] [--seed 0]
+    python scripts/torture.py [--runs 50] [--short] [--methods grid random tpe asha promote] [--seed 0]
 
 Each run is a driver in a process of its own, over real files, with a trainer of a few lines. It is killed at a moment
 drawn at random, started again, killed again, up to a number of times drawn at random, and then left to finish. Its
@@ -39,6 +39,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "run_cap": 12},
     "tpe": {"method": "tpe", "run_cap": 12},
     "asha": {"method": "tpe", "run_cap": 16, "early_terminate": ASHA},
+    "promote": {"method": "tpe", "run_cap": 16, "early_terminate": {**ASHA, "promote": True}},
 }
 
 

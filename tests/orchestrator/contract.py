@@ -72,6 +72,24 @@ class RunnerContract:
         best = min(trials, key=lambda trial: trial.metric or math.inf)
         assert best.state is TrialState.FINISHED
 
+    def test_with_promotion_a_trial_waits_at_its_rung_and_goes_on_from_its_checkpoint(
+        self, run_sweep: RunSweep
+    ) -> None:
+        rule = {"type": "asha", "min_iter": 30, "eta": 2, "promote": True}
+        trials = run_sweep(toy.grid(x=(0.9, 0.35, 0.0, 0.6), early_terminate=rule)).trials
+        losses = sorted((trial.reports[30]["loss"], trial.id) for trial in trials)
+        passed = {trial.id for trial in trials if trial.steps > 30}
+        assert passed >= {trial for _, trial in losses[:2]}
+        assert any(trial.state is TrialState.FINISHED for trial in trials)
+        assert all(trial.reason.startswith("asha: place") for trial in trials if trial.state is TrialState.PRUNED)
+        assert {trial.state for trial in trials} == {TrialState.FINISHED, TrialState.PRUNED}
+        assert all(trial.wasted_seconds == 0 for trial in trials)
+        for trial in trials:  # a trial that waited is as one that was never interrupted
+            alone = toy.Curve({"x": trial.values["x"], "y": 0.5, "seed": trial.seed})
+            for step in trial.reports:
+                alone.train(step - alone.step)
+                assert trial.reports[step] == pytest.approx(alone.evaluate(), rel=1e-12)
+
     def test_a_diverging_trial_fails_never_wins_and_stops_nobody(self, run_sweep: RunSweep) -> None:
         ran = run_sweep(toy.grid(**toy.trained("Diverging")))
         states = {trial.values["x"]: trial for trial in ran.trials}

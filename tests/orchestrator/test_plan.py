@@ -148,6 +148,18 @@ def test_the_expected_steps_are_those_that_the_rule_itself_leaves(tmp_path):
         assert expected[step] == pytest.approx(total / repeats, rel=0.05)
 
 
+def test_with_promotion_about_one_in_eta_gets_to_the_next_rung(tmp_path):
+    spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 100, "eta": 3, "promote": True}, run_cap=81)
+    reaching = dict(expected_reaching(spec, 81, spec.config_for({})))
+    assert list(reaching) == [100, 300, 900, 1000]
+    assert reaching[100] == 81
+    assert 27 <= reaching[300] <= 33
+    assert 9 <= reaching[900] <= 15
+    assert 3 <= reaching[1000] <= 7
+    (only,) = {count for _, count in expected_reaching(spec, 1, spec.config_for({}))}
+    assert only == 1  # a single trial is trained to its end
+
+
 def test_the_first_rung_passes_what_its_rule_gives_exactly(tmp_path):
     spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 500, "eta": 2}, run_cap=4)
     # the first always goes on; the second with 1/2, the third with 2/3 (rounded up), the fourth with 2/4

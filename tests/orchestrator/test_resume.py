@@ -14,11 +14,13 @@ from tests.orchestrator import toy
 from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
 
 ASHA = {"type": "asha", "min_iter": 10, "eta": 3}
+PROMOTE = {"type": "asha", "min_iter": 15, "eta": 2, "promote": True, "brackets": 2}
 SWEEPS: dict[str, dict[str, Any]] = {
     "grid": toy.grid(x=(0.05, 0.3, 0.5, 0.7, 0.9)),
     "random": toy.sweep(run_cap=6),
     "tpe": toy.sweep(method="tpe", run_cap=8, seed=3),
     "asha": toy.sweep(method="tpe", run_cap=10, early_terminate=ASHA),
+    "promote": toy.sweep(run_cap=7, early_terminate=PROMOTE, replicates={"top": 1, "seeds": 1}),
     "replicates": toy.sweep(run_cap=3, replicates={"top": 2, "seeds": 2, "race": True}),
 }
 

@@ -52,6 +52,7 @@ def test_the_examples_of_the_docs_are_valid(errors):
         ("metric", {"goal": "minimize"}),
         ("early_terminate", {"type": "ahsa"}),
         ("early_terminate", {"min_iter": 3}),
+        ("early_terminate", {"type": "asha", "min_iter": 3, "promote": "yes"}),
         ("budget", {"wall_clock": "3 weeks"}),
         ("budget", {"gpu_hour": 3}),
         ("resources", {"cpus": 3}),

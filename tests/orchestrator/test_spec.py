@@ -428,6 +428,8 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"early_terminate": {"type": "asha", "min_iter": 9, "s": 2, "max_iter": 90}}, "early_terminate.s", "keep one"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "eta": 1}}, "early_terminate.eta", "1 < eta"),
         ({"early_terminate": {"type": "median", "eta": 3}}, "early_terminate.eta", "means nothing to `median`"),
+        ({"early_terminate": {"type": "median", "promote": True}}, "early_terminate.promote", "means nothing to"),
+        ({"early_terminate": {"type": "asha", "min_iter": 9, "promote": 1}}, "early_terminate.promote", "true or"),
         ({"early_terminate": {"type": "threshold"}}, "early_terminate", "`lower` or `upper`"),
         ({"resources": {"gpu": 0.5, "workers": 2}}, "resources.gpu", "whole GPU"),
         ({"budget": {"wall_clock": "1h 30"}}, "budget.wall_clock", "duration"),

@@ -45,6 +45,14 @@ def test_the_budget_sums_every_trial():
     assert "1m of work lost" in shown(found)
 
 
+def test_what_waits_at_a_rung_is_counted_as_such_and_costs_no_more_time():
+    some = [record(1, 1.0, busy_seconds=60.0), record(2, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
+    found = status(spec(), some, state="running", concurrency=1)
+    assert found["trials"]["at-rung"] == 1
+    assert "1 of 33 ended (1 finished), 1 at-rung" in shown(found)
+    assert found["eta_seconds"] == pytest.approx(31 * 40)
+
+
 def test_the_time_left_is_the_remaining_work_on_what_runs_now():
     some = [
         record(1, 1.0, busy_seconds=100.0),
