@@ -1,7 +1,10 @@
 """Imports point one way, and every third party has one door."""
 
 import ast
+import importlib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,3 +97,15 @@ def test_no_module_imports_in_a_circle():
 
         for name in edges:
             visit(name, ())
+
+
+@pytest.mark.parametrize("folder", ["scripts", "benchmarks"])
+def test_what_scripts_import_from_the_packages_is_there(folder):
+    missing = []
+    for path in sorted((ROOT / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            own = isinstance(node, ast.ImportFrom) and str(node.module).startswith(("meanflow_core", "orchestrator"))
+            if own:
+                module = importlib.import_module(node.module)
+                missing += [f"{path.name}: {node.module}.{a.name}" for a in node.names if not hasattr(module, a.name)]
+    assert missing == []
