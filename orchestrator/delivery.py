@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.outbox import Outbox, Record
+from orchestrator.paths import relocated
 from orchestrator.store import Sent, Store, connect, sending, without_password
 
 __all__ = ["Delivery", "Sender", "Store", "Unsendable", "image_stem", "metric_name", "stored_value"]
@@ -268,7 +269,7 @@ class Delivery:
             case "text":
                 self.client.log_text(run_id, data["text"], data["file"])
             case "file":
-                path = Path(data["path"])
+                path = self._file(data)
                 if not path.exists():
                     raise Unsendable(f"{path} has gone")
                 put = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
@@ -282,13 +283,16 @@ class Delivery:
                 for key, value in data["tags"].items():
                     self.client.set_experiment_tag(experiment, key, value)
 
+    def _file(self, data: Mapping[str, Any]) -> Path:
+        return Path(relocated(data["path"], self.outbox.folder.parent.absolute()))
+
     def _put_image(self, run_id: str, record: Record) -> None:
         """Store a picture as `MlflowClient.log_image` does, but under a name that is the same when sent again."""
         from mlflow.tracking.multimedia import compress_image_size
         from PIL import Image
 
         try:
-            content = Path(record.data["path"]).read_bytes()
+            content = self._file(record.data).read_bytes()
             with Image.open(io.BytesIO(content)) as picture:
                 small = compress_image_size(picture.convert("RGB"))
         except OSError as error:  # missing, or not a picture

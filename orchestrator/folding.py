@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+from orchestrator.paths import relocated
 from orchestrator.records import Failure, TrialRecord, TrialState
 
 
@@ -72,6 +74,13 @@ class TrialHistory:
                 self._state = TrialState(event["state"])
             case "label":
                 self.labels = {**self.labels, rest: event["value"]}
+
+    def moved_to(self, folder: Path) -> None:
+        """Take the sweep's folder as it stands now: with its project, checkpoints may have been moved since."""
+        for step, point in self.points.items():
+            if point["checkpoint"]:
+                self.points[step] = {**point, "checkpoint": relocated(point["checkpoint"], folder)}
+        self._record = None
 
     def _born(self, event: dict[str, Any]) -> None:
         self.birth = event

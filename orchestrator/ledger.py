@@ -188,6 +188,7 @@ class Ledger:
                 history = TrialHistory(trial._trial_id)
                 for key, event in trial.user_attrs.items():
                     history.apply(key, event)
+                history.moved_to(self.paths.root)
                 self._trials[history.id] = history  # a later row of the same id is the trial's next life
                 if history.end and not trial.state.is_finished() and self._lock is not None:
                     self._close_natively(history)

@@ -16,6 +16,12 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def relocated(path: str, folder: Path) -> str:
+    """Return where a file of a sweep (or training) is now, wherever its folder stood when the path was noted."""
+    _, found, rest = path.rpartition(f"/{folder.parent.name}/{folder.name}/")
+    return str(folder / rest) if found and "://" not in path else path
+
+
 @dataclass(frozen=True)
 class TrialPaths:
     """The folder of one trial."""

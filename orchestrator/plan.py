@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meanflow_core.errors import ConfigError, Problem
@@ -99,7 +99,7 @@ def make_plan(
         estimate=estimate,
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=tuple(notes),
-        missing=tuple(str(problem) for problem in missing),
+        missing=tuple(str(replace(problem, file=None)) for problem in missing),
     )
 
 

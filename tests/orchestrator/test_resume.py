@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.paths import Home
+from orchestrator.messages import Assignment, Report
+from orchestrator.paths import Home, relocated
 from orchestrator.records import TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
@@ -138,3 +139,24 @@ def test_a_missing_checkpoint_sends_a_trial_back_to_the_one_before(tmp_path: Pat
     assert essence(trials) == expected  # the first record of step 60 stands
     assert trials[0].wasted_seconds == 1.0  # and the stretch that was repeated is counted as waste
     assert trials[0].busy_seconds == 4.0
+
+
+def test_a_sweep_goes_on_from_its_checkpoints_though_its_project_was_moved(tmp_path: Path) -> None:
+    home = Home(tmp_path / "sweeps" / "toy" / "old place")  # with the names that a sweep's own path has
+    engine = open_engine(home, toy.sweep(run_cap=1))
+    work = engine.next()
+    assert isinstance(work, Assignment)
+    checkpoint = home.sweep("toy").trial("0").checkpoint(30)
+    checkpoint.mkdir(parents=True)
+    engine.report("0", Report(step=30, metrics={"loss": 1.0, "size": 1.0}, seconds=1.0, checkpoint=str(checkpoint)))
+    engine.ledger.close()
+    moved = Home(home.root.rename(tmp_path / "new place"))
+    with (engine := open_engine(moved, toy.sweep())).ledger:
+        work = engine.next()
+    assert isinstance(work, Assignment)
+    assert (work.start, work.checkpoint) == (30, str(moved.sweep("toy").trial("0").checkpoint(30)))
+
+
+def test_places_outside_of_a_sweep_stay_as_they_are(tmp_path: Path) -> None:
+    for place in ("s3://bucket/sweeps/toy/7/step-1", "/elsewhere/step-1"):
+        assert relocated(place, tmp_path / "sweeps" / "toy") == place
