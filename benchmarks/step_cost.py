@@ -131,11 +131,11 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
     run = torch.compile(loss, fullgraph=True, mode=mode) if compiled else loss
 
     def step() -> None:
-        optimiser.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bf16"):
             value = run()
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        optimiser.zero_grad()  # as the trainer does: no gradient outlives its step
 
     return Variant(name, guidance, compiled, step, [])
 

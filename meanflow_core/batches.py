@@ -37,7 +37,7 @@ class Part:
     rows: int
     """How many leading rows have r < t."""
     drops: int
-    """How many rows are dropped (known without asking the device)."""
+    """At least so many rows are dropped (known without asking the device)."""
 
 
 class Batches:
@@ -83,6 +83,8 @@ class Batches:
         share = self._config.objective.guidance.dropout if labels is not None else 0.0
         dropped = sample_dropped(self.size, share, generator=draw("dropped", step)) if share else None
         different = rows_with_span(self.size, law.ratio)
+        # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
+        counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
         for index in range(self._world.rank, self.count, self._world.size):
             take = slice(index, None, self.count)
             yield Part(
@@ -93,7 +95,7 @@ class Batches:
                 labels=None if labels is None else self._put(labels[take]),
                 dropped=None if dropped is None else self._put(dropped[take]),
                 rows=len(range(index, different, self.count)),
-                drops=0 if dropped is None else int(dropped[take].sum()),
+                drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
             )
 
     def _rows(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:

@@ -393,6 +393,23 @@ def mul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         return RowDual(primal, torch.addcmul(tangent, x, db) if same else tangent + x * db)
 
 
+@rule("addcmul")
+def addcmul(func: Callable[..., Tensor], a: Any, b: Any, c: Any) -> RowDual:
+    """d(a + b c) = da + db c + b dc."""
+    primal = func(raw(a), raw(b), raw(c))
+    rows, da, _ = _tangents("addcmul", primal, a, None)
+    more, db, dc = _tangents("addcmul", primal, b, c)
+    rows = rows or more
+    with torch.no_grad():
+        tangent = da
+        for change, other in ((db, c), (dc, b)):
+            if change is None:
+                continue
+            factor = _head(other, primal, rows)
+            tangent = change * factor if tangent is None else torch.addcmul(tangent, change, factor)
+        return RowDual(primal, _spread(tangent, primal))
+
+
 @rule("div", "true_divide")
 def div(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
     """d(a / b) = (da - (a / b) db) / b."""

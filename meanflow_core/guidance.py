@@ -62,7 +62,7 @@ def guided_velocity(
 
     Rows that are class-dropped, and rows with t outside [start, end], keep the plain velocity. omega = 1 with kappa = 0
     returns the plain velocity itself. Otherwise there is one further pass, without gradient and in evaluation mode: the
-    null label for the rows that are not dropped, and the true label for the rows with r != t. On the rows with r = t,
+    null label for the guided rows, and the true label for those of them with r != t. On the rows with r = t,
     u(z, t, t | c) is what the training pass predicts anyway, dropout included, so it is not computed twice. A term with
     coefficient 0 is not computed.
 
@@ -76,7 +76,7 @@ def guided_velocity(
         null_label: the label that stands for no class.
         config: `objective.guidance`.
         rows: how many rows have r != t.
-        drops: how many rows are dropped, where the caller knows (static shapes); None: counted.
+        drops: at least so many rows are dropped, where the caller knows (static shapes); None: counted.
 
     Raises:
         ValueError: if guidance is asked for without labels or null label.
@@ -92,21 +92,22 @@ def guided_velocity(
     at_null = torch.zeros_like(velocity)
     at_label = torch.zeros_like(velocity[:rows])
 
-    index = _kept_rows(kept, dropped, drops) if null != 0 else None
+    of_null = _rows_asked(guided, dropped, drops) if null != 0 else None
+    of_label = _rows_asked(guided[:rows], None, None) if kappa != 0 else None
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
-    if index is not None:
-        asked.append((z[index], t[index], torch.full_like(index, null_label)))
-    if kappa != 0:
-        asked.append((z[:rows], t[:rows], labels[:rows]))
+    if of_null is not None:
+        asked.append((z[of_null], t[of_null], torch.full_like(of_null, null_label)))
+    if of_label is not None:
+        asked.append((z[of_label], t[of_label], labels[of_label]))
+    points, times, classes = (torch.cat(parts) for parts in zip(*asked, strict=True))
     with torch.no_grad(), evaluating(net):
-        points, times, classes = (torch.cat(parts) for parts in zip(*asked, strict=True))
-        u = net(points, times, times, classes).to(velocity.dtype)
+        u = net(points, times, times, classes).to(velocity.dtype) if len(points) else velocity[:0]
     if torch.is_autocast_enabled(z.device.type):
         torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs
-    if index is not None:
-        at_null = at_null.index_copy(0, index, u[: len(index)])
-    if kappa != 0:
-        at_label = u[len(u) - rows :]
+    if of_null is not None:
+        at_null = at_null.index_copy(0, of_null, u[: len(of_null)])
+    if of_label is not None:
+        at_label = at_label.index_copy(0, of_label, u[len(u) - len(of_label) :])
 
     own = per_row(guided, velocity)
     mixed = omega * velocity + null * at_null
@@ -115,10 +116,16 @@ def guided_velocity(
     return GuidedVelocity(lead, rest, own[rows:].to(velocity.dtype) * kappa if kappa != 0 else None)
 
 
-def _kept_rows(kept: Tensor, dropped: Tensor | None, drops: int | None) -> Tensor:
-    """Indices of the rows that are not dropped; with `drops` known, without looking at the values."""
+def _rows_asked(guided: Tensor, dropped: Tensor | None, drops: int | None) -> Tensor:
+    """Indices of rows that a guidance pass is made for: every guided one, and no other where that can be known.
+
+    On a CPU the values are looked at. A GPU would have to be waited for, and a compiled graph wants static shapes:
+    there the rows left out are the dropped ones, of which only the number is needed.
+    """
+    if guided.device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.nonzero(guided).squeeze(1)
     if dropped is None:
-        return torch.arange(len(kept), device=kept.device)
+        return torch.arange(len(guided), device=guided.device)
     if drops is None:
-        return torch.nonzero(kept).squeeze(1)
-    return torch.argsort(dropped.to(torch.int8), stable=True)[: len(kept) - drops]
+        return torch.nonzero(~dropped).squeeze(1)
+    return torch.argsort(dropped.to(torch.int8), stable=True)[: len(guided) - drops]

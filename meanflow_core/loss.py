@@ -64,7 +64,7 @@ def meanflow_loss(
         objective: `TrainConfig.objective`.
         rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
-        drops: the number of dropped rows where the caller knows it, for the same purpose. None: counted.
+        drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label.

@@ -81,7 +81,7 @@ class Trainer:
         options = self.config.trainer
         loss = TrainingLoss(self.net, self.config.objective, self.dataset.num_classes, options.precision)
         if options.compile:
-            loss.compile(fullgraph=True)
+            loss.compile(fullgraph=True, mode=compile_mode(self.device, options.accumulation))
         self._loss: nn.Module = self.world.wrap(loss, self.device)
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
         self._ema = EMA(self.net, self.config.ema)
@@ -272,6 +272,14 @@ class Trainer:
             "fingerprint": self.fingerprint,
         }
         save_weights(path, sets[name], metadata)
+
+
+def compile_mode(device: torch.device, accumulation: int) -> str:
+    """Return torch.compile's mode: CUDA graphs on a GPU.
+
+    Not where gradients are accumulated: a graph's outputs, and gradients are such, live until its next replay only.
+    """
+    return "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
 
 
 def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:

@@ -11,9 +11,8 @@ from meanflow_core.nets.embedding import Conditioning, initialise_linear, zero_
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return the layer norm of x [B, N, D], scaled and shifted by [B, D]."""
-    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+    """Return the layer norm of x [B, N, D], scaled and shifted by [B, 1, D]."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 def position_grid(height: int, width: int, size: int) -> Tensor:
@@ -43,21 +42,19 @@ class DiTBlock(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """Return multi-head self-attention of the tokens x [B, N, D]."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
-        )  # each [B, heads, N, D / heads]
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)
+        q, k, v = parts.unbind(1)  # each [B, heads, N, D / heads]
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
         return out
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the new tokens; x is [B, N, D], the (activated) condition [B, D]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
         hidden = self.attention(modulate(x, shift1, scale1))
-        x = x + gate1.unsqueeze(1) * self._drop(hidden)
+        x = torch.addcmul(x, gate1, self._drop(hidden))
         hidden = self.outer(self._drop(F.gelu(self.inner(modulate(x, shift2, scale2)), approximate="tanh")))
-        x = x + gate2.unsqueeze(1) * self._drop(hidden)
-        return x
+        return torch.addcmul(x, gate2, self._drop(hidden))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -104,7 +101,7 @@ class DiT(nn.Module):
         x = self.inlet(self.to_patches(z)) + self.position
         for block in self.blocks:
             x = block(x, condition)
-        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         return self.from_patches(self.outlet(modulate(x, shift, scale)))
 
     def to_patches(self, z: Tensor) -> Tensor:

@@ -4,6 +4,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from meanflow_core.config import DiTConfig, MLPConfig, UNetConfig
+from meanflow_core.nets.build import build_net
+from meanflow_core.nets.embedding import randomise_
+
+UNET = {"channels": 8, "blocks": 1, "channel_mult": [1, 2], "attention": [4], "dropout": 0.0}
+REAL = {
+    "mlp": (MLPConfig(width=8, depth=2), (2,)),
+    "mlp t_r_dt": (MLPConfig(width=8, depth=2, time_embedding="t_r_dt"), (1, 8, 8)),
+    "dit": (DiTConfig(width=8, depth=2, heads=2, patch=2), (1, 8, 8)),
+    "dit t_r": (DiTConfig(width=8, depth=1, heads=2, patch=4, time_embedding="t_r"), (3, 8, 8)),
+    "dit t_r_dt": (DiTConfig(width=8, depth=1, heads=2, patch=4, time_embedding="t_r_dt"), (3, 8, 8)),
+    "dit dt": (DiTConfig(width=8, depth=1, heads=2, patch=4, time_embedding="dt"), (3, 8, 8)),
+    "unet": (UNetConfig(**UNET), (3, 8, 8)),
+    "unet dt": (UNetConfig(**UNET, time_embedding="dt"), (3, 8, 8)),
+}
+"""The package's networks, small, each with the shape of a row."""
+
+
+def real_net(name, *, classes=3, dropout=0.0):
+    """Return one of them with random weights in float64, and the shape of a row."""
+    config, shape = REAL[name]
+    config = type(config)(**{**vars(config), "dropout": dropout})
+    return randomise_(build_net(config, shape, classes)).double().train(), shape
+
 
 class AdaptiveMLP(nn.Module):
     """Vectors [B, 3]; layer norm with and without affine, dropout, labels."""

@@ -36,7 +36,7 @@ class Tiny(torch.nn.Module):
         return self.outlet(F.silu(x) * t.unsqueeze(-1))
 
 
-def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1, **options):
+def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1, low=False, **options):
     net = net.to(device)
     x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
@@ -44,7 +44,8 @@ def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1,
     arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
 
     def step(x, noise, r, t):
-        return meanflow_loss(net, x, noise, r, t, objective=objective, **arguments)
+        with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=False):
+            return meanflow_loss(net, x, noise, r, t, objective=objective, **arguments)
 
     def run(step):
         result = step(x, noise, r, t)
@@ -75,6 +76,12 @@ def test_the_compiled_loss_is_one_graph_with_the_numbers_of_eager_mode():
 def test_the_guided_loss_of_every_network_is_traced_to_one_graph(name):
     config, shape = NETS[name]
     check_compiled_equals_eager(randomise_(build_net(config, shape, 3)), shape, GUIDED, backend="aot_eager")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_guided_loss_under_bfloat16_autocast_is_traced_to_one_graph():
+    config, shape = NETS["dit"]
+    check_compiled_equals_eager(randomise_(build_net(config, shape, 3)), shape, GUIDED, low=True, backend="aot_eager")
 
 
 @pytest.mark.gpu

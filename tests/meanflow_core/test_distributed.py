@@ -24,7 +24,7 @@ CONFIG = {
     "evaluation": {"samples": 51, "nfe": [1], "batch_size": 8},
     "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
 }
-WRAPPERS = ("func.jvp through DDP", "jvp on .module", "whole loss inside DDP")
+WRAPPERS = ("func.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module", "whole loss inside DDP")
 
 
 def gradient(net):
@@ -69,11 +69,20 @@ def arrangement(kind, rank):
 
     whole = kind == "whole loss inside DDP"
     wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
-    call = {"func.jvp through DDP": wrapped, "jvp on .module": wrapped.module}.get(kind)
+
+    def loss():
+        if whole:
+            return wrapped(x)
+        if kind == "forward through DDP, jvp on .module":
+            with torch.no_grad():
+                _, du = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+            return (wrapped(x) - du + x).square().mean()
+        return loss_of(wrapped if kind == "func.jvp through DDP" else wrapped.module)
+
     for _ in range(2):  # the first step of the wrong arrangement may pass: DDP builds its buckets after it
         net.zero_grad()
         try:
-            (wrapped(x) if whole else loss_of(call)).backward()
+            loss().backward()
         except RuntimeError:
             return "raises"
     mine = gradient(net)
@@ -169,11 +178,12 @@ def test_a_training_goes_on_with_another_number_of_processes(ranks, alone):
         assert found[0]["rows logged"][name] == pytest.approx(row[name], rel=1e-3)
 
 
-def test_only_the_whole_loss_inside_the_wrapper_synchronises(ranks):
+def test_only_a_forward_through_the_wrapper_without_jvp_synchronises(ranks):
     _, found = ranks
     assert found[0]["arrangements"] == {
         "func.jvp through DDP": "raises",
         "jvp on .module": "not synchronised",
+        "forward through DDP, jvp on .module": "synchronised",
         "whole loss inside DDP": "synchronised",
     }
 

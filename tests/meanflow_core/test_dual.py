@@ -16,6 +16,8 @@ OPERATIONS = {
     "sub": lambda x, y: (x - y) * (1 - x) - (W[:3] - y) - (y - 2),
     "mul": lambda x, y: 3 * x * y * 2 * W[:3] * ROWS[: len(x)],
     "mul broadcast": lambda x, y: x * y[:, :1] + x[:, :, :1] * torch.ones(1, 3, 4).double(),
+    "addcmul": lambda x, y: torch.addcmul(x[:, :1], y[..., :1], x) + torch.addcmul(ROWS[: len(x)], x, W[:3]),
+    "addcmul with plain": lambda x, y: torch.addcmul(x, ROWS[: len(x)], W[:3]) + torch.addcmul(W[:3], W[:3], y),
     "div": lambda x, y: x / (3 + y * y) + 1 / (4 + x * x) + W[:3] / (2 + y * y) + y / 3,
     "pow": lambda x, y: x**3 - (y * y + 1) ** 0.5,
     "neg": lambda x, y: -x,

@@ -62,14 +62,34 @@ def test_no_guidance_returns_the_plain_velocity_and_costs_no_pass():
 def test_one_pass_serves_both_terms_and_skips_what_is_not_needed():
     net, point, t = problem()
     guided(net, point, t, GuidanceConfig(omega=1.0, kappa=0.5))
-    ((rows, training, recording, labels),) = net.calls
-    assert rows == (7 - 2) + ROWS  # the null label where not dropped, the true label where r != t
-    assert labels == [NULL] * 5 + LABELS[:ROWS].tolist()
+    ((_, training, recording, labels),) = net.calls
+    assert labels == [NULL] * 5 + [0, 2]  # the null label where not dropped, the true one where r != t too
     assert not training
     assert not recording
 
 
-@pytest.mark.parametrize(("omega", "kappa", "rows"), [(2.0, 0.0, 5), (0.5, 0.5, ROWS)])
+def test_rows_outside_the_interval_are_in_no_pass_and_without_others_there_is_none():
+    net, point, _ = problem()
+    t = torch.tensor([0.9, 0.5, 0.3, 0.2, 0.5, 0.5, 0.8], dtype=torch.float64)
+    guided(net, point, t, GuidanceConfig(omega=1.0, kappa=0.5, start=0.25, end=0.75))
+    assert [call[3] for call in net.calls] == [[NULL, NULL, 2]]  # rows 2 and 4; 2 has r != t; 1 and 5 are dropped
+    result = guided(net, point, t, GuidanceConfig(omega=1.0, kappa=0.5, start=0.95))
+    assert net.calls == []
+    assert torch.equal(complete(result, net, point, t), point.velocity)
+
+
+@pytest.mark.parametrize("drops", [2, 1, 0])
+def test_where_values_cannot_be_looked_at_only_the_dropped_rows_are_left_out(drops, monkeypatch):
+    net, point, t = problem()
+    config = GuidanceConfig(omega=1.2, kappa=0.5, start=0.4)
+    looked = complete(guided(net, point, t, config), net, point, t)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    result = guided(net, point, t, config, drops=drops)
+    assert [call[0] for call in net.calls] == [7 - drops + ROWS]
+    torch.testing.assert_close(complete(result, net, point, t), looked, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("omega", "kappa", "rows"), [(2.0, 0.0, 5), (0.5, 0.5, ROWS - 1)])
 def test_a_term_with_coefficient_zero_is_not_computed(omega, kappa, rows):
     net, point, t = problem()
     guided(net, point, t, GuidanceConfig(omega=omega, kappa=kappa))

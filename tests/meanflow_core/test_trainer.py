@@ -14,7 +14,7 @@ from meanflow_core.errors import ConfigError, TrainingDiverged
 from meanflow_core.meters import Meter
 from meanflow_core.objective import SUMS
 from meanflow_core.sampling import Sampling, image_grid
-from meanflow_core.trainer import Trainer, load_network
+from meanflow_core.trainer import Trainer, compile_mode, load_network
 
 SMALL = {
     "seed": 3,
@@ -172,6 +172,27 @@ def test_the_whole_loss_compiles_as_one_graph(shared, monkeypatch):
     for name in ("train/squared_error", "train/du_dt_norm", "train/grad_norm"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
     assert list(traced.state_dict()["net"]) == list(eager.state_dict()["net"])
+
+
+def test_a_compiled_training_on_parts_of_a_batch_has_a_graph_for_each_count_of_rows_and_no_more(shared, monkeypatch):
+    graphs, plain = [], torch.nn.Module.compile
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=count, **options))
+    words = ["trainer.accumulation=4", "trainer.compile=true", "objective.guidance.dropout=0.3"]
+    torch.compiler.reset()
+    Trainer(changed(words), shared=shared).train(4)
+    assert len(graphs) == 1  # 8 of 32 rows have r < t, 2 in each part; dropped ones are 0 to 8 of 8
+    parts = Batches(changed(words), shared.dataset, torch.device("cpu"), World()).parts(0, 0)
+    assert [part.drops for part in parts] == [0] * 4
+
+
+def test_cuda_graphs_serve_steps_whose_gradients_do_not_outlive_a_replay():
+    assert compile_mode(torch.device("cuda"), 1) == "reduce-overhead"
+    assert compile_mode(torch.device("cuda"), 2) == compile_mode(torch.device("cpu"), 1) == "default"
 
 
 def test_half_precision_is_refused_with_the_reason():

@@ -1,0 +1,78 @@
+"""The code of docs/extending.md, put where the page says, does what the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from meanflow_core import dual, times, weighting
+from meanflow_core.config import DigitsConfig, EvaluationConfig, MLPConfig, ObjectiveConfig, TimeConfig, WeightConfig
+from meanflow_core.data.build import build_dataset
+from meanflow_core.dual import RowDual
+from meanflow_core.loss import meanflow_loss
+from meanflow_core.metrics import build
+from tests.meanflow_core.small_nets import batch
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+BLOCKS = dict(re.findall(r"^## (?:An?) ([\w ]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def code(section, index=0):
+    return re.findall(r"^```python\n(.*?)^```", BLOCKS[section], re.MULTILINE | re.DOTALL)[index]
+
+
+def run(source, namespace):
+    space = dict(namespace)
+    exec(source, space)
+    return space
+
+
+def test_a_law_of_the_times(monkeypatch):
+    monkeypatch.setattr(times, "LAWS", run(code("law of the times"), vars(times))["LAWS"])
+    law = TimeConfig(law="beta", ratio=0.0, order="mask_then_swap")
+    _, t = times.sample_times(100_000, law, generator=torch.Generator().manual_seed(0))
+    assert t.mean().item() == pytest.approx(2 / 3, abs=3e-3)  # of the density 2 t
+    assert set(times.LAWS) == {"uniform", "lognorm", "beta"}
+
+
+def test_a_weighting(monkeypatch):
+    monkeypatch.setattr(weighting, "LAWS", run(code("weighting"), vars(weighting))["LAWS"])
+    x, noise, r, t = batch((2,))
+    chosen = ObjectiveConfig(weight=WeightConfig(law="bounded", eps=0.5))
+    result = meanflow_loss(lambda z, r, t, labels: z, x, noise, r, t, objective=chosen)
+    expected = result.squared_error / result.squared_error.clamp(min=0.5)
+    torch.testing.assert_close(result.weighted, expected, rtol=1e-12, atol=0)
+
+
+def test_a_network():
+    space = run(code("network"), {"nn": nn, "torch": torch, "F": F})
+    torch.manual_seed(0)
+    net = space["TwoLayers"](MLPConfig(width=5, depth=1), (2,), None).double()
+    x, noise, r, t = batch((2,))
+    one, other = (meanflow_loss(net, x, noise, r, t, objective=ObjectiveConfig(derivative=d)) for d in ("dual", "jvp"))
+    assert one.du_dt.abs().max() > 1e-3
+    torch.testing.assert_close(one.du_dt, other.du_dt, rtol=1e-12, atol=1e-12)
+
+
+def test_a_rule_of_the_tangent(monkeypatch):
+    for table in ("BY_NAME", "BY_FUNCTION"):
+        monkeypatch.setattr(dual, table, dict(getattr(dual, table)))
+    monkeypatch.setattr(RowDual, "expm1", None, raising=False)  # so that it is gone after the test
+    run(code("network", 1), vars(dual))
+    x, dx = torch.randn(3, 2, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    for result in (torch.expm1(RowDual(x, dx)), RowDual(x, dx).expm1()):
+        torch.testing.assert_close(result.tangent, x[:2].exp() * dx, rtol=1e-12, atol=1e-12)
+        assert torch.equal(result.primal, torch.expm1(x))
+
+
+def test_a_metric(monkeypatch):
+    monkeypatch.setattr(build, "METRICS", dict(build.METRICS))
+    run(code("metric"), vars(build))
+    data = build_dataset(DigitsConfig())
+    judge = build.build_evaluator(EvaluationConfig(metrics=["fid", "mean_distance"], samples=60), data)
+    rows, labels = data.batch(torch.arange(60), generator=torch.Generator())
+    values = judge.evaluate(rows, labels)
+    assert 0 < values["mean_distance"] < judge.evaluate(torch.randn_like(rows), labels)["mean_distance"]
