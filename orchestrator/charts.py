@@ -57,6 +57,11 @@ class View:
         """The searched trials that ended with a value, best first."""
         return [g.searched for g in self.groups if g.searched.state.ended and value_of(g.searched) is not None]
 
+    def collapsed(self, group: Group) -> list[TrialRecord]:
+        """The runs of a configuration that collapsed although another seed did not."""
+        bad = {seed.trial for seed in group.bad_seeds(self.metric, self.spec.metric.goal)}
+        return [run for run in group.runs if run.id in bad]
+
     def by_importance(self) -> list[str]:
         """The parameters that vary, most important first."""
         known = [row["parameter"] for row in self.importance["importance"]]
@@ -85,6 +90,9 @@ def learning_curves(view: View, rungs: Sequence[int] = ()) -> Figure | None:
         records = [record for record in behind if belongs(record) and _points(record, view.metric)][:DRAWN]
         if records:
             traces += _bundle(records, view.metric, name, colour)
+    collapsed = [run for group in ranked for run in view.collapsed(group)]
+    if collapsed:
+        traces += _bundle(collapsed, view.metric, "collapsed seed", "var(--failed)")
     for place, group in reversed(list(enumerate(front))):
         traces += _highlighted(group, place, view.metric)
     if not traces:
@@ -129,7 +137,7 @@ def _bundle(records: Sequence[TrialRecord], metric: str, name: str, colour: str)
         "line": {"color": colour, "width": 1},
         "hovertemplate": "%{text}, step %{x}: %{y}<extra></extra>",
     }
-    if name not in ("stopped early", "failed"):
+    if name not in ("stopped early", "failed", "collapsed seed"):
         return [line]
     ends = [(*_points(record, metric)[-1], record) for record in records]
     reasons = [f": {plain_text(r.failure.kind)}" if r.failure else "" for _, _, r in ends]
@@ -145,7 +153,7 @@ def _bundle(records: Sequence[TrialRecord], metric: str, name: str, colour: str)
         "marker": {
             "color": colour,
             "size": 7,
-            "symbol": "x-thin" if name == "failed" else "circle-open",
+            "symbol": "circle-open" if name == "stopped early" else "x-thin",
             "line": {"color": colour, "width": 1.5},
         },
         "hovertemplate": "%{text} at step %{x}: %{y}<extra></extra>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -53,14 +54,38 @@ def parallel_coordinates(view: View) -> Figure | None:
         trace["line"] = {"color": f"mix({shade:.2f})", "width": 3 if shade == 0 else 1.5}
         trace["opacity"] = 1.0 if shade == 0 else 0.9 - 0.3 * shade
         trace["hovertemplate"] = f"trial {record.id}, %{{customdata[0]}}: %{{customdata[1]}}<extra></extra>"
-    ordered.sort(key=lambda trace: trace["opacity"])
     layout = {
         key: value for key, value in drawn["layout"].items() if key in ("annotations", "shapes", "xaxis", "yaxis")
     }
     layout = _escaped(_recoloured(layout))
-    for label in layout.get("annotations", []):  # readable on top of the lines
+    layout["annotations"] = _logarithmic(ordered, [value_of(r) or 0.0 for r in by_value], layout.get("annotations", []))
+    ordered.sort(key=lambda trace: trace["opacity"])
+    for label in layout["annotations"]:  # readable on top of the lines
         label |= {"bgcolor": "fade(--surface)", "borderpad": 1}
     return {"data": ordered, "layout": {**layout, "showlegend": False}}
+
+
+def _logarithmic(
+    lines: Sequence[dict[str, Any]], values: Sequence[float], labels: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Make the first axis, the metric's, logarithmic where its values differ a lot; return the labels of all axes.
+
+    On a linear one the good configurations, which matter, would all lie in one point.
+    """
+    axis = log_axis(values)
+    if not axis:
+        return list(labels)
+    low, high = math.log10(min(values)), math.log10(max(values))
+
+    def place(value: float) -> float:
+        return (math.log10(value) - low) / (high - low)
+
+    for line, value in zip(lines, values, strict=True):
+        line["y"] = [place(value), *line["y"][1:]]
+    kept = [label for label in labels if label["x"] != 0]
+    shape = next(label for label in labels if label["x"] == 0)
+    ticks = [tick for tick in axis["tickvals"] if -0.02 <= place(tick) <= 1.02]
+    return [*kept, *({**shape, "text": number(tick), "y": place(tick)} for tick in ticks)]
 
 
 def slices(view: View) -> list[tuple[str, Figure]]:

@@ -19,6 +19,8 @@ COLLAPSED = 3.0
 class BadSeed:
     """A seed of a configuration that works with another seed."""
 
+    trial: str
+    """Id of its run."""
     seed: int
     kind: Literal["collapsed", "diverged"]
     value: float | None
@@ -69,7 +71,7 @@ class Group:
             goal: `minimize` or `maximize`.
         """
         diverged = [r for r in self.replicates if r.failure is not None and r.failure.kind == "diverged"]
-        found = [BadSeed(run.seed, "diverged", None) for run in diverged] if self.finished else []
+        found = [BadSeed(run.id, run.seed, "diverged", None) for run in diverged] if self.finished else []
         values = self.by_seed()
         if len(values) < 2:
             return found
@@ -77,10 +79,11 @@ class Group:
         best = (min if least else max)(self.runs, key=lambda run: values[run.seed])
         curve = [v for report in best.reports.values() if math.isfinite(v := report.get(metric, math.nan))]
         good, ever = values[best.seed], (max if least else min)([*curve, values[best.seed]])
-        for seed, value in values.items():
+        for run in self.runs:
+            value = values[run.seed]
             far = value > COLLAPSED * good > 0 if least else 0 <= COLLAPSED * value < good
             if far and (value > ever if least else value < ever):
-                found.append(BadSeed(seed, "collapsed", value))
+                found.append(BadSeed(run.id, run.seed, "collapsed", value))
         return sorted(found, key=lambda bad: bad.seed)
 
 

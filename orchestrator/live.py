@@ -77,7 +77,7 @@ def render(view: Mapping[str, Any]) -> RenderableType:
         left = duration(row["seconds_left"]) if row["state"] == "running" else ""
         cells = (row["trial"], state, steps, _bar(row["step"], total), number(row["metric"]), number(row["best"]), left)
         table.add_row(*cells, style="" if row["state"] == "running" else "dim")
-    foot = [f"best {best_text(view['best'])}"]
+    foot = [_best(view["best"])]
     if view["eta_seconds"]:
         foot.append(f"about {duration(view['eta_seconds'])} left")
     head = Text.assemble((view["sweep"], "bold"), f"  {counts_text(view['trials'])}")
@@ -114,6 +114,7 @@ class LiveDisplay:
         self._shown = float("-inf")
         self._pending: tuple[Trials, dict[str, Any]] | None = None
         self._told: set[str] = set()
+        self._drawn: list[Any] | None = None
         self._live: Live | None = None
         self._log = log
 
@@ -150,7 +151,11 @@ class LiveDisplay:
         self._pending, self._shown = None, self._clock()
         trials = given() if callable(given) else given
         if self._live is not None:
-            self._live.update(render(view(self._spec, trials, **known)), refresh=True)
+            picture = view(self._spec, trials, **known)
+            drawn = [picture["trials"], picture["rows"], picture["best"], duration(picture["eta_seconds"])]
+            if drawn != self._drawn:  # the same picture again would only flicker
+                self._drawn = drawn
+                self._live.update(render(picture), refresh=True)
         for trial in trials:
             if trial.state.ended and trial.id not in self._told:
                 self._told.add(trial.id)
@@ -168,17 +173,22 @@ class LiveDisplay:
 def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **known: Any) -> str:
     """Return what is said about a trial that ended, where there is no terminal."""
     if trial.failure is not None:
-        what = f"{trial.failure.kind}: {trial.failure.reason}"
+        told, kind = trial.failure.reason, trial.failure.kind
+        what = told if told.startswith(kind) else f"{kind}: {told}"
     else:
         what = f"{trial.state.value} at step {trial.steps}: {spec.metric.name} {number(trial.metric)}"
         origin = trial.labels.get("reused")
         what += f", reused from {origin}" if origin else ""
     found = status(spec, trials, **known)
-    parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", f"best {best_text(found['best'])}"]
+    parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", _best(found["best"])]
     parts.append(counts_text(found["trials"]))
     if found["eta_seconds"]:
         parts.append(f"about {duration(found['eta_seconds'])} left")
     return "; ".join(parts)
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    return f"best {best_text(best)}" if best else best_text(best)
 
 
 def _row(trial: TrialRecord, metric: str, goal: str, total: int | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from orchestrator.charts import View
 from orchestrator.groups import group_by_config
 from orchestrator.importance import importance
 from orchestrator.leaderboard import Row, leaderboard, order
-from orchestrator.records import TrialRecord
+from orchestrator.records import TrialRecord, TrialState
 from orchestrator.report_parts import Facts
 from orchestrator.texts import count
 
@@ -75,20 +75,30 @@ def write_report(
 
 
 def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) -> dict[str, Path]:
-    """Return trial id -> the last sample grid, of the best and the worst ranked configurations that have one.
+    """Return trial id -> the last sample grid, of the best and the worst configurations that have one.
+
+    The worst are taken from those that finished, as long as there are enough: a picture of a tenth of the training
+    says little about a configuration. An unstable one is shown by its first bad seed that has a picture.
 
     Args:
         paths: the sweep's folder.
         rows: of `leaderboard`.
         most: how many of the best, and how many of the worst.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for row in rows:
-        if row["rank"] is not None and (files := sorted(paths.trial(row["trial"]).images.glob("*.png"))):
-            found[row["trial"]] = files[-1]
+        if row["rank"] is None:
+            continue
+        runs = [*(seed["trial"] for seed in row["bad_seeds"]), row["trial"]]
+        files = (sorted(paths.trial(run).images.glob("*.png")) for run in runs)
+        if last := next((some[-1] for some in files if some), None):
+            found[row["trial"]] = last
     names = list(found)
-    chosen = names if len(names) <= 2 * most else [*names[:most], *names[-most:]]
-    return {name: found[name] for name in chosen}
+    best, rest = names[:most], names[most:]
+    finished = [row["trial"] for row in rows if row["state"] == TrialState.FINISHED.value and row["trial"] in rest]
+    early = [name for name in rest if name not in finished]
+    worst = [*finished[-most:], *early[len(early) - max(most - len(finished), 0) :]]
+    return {name: found[name] for name in [*best, *worst]}
 
 
 def _page(facts: Facts, now: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import charts, charts_parameters
 from orchestrator.leaderboard import Row
-from orchestrator.leaderboard_table import against_best, interval_text, state_text, varying
+from orchestrator.leaderboard_table import against_best, bad_seeds_text, collapsed, interval_text, state_text, varying
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.report_parts import Facts, chart_place, colour_keys, html_table, nothing, untitled
 from orchestrator.texts import count, duration, number, short_names
@@ -39,7 +39,17 @@ def verdict_section(facts: Facts) -> str:
     tiles = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for value, label in _tiles(facts)
     )
-    return f'{text}{f"<ul>{remarks}</ul>" if remarks else ""}<div class="tiles">{tiles}</div>'
+    notes_ = f"<ul>{remarks}</ul>" if remarks else ""
+    return f'{text}{notes_}<div class="tiles">{tiles}</div>{_next_commands(facts)}'
+
+
+def _next_commands(facts: Facts) -> str:
+    """Return the way from the verdict to the final training."""
+    if not facts.ranked or facts.ranked[0]["state"] != TrialState.FINISHED.value:
+        return ""
+    commands = f"meansweep best {facts.spec.name} -o best.yaml\nmeansweep train best.yaml"
+    title = f"Train trial {facts.ranked[0]['trial']} at full length:"
+    return f'<p class="caption next">{escape(title)}</p><pre>{escape(commands)}</pre>'
 
 
 def _tiles(facts: Facts) -> Iterable[tuple[str, str]]:
@@ -76,7 +86,12 @@ def leaderboard_section(facts: Facts) -> str:
     if any(row["ci95"] for row in facts.rows):
         caption += (
             " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” is a paired t-test on "
-            "shared seeds, corrected for the number of comparisons (Holm); “tied”: the difference may be chance."
+            "shared seeds, corrected for the number of comparisons (Holm); “tied”: it cannot tell the two apart."
+        )
+    if any(row["bad_seeds"] for row in facts.rows):
+        caption += (
+            " “Unstable”: a seed diverged or collapsed (it ended more than three times worse than the best seed, and "
+            "worse than that one ever was); such configurations stand behind the stable ones."
         )
     table = _rows_table(facts, facts.rows[:SHOWN])
     rest = facts.rows[SHOWN:]
@@ -94,13 +109,16 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
     names = varying(row["config"] for row in facts.rows)
     short = short_names(names)
     tested = any(row["p_value_vs_best"] is not None for row in facts.rows)
-    scale = _scale([row for row in facts.ranked if row["state"] == TrialState.FINISHED.value])
+    scale = _scale([row for row in facts.ranked if row["state"] == "finished" and not collapsed(row)])
     heads = ["rank", "trial", "state", facts.spec.metric.name, "", *(m.name for m in facts.spec.metrics[1:]), "seeds"]
     heads += [*(["vs best"] if tested else []), "steps", *(short[name] for name in names)]
-    right = {"rank", "trial", "seeds", "steps", facts.spec.metric.name, *(m.name for m in facts.spec.metrics[1:])}
+    right = {"rank", "trial", "seeds", "steps", *(metric.name for metric in facts.spec.metrics)}
+    right |= {short[name] for name in names if all(_plain(row["config"].get(name)) for row in facts.rows)}
     body = []
     for row in rows:
         state = f'<span class="state {escape(row["state"])}">{escape(state_text(row))}</span>'
+        if row["bad_seeds"]:
+            state = f'<span class="state failed" title="{escape(bad_seeds_text(row))}">unstable</span>'
         cells = [number(row["rank"]), row["trial"], state, escape(interval_text(row)), _range(row, scale)]
         cells += [escape(number(row["metrics"].get(metric.name))) for metric in facts.spec.metrics[1:]]
         cells += [str(row["n"] or "-"), *([escape(against_best(row))] if tested else []), str(row["steps"])]
@@ -109,6 +127,10 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
         kind += " early" if row["state"] != TrialState.FINISHED.value else ""
         body.append((kind.strip(), cells))
     return html_table(heads, body, {index for index, head in enumerate(heads) if head in right})
+
+
+def _plain(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
@@ -121,7 +143,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
 
 
 def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
-    if scale is None or row["mean"] is None or row["state"] != TrialState.FINISHED.value:
+    if scale is None or row["mean"] is None or row["state"] != TrialState.FINISHED.value or collapsed(row):
         return ""
     low, high, log = scale
 
@@ -149,7 +171,7 @@ def curves_section(facts: Facts) -> str:
         return nothing("No trial has reported yet.")
     caption = (
         "The best configurations in blue, the best of all with the 95 % band of its mean over seeds; the others are "
-        "thin lines. Circles mark where a trial was stopped early, crosses where it failed"
+        "thin lines. Circles mark where a trial was stopped early, crosses where one failed or a seed collapsed"
         + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
     )
     told = rung_predictions(facts.spec, facts.trials, rungs)
@@ -235,7 +257,7 @@ def contours_section(facts: Facts) -> str:
 
 
 def samples_section(facts: Facts) -> str:
-    """Return the sample grids of the best and the worst configurations."""
+    """Return the sample grids of the best configurations, and of the worst ones beside them."""
     rows = [row for row in facts.ranked if row["trial"] in facts.images]
     if not rows:
         return nothing("There are no pictures of samples.")
@@ -246,7 +268,12 @@ def samples_section(facts: Facts) -> str:
     for title, some in (("The best", rows[:half]), ("The worst", rows[half:])):
         figures = "".join(_picture(row, facts.images[row["trial"]], names, short) for row in some)
         parts.append(f"<h3>{title}</h3><div class='grid two'>{figures}</div>" if figures else "")
-    return '<p class="caption">The last pictures each trial drew, all from the same noise.</p>' + "".join(parts)
+    same = " at the same step" if len({row["steps"] for row in rows}) == 1 else ""
+    caption = (
+        f"The last pictures each trial drew, all from the same noise{same}. The worst are those of the trials that "
+        "finished, as far as there are enough; of an unstable configuration its bad seed is shown."
+    )
+    return f'<p class="caption">{escape(caption)}</p>' + "".join(parts)
 
 
 def _picture(row: Row, file: Path, names: Sequence[str], short: Mapping[str, str]) -> str:
@@ -258,7 +285,8 @@ def _picture(row: Row, file: Path, names: Sequence[str], short: Mapping[str, str
         )
     values = ", ".join(f"{short[name]} {number(row['config'][name], 3)}" for name in names if name in row["config"])
     early = "" if row["state"] == TrialState.FINISHED.value else f", {row['state']} at step {row['steps']}"
-    said = escape(f", rank {row['rank']}, {interval_text(row)}{early}")
+    bad = f", {bad_seeds_text(row)}" if row["bad_seeds"] else ""
+    said = escape(f", rank {row['rank']}, {interval_text(row)}{early}{bad}")
     caption = f"<b>trial {escape(row['trial'])}</b>{said}<br>{escape(values)}"
     small = ' class="small"' if width < 400 else ""
     image = f'<img{small} alt="samples of trial {escape(row["trial"])}" src="data:image/png;base64,{content}">'

@@ -103,7 +103,7 @@ def cost_section(facts: Facts) -> str:
         if value is not None
     ]
     limit = f'<p class="caption">Budget: {escape(", ".join(limits))}.</p>' if limits else ""
-    amounts = html_table(["", "planned", "actual", "actual / planned"], body, {1, 2, 3}, wrap={0})
+    amounts = html_table(["", "planned", "actual", "of plan"], body, {1, 2, 3}, wrap={0})
     return f"{bar}{amounts}{note}{limit}"
 
 
@@ -148,7 +148,13 @@ def environment_section(facts: Facts) -> str:
     body = [("", [escape(str(key)), f"<code>{escape(str(value))}</code>"]) for key, value in facts_there]
     found = html_table(["", ""], body, (), wrap={1}) if body else nothing("The environment was not recorded.")
     drifted = [trial for trial in facts.trials if trial.labels.get("drift")]
-    lines = "".join(f"<li>trial {escape(t.id)}: {escape(_words(t.labels['drift']))}</li>" for t in drifted)
+    by_words: dict[str, list[str]] = {}
+    for trial in drifted:
+        by_words.setdefault(_words(trial.labels["drift"]), []).append(trial.id)
+    lines = "".join(
+        f"<li>{escape(words)}: trial{'s' if len(ids) > 1 else ''} {escape(', '.join(ids))}</li>"
+        for words, ids in by_words.items()
+    )
     return found + (f"<h3>Trials that ran in another environment</h3><ul>{lines}</ul>" if lines else "")
 
 

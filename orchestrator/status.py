@@ -182,7 +182,7 @@ def spent_text(found: Status) -> str:
         if name == "gpu_hours":
             text = f"{hours(used)} of GPU"
         else:
-            text = duration(used) if name == "wall_clock" else count(used, "trial")
+            text = f"{duration(used)} of wall clock" if name == "wall_clock" else count(used, "trial")
         bound = duration(limit) if name == "wall_clock" else number(limit)
         parts.append(text if limit is None else f"{text} (limit {bound})")
     if found["wasted_seconds"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,11 +91,12 @@ def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger,
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return rich's console; lines are not broken where the output is no terminal."""
+    """Return rich's console; where the output is no terminal lines are not broken, and $COLUMNS or 100 is its width."""
     from rich.console import Console
 
     plain = not (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, soft_wrap=plain, width=100 if plain else None, highlight=False)
+    width = 100 if plain and not os.environ.get("COLUMNS") else None
+    return Console(stderr=stderr, soft_wrap=plain, width=width, highlight=False)
 
 
 def print_json(value: Any) -> None:

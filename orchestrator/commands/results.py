@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     sweep: SweepArgument = None,
     json: JsonOption = False,
-    limit: Annotated[int | None, typer.Option("-n", help="Show the best N only.")] = None,
+    limit: Annotated[int | None, typer.Option("-n", min=1, help="Show the best N only.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Rank the configurations, best first. With intervals where there are several seeds."""
@@ -37,8 +37,8 @@ def leaderboard(
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A trial.")],
-    second: Annotated[str, typer.Argument(help="Another trial.")],
+    first: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial.")],
+    second: Annotated[str, typer.Argument(metavar="OTHER", help="Another trial.")],
     sweep: SweepArgument = None,
     json: JsonOption = False,
     home: HomeOption = None,
@@ -83,6 +83,7 @@ def export(
     elif csv is None:
         typer.echo(to_csv(spec, trials), nl=False)
     else:
+        csv.parent.mkdir(parents=True, exist_ok=True)
         csv.write_text(to_csv(spec, trials), encoding="utf-8")
         typer.echo(csv)
 

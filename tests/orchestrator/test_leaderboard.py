@@ -120,7 +120,7 @@ def test_a_configuration_of_which_a_seed_diverged_stands_behind_the_sound_ones()
     rows = leaderboard(spec(), some)
     assert ids(rows) == ["2", "1", "3"]
     assert rows[1]["replicates"] == {"finished": 1, "failed": 1}
-    assert rows[1]["bad_seeds"] == [{"seed": 2, "kind": "diverged", "value": None}]
+    assert rows[1]["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "diverged", "value": None}]
 
 
 def seeds(key, *curves):
@@ -140,7 +140,7 @@ def test_a_configuration_of_which_a_seed_collapsed_stands_behind_the_stable_ones
     shaky = seeds(1, [8.0, 2.4], [9.0, 2.1], [8.0, 86.9])
     rows = leaderboard(spec(), [*shaky, *seeds(2, [9.0, 2.8], [9.0, 2.6], [8.0, 2.9]), record("3", 13.0)])
     assert ids(rows) == ["2", "3", "1"]
-    assert rows[2]["bad_seeds"] == [{"seed": 2, "kind": "collapsed", "value": 86.9}]
+    assert rows[2]["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "collapsed", "value": 86.9}]
     assert (rows[2]["median"], rows[2]["n"], rows[2]["p_value_vs_best"], rows[2]["tied_with_best"]) == (
         2.4,
         3,

@@ -84,6 +84,12 @@ def test_a_terminal_s_trials_are_told_in_the_log_too(tmp_path):
     assert [line.split()[3] for line in told] == ["1", "2", "4"]
 
 
+def test_a_reason_that_names_its_kind_is_not_told_twice():
+    failed = record(4, None, state="failed", failure=Failure("diverged", "diverged at step 7: nan"), ended=550.0)
+    (told,) = lines([failed])
+    assert told.startswith("trial 4 diverged at step 7: nan (1m); no result yet;")
+
+
 def test_trials_that_ended_before_are_not_told_again():
     assert [line.split()[1] for line in lines(some(), began=540.0)] == ["2", "4"]
 
@@ -116,6 +122,17 @@ def test_a_terminal_is_redrawn_no_more_often_than_asked_but_always_at_the_end():
         assert len(out.getvalue()) > len(first)
         display.update([*some(), record(9, 0.25)])
     assert "best 0.25 (trial 9)" in out.getvalue()
+
+
+def test_the_same_picture_is_not_drawn_again():
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with LiveDisplay(spec(), console, clock=lambda: now[0]) as display:
+        display.update(some(), wall_seconds=1.0)
+        drawn = out.getvalue()
+        now[0] = 60.0
+        display.update(some(), wall_seconds=61.0)
+        assert out.getvalue() == drawn
 
 
 def test_a_reason_with_brackets_is_shown_as_it_is():

@@ -287,6 +287,41 @@ def test_the_pictures_of_the_best_and_the_worst_are_found(tmp_path):
             picture(paths.trial(trial).images / f"samples-{step:08d}.png", (8, 8))
     rows = leaderboard(spec(), trials())
     found = find_images(paths, rows, most=2)
-    assert list(found) == ["22", "14", "17", "21"]
+    assert list(found) == [
+        "22",
+        "14",
+        "1",
+        "21",
+    ]  # 1: the worst that finished; 21: of all
     assert all(file.name == "samples-00004500.png" for file in found.values())
     assert find_images(SweepPaths(tmp_path / "nothing"), rows) == {}
+
+
+def unstable():
+    """A stable configuration, and a better one of which a seed collapsed."""
+    shaky = [record("1", 2.4), record("1.1", 2.1, seed=1), record("1.2", 87.0, seed=2)]
+    return [*shaky, record("2", 2.8), record("2.1", 2.6, seed=1), record("2.2", 2.9, seed=2)]
+
+
+def test_an_unstable_configuration_is_shown_as_such_by_the_picture_and_curve_of_its_bad_seed(tmp_path):
+    paths = SweepPaths(tmp_path)
+    for trial in ("1", "1.2", "2"):
+        picture(paths.trial(trial).images / "samples-00004500.png", (8, 8))
+    found = find_images(paths, leaderboard(spec(), unstable()))
+    assert {trial: file.parts[-3] for trial, file in found.items()} == {"2": "2", "1": "1.2"}
+    page, _ = page_of(tmp_path, unstable(), images=found)
+    assert page.sections["verdict"].startswith("VerdictTrial 2 is best, with eval/fid_1nfe 2.77 ± 0.38 over 3 seeds")
+    assert "meansweep best digits-guidance -o best.yaml" in page.sections["verdict"]
+    assert "2.1 to 87" in page.sections["leaderboard"]
+    assert "seed 2 collapsed (87)" in page.sections["samples"]
+    (mark,) = [trace for trace in json.loads(page.charts[0])["data"] if trace.get("name") == "collapsed seed (end)"]
+    assert mark["text"] == ["trial 1.2 collapsed seed"]
+
+
+def test_the_metrics_axis_of_the_parallel_coordinates_is_logarithmic_where_values_differ_a_lot(tmp_path):
+    some = [record(i, 10.0**i, values={"optimizer.lr": 1e-4 * i}) for i in (1, 2, 3)]
+    page, _ = page_of(tmp_path, some)
+    figure = next(json.loads(chart) for chart in page.charts if "fid_1nfe" in chart and '"annotations"' in chart)
+    assert sorted(line["y"][0] for line in figure["data"]) == [0, 0.5, 1]
+    ticks = {label["text"]: label["y"] for label in figure["layout"]["annotations"] if label["x"] == 0}
+    assert (ticks["10"], ticks["100"], ticks["1000"]) == (0, 0.5, 1)

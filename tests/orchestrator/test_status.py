@@ -100,7 +100,7 @@ def test_the_text_says_what_matters():
     assert "33 of 33 ended" in text
     assert "4 failed" in text
     assert "2.43 ± 0.11 (trial 22, 4 seeds)" in text
-    assert "30m (limit 12h)" in text
+    assert "30m of wall clock (limit 12h)" in text
     assert "scale 1.94" in text
     assert "no result yet" in shown(status(spec(), []))
     early = shown(status(spec(), [record(1, 7.0, state="pruned", steps=500)]))
