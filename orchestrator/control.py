@@ -174,11 +174,10 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             )
         case "extend" | "edit":
             spec, changes = edits.revised(ledger, command)
-            if not changes:
+            asked = command.get("id")
+            if not changes or (asked and any(asked == revision.get("command") for revision in ledger.revisions())):
                 return "nothing has changed"
-            number = ledger.add_revision(spec, changes)
-            if edits.moves_space(changes):
-                ledger.note("space_revision", number)
+            number = ledger.add_revision(spec, changes, moves_space=edits.moves_space(changes), command=asked)
             return f"revision {number}: " + "; ".join(changes)
         case _:
             return "no driver is running; `meansweep resume` starts one"

@@ -18,6 +18,7 @@ _FALSIFY = {
     "trainer": "trials were trained by the old one",
     "seed": "trials have been drawn with the old one",
     "name": "it is the sweep's folder",
+    "warm_start": "the search has learned from it when the sweep began",
 }
 """Keys of the sweep file that cannot change once a trial has begun, and why."""
 _SPACE = ("parameters", "zip", "forbid", "method")
@@ -75,6 +76,9 @@ def _extended(old: SweepSpec, more: int) -> dict[str, Any]:
 
 
 def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], ledger: Ledger) -> Iterator[Problem]:
+    if new.warm_start != old.warm_start:
+        was, now = list(old.warm_start), list(new.warm_start)
+        yield Problem(key="warm_start", rule=f"cannot change from {was!r}: {_FALSIFY['warm_start']}", value=now)
     if new.name != old.name:
         yield Problem(key="name", rule=f"cannot change from {old.name!r}: {_FALSIFY['name']}", value=new.name)
     if not trials:
@@ -87,20 +91,24 @@ def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], led
     for key, (was, now) in pairs.items():
         if was != now:
             yield Problem(key=key, rule=f"cannot change from {was!r}: {_FALSIFY[key]}", value=now)
+    if old.method != new.method and "pbt" in (old.method, new.method):
+        rule = f"cannot change from {old.method!r}: a population is trained together from its first step on"
+        yield Problem(key="method", rule=rule, value=new.method)
     if old.trainer == new.trainer:
-        yield from _other_configs(new, trials)
+        yield from _other_configs(new, ledger)
 
 
-def _other_configs(new: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[Problem]:
-    """A trial's values must still mean the training that it had: the same base and `set`, the same length."""
+def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
+    """The values that a trial was born with must still mean the same training: base and `set`, the same length."""
     changed = []
-    for trial in trials:
+    for history in ledger.histories():
+        born = history.birth
         try:
-            same = new.config_hash(new.config_for(trial.values, seed=trial.seed)) == trial.config_hash
+            same = new.config_hash(new.config_for(born["values"], seed=born["seed"])) == born["config_hash"]
         except ConfigError:
             same = False
         if not same:
-            changed.append(trial.id)
+            changed.append(history.id)
     if changed:
         rule = (
             "the training configuration differs in more than the swept keys, so the old trials would not be "

@@ -66,12 +66,21 @@ class Endings:
         self.end(history, TrialState.FAILED, reason, Outcome(kind="bug", reason=reason))
         return reason
 
-    def interrupted(self, history: TrialHistory, reason: str, *, by_hand: bool = False) -> None:
-        """Record that a run ended without a fault: the trial is PAUSED by hand, AT_RUNG, or WAITING."""
+    def interrupted(
+        self, history: TrialHistory, reason: str, *, wasted: float = 0.0, by_hand: bool = False
+    ) -> None:  # fmt: skip
+        """Record that a run ended without a fault: the trial is PAUSED by hand, AT_RUNG, or WAITING.
+
+        Args:
+            history: the trial.
+            reason: for people.
+            wasted: seconds of work that no report accounts for.
+            by_hand: somebody has asked for it.
+        """
         state = TrialState.PAUSED if by_hand else self._between_runs(history)
         waits = f"waits at step {history.last_step} to be promoted"
         said = {TrialState.PAUSED: "paused by hand", TrialState.AT_RUNG: waits}.get(state, reason)
-        self._ledger.end_run(history.id, state, said, wall=self._clock.wall())
+        self._ledger.end_run(history.id, state, said, wall=self._clock.wall(), wasted=wasted)
         if self._tracker is not None:
             self._tracker.trial_paused(history.record())
 
@@ -95,12 +104,11 @@ class Endings:
             reason = f"the trainer came to its end at step {history.last_step} of {self._curves.length(history)}"
             outcome = Outcome(kind="bug", reason=reason, last_step=history.last_step)
         failure = self._failure(history, outcome, reached)
-        kinds = [attempt.kind for attempt in history.attempts] + [failure.kind]
         charged = failure.kind == "infrastructure"
         if goes_on(
             failure.kind,
             charged=history.charged + charged,
-            lost=kinds.count("lost"),
+            lost=history.lost + (failure.kind == "lost"),
             retries=self._ledger.spec().retries,
         ):
             self._ledger.end_run(

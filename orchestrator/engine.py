@@ -47,8 +47,16 @@ class _Live:
     """The engine's clock when it was handed out."""
     reached: int
     """Its start, then the step of its last report."""
+    since: float
+    """The engine's clock at its last report, or when it was handed out."""
     reported: float = 0.0
     """Seconds of work its reports account for."""
+    leaving: bool = False
+    """It was told to pause: it does no more work."""
+
+    def lost(self, now: float) -> float:
+        """Return the seconds of work since its last report, which are lost if it is interrupted now."""
+        return 0.0 if self.leaving else max(0.0, now - self.since)
 
     def unreported(self, now: float) -> float:
         """Return the seconds since it was handed out that no report accounts for."""
@@ -66,6 +74,7 @@ class Engine:
         environment: what `orchestrator.environment.environment` returned here and now; differences from the sweep's
             own are labelled on every trial that runs from now on.
         known: configurations finished in other sweeps, to be reused or skipped.
+        strict: stop the sweep when a worker turns out to train on another device or other data than those before it.
     """
 
     def __init__(
@@ -77,11 +86,12 @@ class Engine:
         resources: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
         known: Mapping[str, Known] | None = None,
+        strict: bool = False,
     ) -> None:
         self.ledger = ledger
         self.paths = ledger.paths
         self.tracker = tracker
-        self._given = dict(resources) if resources is not None else None
+        self._strict = strict
         self._live: dict[str, _Live] = {}
         self._halt: tuple[str, str] | None = None
         """State and reason: nothing more is handed out, what runs pauses at its next report."""
@@ -92,6 +102,7 @@ class Engine:
         self._clock = SweepClock(ledger, clock)
         self._proposals = Proposals(ledger, known or {})
         self.spec: SweepSpec = ledger.spec()
+        self._resources = _resources(self.spec, resources)  # an edit counts from the next driver on, as for its workers
         self.drift: list[str] = drift(ledger.environment(), environment or {})
         self._begin()
         self._curves = Curves(ledger)
@@ -116,15 +127,15 @@ class Engine:
             self.tracker.sweep_started(self.spec, {key: value for key, value in info.items() if value is not None})
 
     def _settle(self) -> None:
-        """End the trials whose last recorded report ends them, and let those at rungs wait there.
-
-        The kill came between the record and its effect.
-        """
+        """Take in what the last driver's death left: runs without an end, and reports recorded without their effect."""
+        heard = self.ledger.wall_seconds
         running = [history for history in self.ledger.histories() if history.state is TrialState.RUNNING]
         for history in sorted(running, key=lambda history: history.last_order):
             self._endings.conclude(history)
-            if not history.state.ended and self._curves.rung(history) is not None:
-                self._endings.interrupted(history, "")
+            if not history.state.ended:
+                # At least this long its driver lived on after the trial's last event, and nothing came of it.
+                lost = max(0.0, heard - history.wall)
+                self._endings.interrupted(history, "its driver was killed", wasted=lost)
         self._breaking = sweep_breaking_bug(self.ledger.trials())
 
     # -------------------------------------------------------------------------------------------- work
@@ -178,23 +189,18 @@ class Engine:
             history = self.ledger.history(history.id)
             self._curves.read(history)
         start, checkpoint = resume_point(history)
-        self.ledger.start_run(history.id, start=start, gpu=self._resources()["gpu"], wall=self.wall(), drift=self.drift)
+        self.ledger.start_run(history.id, start=start, gpu=self._resources["gpu"], wall=self.wall(), drift=self.drift)
         return self._hand_out(history, start, checkpoint)
 
     def _hand_out(self, history: TrialHistory, start: int, checkpoint: str | None) -> Assignment:
-        work = assignment(self.ledger, history, start=start, checkpoint=checkpoint, resources=self._resources())
+        work = assignment(self.ledger, history, start=start, checkpoint=checkpoint, resources=self._resources)
         if self.tracker is not None:
             # What a run is shown to have started with never changes; its lineage is in its labels.
             record = dataclasses.replace(history.record(), values=history.birth["values"])
             self.tracker.trial_started(record, work.config)
-        self._live[history.id] = _Live(handed=self._clock.now(), reached=start)
+        now = self._clock.now()
+        self._live[history.id] = _Live(handed=now, since=now, reached=start)
         return work
-
-    def _resources(self) -> dict[str, Any]:
-        if self._given is not None:
-            return {"cpu": 1.0, "gpu": 0.0, "custom": {}, **self._given}
-        needs = self.spec.resources
-        return {"cpu": needs.cpu, "gpu": needs.gpu * needs.workers, "custom": dict(needs.custom)}
 
     def _room_for_trials(self) -> bool:
         return room_for_trials(self.spec.budget, self.ledger.histories())
@@ -202,7 +208,7 @@ class Engine:
     def _next_of_search(self) -> TrialHistory | None:
         """Draw configurations until one has to be trained: what is known from other sweeps is at its end at once."""
         while self._room_for_trials() and not reached_target(self.spec, self.ledger.histories()):
-            born = self._proposals.next_configuration(wall=self.wall(), gpu=self._resources()["gpu"], drift=self.drift)
+            born = self._proposals.next_configuration(wall=self.wall(), gpu=self._resources["gpu"], drift=self.drift)
             if born is None:
                 return None
             self._curves.read(born)
@@ -215,7 +221,7 @@ class Engine:
         """More seeds for the best configurations."""
         if not self._room_for_trials():
             return None
-        return self._proposals.next_replicate(wall=self.wall(), gpu=self._resources()["gpu"], drift=self.drift)
+        return self._proposals.next_replicate(wall=self.wall(), gpu=self._resources["gpu"], drift=self.drift)
 
     # --------------------------------------------------------------------------------------------- events
 
@@ -225,11 +231,10 @@ class Engine:
         if live is None:
             log.warning("a report of trial %s, which is not running, is ignored", trial_id)
             return Verdict.STOP
-        if report.facts:
-            self.learned(**report.facts)
         history = self.ledger.history(trial_id)
         if history.state.ended:  # stopped by hand in the meantime
             return Verdict.STOP
+        self._learn(history, report.facts)
         wrong = self._endings.without_metric(history, report)
         if wrong is not None:
             self._halt = ("failed", wrong)
@@ -239,18 +244,41 @@ class Engine:
         if self.ledger.add_report(trial_id, report, wall=self.wall()):
             self._curves.extend(history, report.step)
         live.reported += report.seconds
-        live.reached = report.step
+        live.reached, live.since = report.step, self._clock.now()
         self._check_limits()
         self._endings.conclude(history)
         if history.state.ended:
             return Verdict.STOP
-        if self._halt is not None or self._held or trial_id in self._pausing or self.spec.method == "pbt":
-            return Verdict.PAUSE
+        live.leaving = not self._keeps_its_worker(history)
+        return Verdict.PAUSE if live.leaving else Verdict.CONTINUE
+
+    def _keeps_its_worker(self, history: TrialHistory) -> bool:
+        if self._halt is not None or self._held or history.id in self._pausing or self.spec.method == "pbt":
+            return False
         if self._curves.rung(history) is not None:
             if next_waiting(self.ledger, self._live) is not None or self._promotable(history) is not history:
-                return Verdict.PAUSE
-            self.ledger.promote(trial_id, wall=self.wall())  # it would be handed out next: its worker keeps it
-        return Verdict.CONTINUE
+                return False
+            self.ledger.promote(history.id, wall=self.wall())  # it would be the next to be handed out
+        return True
+
+    def _learn(self, history: TrialHistory, facts: Mapping[str, str]) -> None:
+        """Take in what only a worker could find out about the environment; label its trial with what differs.
+
+        The sweep's first worker says what the others are compared with.
+        """
+        swept = any(name.startswith("data.") for name in self.spec.space.names)
+        facts = {key: value for key, value in facts.items() if value and not (swept and key == "fingerprint")}
+        then = self.ledger.environment()
+        fresh = {key: value for key, value in facts.items() if not then.get(key)}
+        if fresh:
+            self.ledger.set_environment({**then, **fresh})
+        known = history.labels.get("drift", [])
+        found = [line for line in drift(then, facts) if line not in known]
+        if found:
+            self.ledger.label(history.id, "drift", [*known, *found])
+            log.warning("trial %s differs from the sweep's first ones: %s", history.id, "; ".join(found))
+            if self._strict:
+                self.halt("stopped", f"--strict, and trial {history.id} differs: {'; '.join(found)}")
 
     def ended(self, trial_id: str, outcome: Outcome) -> None:
         """Take in how a trial's run ended. One that a verdict has ended already needs no more than the news."""
@@ -262,7 +290,8 @@ class Engine:
         if history.state.ended:
             return
         if outcome.kind == "stopped":
-            self._endings.interrupted(history, outcome.reason or "interrupted", by_hand=by_hand)
+            lost = live.lost(self._clock.now())
+            self._endings.interrupted(history, outcome.reason or "interrupted", wasted=lost, by_hand=by_hand)
             return
         wasted = live.unreported(self._clock.now())
         self._endings.failed(history, outcome, reached=live.reached, wasted=wasted)
@@ -295,7 +324,7 @@ class Engine:
             self._halt = ("failed", f"the same bug ended the first trials: {self._breaking.failure.reason}")
             return
         now = self._clock.now()
-        flying = self._resources()["gpu"] * sum(live.unreported(now) for live in self._live.values())
+        flying = self._resources["gpu"] * sum(live.unreported(now) for live in self._live.values())
         for reason in spent(self.spec.budget, self.ledger.histories(), wall=self.wall(), gpu_flying=flying):
             self._halt = ("finished", reason)
 
@@ -315,7 +344,8 @@ class Engine:
             case "pause" | "resume":
                 self.hold(kind == "pause")
             case "trial-stop" if trial in self._live:
-                self._endings.end(self.ledger.history(trial), TrialState.PRUNED, "stopped by hand")
+                lost = self._live[trial].lost(self._clock.now())
+                self._endings.end(self.ledger.history(trial), TrialState.PRUNED, "stopped by hand", wasted=lost)
                 return {trial}
             case "trial-pause" if trial in self._live:
                 self._pausing.add(trial)
@@ -357,20 +387,6 @@ class Engine:
             self._held = held
             self.ledger.set_state("paused" if held else "running")
 
-    def learned(self, **facts: str) -> list[str]:
-        """Take in what only a worker could find out about the environment (`device`, `fingerprint`).
-
-        Returns:
-            What differs from the sweep's own environment, one line each.
-        """
-        then = self.ledger.environment()
-        fresh = {key: value for key, value in facts.items() if value and not then.get(key)}
-        if fresh:
-            self.ledger.set_environment({**then, **fresh})
-        found = [line for line in drift(then, facts) if line not in self.drift]
-        self.drift = [*self.drift, *found]
-        return found
-
     # --------------------------------------------------------------------------------------------- the end
 
     def _done(self) -> Done:
@@ -399,3 +415,10 @@ class Engine:
     def summary(self) -> dict[str, Any]:
         """Return what `status --json` shows; see `orchestrator.summary`."""
         return summarize(self.ledger, wall=self.wall(), driven=True)
+
+
+def _resources(spec: SweepSpec, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None:
+        return {"cpu": 1.0, "gpu": 0.0, "custom": {}, **given}
+    needs = spec.resources
+    return {"cpu": needs.cpu, "gpu": needs.gpu * needs.workers, "custom": dict(needs.custom)}

@@ -44,11 +44,12 @@ def bug_hash(traceback: str | None) -> str:
 def sweep_breaking_bug(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return a failed trial whose bug has ended the first trials alike, before anything worked; None if there is none.
 
-    A trial that was finished, stopped early or waits at a rung proves that the code can run.
+    A trial that was finished here, stopped early or waits at a rung proves that the code can run.
     """
     counts: dict[str, int] = {}
     for record in records:
-        if record.state in (TrialState.FINISHED, TrialState.PRUNED, TrialState.AT_RUNG):
+        ran = record.state in (TrialState.FINISHED, TrialState.PRUNED, TrialState.AT_RUNG)
+        if ran and "reused" not in record.labels:
             return None
         if record.failure is not None and record.failure.kind == "bug":
             found = bug_hash(record.failure.traceback)

@@ -30,7 +30,9 @@ class TrialHistory:
         """It was pruned because it still waited at a rung when the sweep had nothing more to do."""
         self.outs = 0
         self.charged = 0
-        """Runs that count against the retries."""
+        """Runs that count against the retries, since it was last taken up."""
+        self.lost = 0
+        """Runs whose worker was lost, since it was last taken up."""
         self.attempts: list[Failure] = []
         self.labels: dict[str, Any] = {}
         self.busy = self.gpu = self.wasted = 0.0
@@ -67,6 +69,7 @@ class TrialHistory:
                 self._state = TrialState(event["state"])
                 self.outs += 1
                 self.charged += bool(event["charged"])
+                self.lost += bool(event["failure"]) and event["failure"]["kind"] == "lost"
             case "end":
                 self._leave(event)
                 self.end = event

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from meanflow_core.yamlfile import write_yaml
 from orchestrator.folding import TrialHistory
 from orchestrator.messages import Report
 from orchestrator.paths import SweepPaths
@@ -143,6 +144,7 @@ class Ledger:
             ledger._set("environment", dict(environment or {}))
             ledger._add_warm(warm[len(ledger.warm()) :])
             ledger._set("spec:0", {"source": spec.source, "at": time.time(), "changes": []})  # last: now it exists
+            ledger._copy_spec(spec)
             return ledger
         except BaseException:
             lock.release()
@@ -256,8 +258,14 @@ class Ledger:
         """Number of the sweep's last revision; 0 = as it was started."""
         return max(int(key.split(":")[1]) for key in self._facts if key.startswith("spec:"))
 
+    @property
+    def space_revision(self) -> int:
+        """Number of the last revision that altered what is drawn."""
+        moved = [number for number, revision in enumerate(self.revisions()) if revision.get("moves_space")]
+        return max(moved, default=0)
+
     def revisions(self) -> list[dict[str, Any]]:
-        """Return every revision: `{source, at, changes}`."""
+        """Return every revision: `{source, at, changes, moves_space, command}`."""
         return [self._facts[f"spec:{number}"] for number in range(self.revision + 1)]
 
     def environment(self) -> dict[str, Any]:
@@ -311,11 +319,25 @@ class Ledger:
         """Complete what is known of the environment the sweep was started in."""
         self._set("environment", dict(environment))
 
-    def add_revision(self, spec: SweepSpec, changes: Sequence[str]) -> int:
-        """Record an edited sweep and return its number."""
+    def add_revision(
+        self, spec: SweepSpec, changes: Sequence[str], *, moves_space: bool = False, command: str | None = None
+    ) -> int:  # fmt: skip
+        """Record an edited sweep and return its number.
+
+        Args:
+            spec: the sweep as it is now.
+            changes: what differs, one line each.
+            moves_space: positions of earlier draws mean nothing any more.
+            command: id of the command that asked for it, so that it is not carried out twice.
+        """
         number = self.revision + 1
-        self._set(f"spec:{number}", {"source": spec.source, "at": time.time(), "changes": list(changes)})
+        event = {"source": spec.source, "at": time.time(), "changes": list(changes), "moves_space": moves_space}
+        self._set(f"spec:{number}", {**event, "command": command})
+        self._copy_spec(spec)
         return number
+
+    def _copy_spec(self, spec: SweepSpec) -> None:
+        self.paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
 
     def add_trial(self, new: NewTrial, *, params: Mapping[str, tuple[Any, Any]], wall: float) -> TrialRecord:
         """Record a new trial, with everything decided about it, in one line.

@@ -67,12 +67,10 @@ def room_for_trials(budget: Budget, histories: Iterable[TrialHistory]) -> bool:
 
 
 def reached_target(spec: SweepSpec, histories: Iterable[TrialHistory]) -> bool:
-    """Whether a report has reached the metric's target."""
-    metric = spec.metric
-    if metric.target is None:
-        return False
-    return any(
-        metric.reached(point["metrics"].get(metric.name, float("nan")))
+    """Whether one report has reached the targets of all metrics that have one."""
+    aimed = [metric for metric in spec.metrics if metric.target is not None]
+    return bool(aimed) and any(
+        all(metric.reached(point["metrics"].get(metric.name, float("nan"))) for metric in aimed)
         for history in histories
         for point in history.points.values()
     )
@@ -90,7 +88,8 @@ def natural_end(ledger: Ledger, *, exhausted: bool) -> tuple[str, str]:
     if trials and len(failed) == len(trials):
         return "failed", f"every trial failed; the first: {failed[0].reason}"
     if reached_target(spec, ledger.histories()):
-        return "finished", f"{spec.metric.name} has reached {spec.metric.target:g}"
+        aimed = [f"{metric.name} has reached {metric.target:g}" for metric in spec.metrics if metric.target is not None]
+        return "finished", " and ".join(aimed)
     if not room_for_trials(spec.budget, ledger.histories()):
         return "finished", f"budget.trials is {spec.budget.trials}"
     if exhausted and spec.method != "grid":

@@ -29,7 +29,7 @@ def post(paths: SweepPaths, command: Mapping[str, Any]) -> None:
 
 
 def take(paths: SweepPaths) -> Iterator[dict[str, Any]]:
-    """Yield the waiting commands, oldest first; each is deleted once the caller asks for the one after it.
+    """Yield the waiting commands, oldest first, each with an `id`; it is deleted once the caller asks for the next.
 
     So a command is carried out at least once: a driver that is killed over it finds it again.
     """
@@ -39,7 +39,7 @@ def take(paths: SweepPaths) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError) as error:
             log.warning("%s cannot be read and is dropped: %s", file, error)
         else:
-            yield command
+            yield {**command, "id": file.stem}
         file.unlink(missing_ok=True)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.yamlfile import write_yaml
 from orchestrator.engine import Engine
 from orchestrator.environment import drift, environment
 from orchestrator.ledger import Ledger
@@ -56,7 +55,6 @@ def start_sweep(
         rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=spec.file)]) from None
     try:
-        paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
         if plan is not None:
             ledger.note("plan", dict(plan))
         known = known_configurations(home, spec, here, without=spec.name) if spec.on_duplicate != "run" else {}
@@ -82,8 +80,8 @@ def resume_sweep(
     Args:
         home: where it lives.
         name: the sweep.
-        strict: refuse if the environment differs from the one it was started in; else what runs from now on is
-            labelled.
+        strict: refuse if the environment differs from the one it was started in, and stop when a worker turns out to
+            have another device or other data; else what runs from now on is labelled.
         tracker: makes what shows it, once the sweep is this process's own: an outbox has one writer.
         clock: seconds that never jump.
         resources: see `start_sweep`.
@@ -104,7 +102,9 @@ def resume_sweep(
             raise ConfigError([Problem(key="--strict", rule=rule)])
         known = known_configurations(home, spec, here, without=name) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
-        return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
+        return Engine(
+            ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known, strict=strict
+        )
     except BaseException:
         ledger.close()
         raise

@@ -58,15 +58,14 @@ def ranking(
 ) -> list[tuple[float, int, str]]:
     """Return all trials that have come to a rung, best first: (value, number, id) each, a smaller value being better.
 
-    The value that counts at a rung is that of the first report at or past it; it never changes again.
+    The value that counts at a rung never changes again; see `Curve.at_rung`.
     """
     sign = 1.0 if goal == "minimize" else -1.0
     found = []
     for trial, curve in curves.items():
-        if curve.number % rule.brackets == bracket and rung < len(curve.rungs):
-            index = curve.first_from(curve.rungs[rung])
-            if index is not None:
-                found.append((sign * curve.values[index], curve.number, trial))
+        value = curve.at_rung(rung)
+        if value is not None and curve.number % rule.brackets == bracket:
+            found.append((sign * value, curve.number, trial))
     return sorted(found)
 
 

@@ -82,7 +82,7 @@ class Proposals:
 
     def _position(self, trials: Sequence[TrialHistory]) -> int:
         """Draws made so far under the present search space."""
-        since = self._ledger.fact("space_revision", 0)
+        since = self._ledger.space_revision
         return max(
             (history.birth["position"] + 1 for history in trials if history.birth["revision"] >= since), default=0
         )

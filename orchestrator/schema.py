@@ -120,7 +120,14 @@ def _definitions() -> dict[str, Schema]:
             "minProperties": 1,
             "description": "key -> value, [values], a comparison like '> 0.5', {min: , max: } or {not: }.",
         },
-        "metric": _record(Metric, {"impute": {"const": "worst", "deprecated": True}}, required=["name"]),
+        "metric": _record(
+            Metric,
+            {
+                "impute": {"const": "worst", "deprecated": True},
+                "impute_while_running": {"const": False, "deprecated": True},
+            },
+            required=["name"],
+        ),
         "early_terminate": _record(
             EarlyTerminate,
             {"type": {"oneOf": [_word(name, why) for name, why in STOPPING.items()]}, "strict": {"deprecated": True}},

@@ -7,8 +7,8 @@ whether it is taken at once or after a crash and a resume.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.settings import EarlyTerminate
@@ -44,6 +44,22 @@ class Curve:
         index = bisect_left(self.steps, step)
         there = index < len(self.steps) and (before is None or self.order[index] <= before)
         return index if there else None
+
+    def at_rung(self, index: int, before: int | None = None) -> float | None:
+        """Return the value that counts at a rung: of the first report at or past it, if the next rung was not reached.
+
+        A trial under other rungs (the sweep was edited) or of another sweep may have no value there: one from much
+        later would be compared with what others had early.
+
+        Args:
+            index: the rung's number.
+            before: only reports up to this position count.
+        """
+        if index >= len(self.rungs):
+            return None
+        found = self.first_from(self.rungs[index], before)
+        end = self.rungs[index + 1] if index + 1 < len(self.rungs) else self.length
+        return self.values[found] if found is not None and self.steps[found] < end else None
 
     def last_until(self, step: int, before: int) -> int | None:
         """Return the index of the last report up to `step` and up to position `before`."""
@@ -94,29 +110,20 @@ def keep_count(total: int, eta: float) -> int:
 def _behind_at_rung(rule: EarlyTerminate, sign: float, curves: Mapping[str, Curve], curve: Curve) -> str | None:
     """ASHA: at each rung just reached, only the best 1/eta of those that have reached it so far goes on.
 
-    The value that counts at a rung is that of the first report at or past it; it never changes again.
+    The value that counts at a rung never changes again; see `Curve.at_rung`.
     """
     now, previous = curve.order[-1], curve.steps[-2] if len(curve.steps) > 1 else 0
-    bracket = curve.number % rule.brackets
-    for index, rung in enumerate(curve.rungs):
-        if index < bracket or not previous < rung <= curve.steps[-1]:
-            continue
-        peers = (other for other in curves.values() if other.number % rule.brackets == bracket)
-        values = sorted(sign * value for value in _at_rung(peers, index, now))
-        own = sign * curve.values[-1]
-        last_kept = values[keep_count(len(values), rule.eta) - 1]
-        if own > last_kept:  # equal values are kept: the order of arrival must not decide between them
-            place = 1 + bisect_left(values, own)
-            return f"{rule.type}: place {place} of {len(values)} at step {rung}, the best 1/{rule.eta:g} goes on"
-    return None
-
-
-def _at_rung(curves: Iterable[Curve], index: int, before: int) -> Iterable[float]:
-    for curve in curves:
-        if index < len(curve.rungs):
-            found = curve.first_from(curve.rungs[index], before)
-            if found is not None:
-                yield curve.values[found]
+    bracket, index = curve.number % rule.brackets, bisect_right(curve.rungs, curve.steps[-1]) - 1
+    if index < bracket or curve.rungs[index] <= previous:
+        return None
+    peers = (other for other in curves.values() if other.number % rule.brackets == bracket)
+    values = sorted(sign * value for peer in peers if (value := peer.at_rung(index, now)) is not None)
+    own = sign * curve.values[-1]
+    last_kept = values[keep_count(len(values), rule.eta) - 1]
+    if own <= last_kept:  # equal values are kept: the order of arrival must not decide between them
+        return None
+    place = 1 + bisect_left(values, own)
+    return f"{rule.type}: place {place} of {len(values)} at step {curve.rungs[index]}, the best 1/{rule.eta:g} goes on"
 
 
 def _behind_the_others(rule: EarlyTerminate, sign: float, curves: Mapping[str, Curve], trial: str) -> str | None:

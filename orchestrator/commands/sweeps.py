@@ -56,8 +56,9 @@ def register(app: typer.Typer) -> None:
     for panel, commands in (("Sweeps", running), ("Changes", changing)):
         for command in commands:
             app.command(rich_help_panel=panel)(command)
-    trial = typer.Typer(help="Stop or retry one trial of a sweep, also of a running one.", no_args_is_help=True)
+    trial = typer.Typer(help="Stop, pause or retry one trial of a sweep, also of a running one.", no_args_is_help=True)
     trial.command("stop")(trial_stop)
+    trial.command("pause")(trial_pause)
     trial.command("retry")(trial_retry)
     app.add_typer(trial, name="trial", rich_help_panel="Changes")
 
@@ -397,6 +398,11 @@ def retry(
 def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
     """End one trial for good."""
     _request(home, sweep, "stop_trial", trial)
+
+
+def trial_pause(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Have one trial free its worker at its next report and wait until it is retried."""
+    _request(home, sweep, "pause_trial", trial)
 
 
 def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:

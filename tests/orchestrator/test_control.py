@@ -152,6 +152,17 @@ def test_an_unreadable_command_is_dropped(engine: Engine) -> None:
     assert list(engine.paths.mailbox.glob("*.json")) == []
 
 
+def test_an_extension_is_not_counted_twice_though_the_driver_is_killed_after_it(home: Home, engine: Engine) -> None:
+    control.request(engine.paths, control.extend(1))
+    for command in mailbox.take(engine.paths):
+        engine._obey(command)
+        break  # killed before the command is deleted
+    engine.ledger.close()
+    assert len(run(home, toy.sweep())) == 5
+    control.request(engine.paths, control.extend(1))
+    assert len(run(home, toy.sweep())) == 6  # another one, though it reads the same
+
+
 @pytest.mark.parametrize(
     ("command", "error"),
     [
@@ -202,6 +213,21 @@ def test_a_grid_cannot_be_extended_and_says_why(home: Home) -> None:
     run(home, toy.grid(x=(0.1,)))
     with pytest.raises(ConfigError, match="no run_cap to add to; its grid ends it"):
         control.request(home.sweep("toy"), control.extend(1))
+
+
+def test_a_trial_that_is_retried_has_all_its_retries_again(home: Home) -> None:
+    from orchestrator.failures import LOST_LIMIT
+
+    engine = open_engine(home, toy.sweep(run_cap=1, retries=1))
+    with engine.ledger:
+        for kind, times in (("infrastructure", 2), ("lost", LOST_LIMIT + 1)):
+            for _ in range(times):
+                assert engine.ledger.trials() == [] or not engine.ledger.trial("0").state.ended
+                work_of(engine)
+                engine.ended("0", Outcome(kind=kind, reason="gone"))  # type: ignore[arg-type]
+            assert engine.ledger.trial("0").state is TrialState.FAILED
+            control.apply(engine.ledger, control.retry_failed())
+        assert len(engine.ledger.trial("0").attempts) == LOST_LIMIT + 3
 
 
 def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home: Home) -> None:
@@ -305,6 +331,8 @@ def test_the_same_file_again_changes_nothing(home: Home) -> None:
         ({"metric": {"name": "size", "goal": "minimize"}}, "metrics: cannot change"),
         ({"metric": {"name": "loss", "goal": "maximize"}}, "metrics: cannot change"),
         ({"seed": 5}, "seed: cannot change from 0"),
+        ({"warm_start": ["toy"], "method": "tpe"}, "warm_start: cannot change from .*has learned from it"),
+        ({"method": "pbt"}, "method: cannot change from 'random'"),
         (toy.trained("Slow"), "trainer: cannot change"),
         (toy.trained("Curve", y=0.9), None),  # y is swept: its base does not matter
         (toy.trained("Curve", trainer={"steps": 120, "eval_every": 30}), "differs in more than the swept keys"),
@@ -332,6 +360,28 @@ def test_before_the_first_trial_anything_but_the_name_may_change(home: Home) -> 
     assert [trial.seed for trial in run(home, toy.sweep())] == [9] * 6
     with pytest.raises(ConfigError, match="it is the sweep's folder"):
         edited(home, toy.sweep("other"))
+
+
+def test_the_copy_of_the_sweep_file_is_the_sweep_as_it_is_now(home: Home) -> None:
+    from meanflow_core.yamlfile import read_yaml
+
+    run(home, toy.sweep(run_cap=2))
+    assert read_yaml(home.sweep("toy").spec).content["run_cap"] == 2
+    control.request(home.sweep("toy"), control.extend(3))
+    assert read_yaml(home.sweep("toy").spec).content["run_cap"] == 5
+
+
+def test_a_kill_in_an_edit_leaves_the_old_sweep_or_the_new_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    killer = Killer(monkeypatch)
+    run(home, toy.grid(x=(0.1, 0.4)))
+    killer.arm(None)
+    new = toy.grid(x=(0.05, 0.1, 0.4, 0.8))
+    with monkeypatch.context():
+        killer.arm(1, "after")
+        with pytest.raises(Killed):
+            edited(home, new)
+    killer.arm(None)
+    assert [trial.values["x"] for trial in run(home, toy.grid())] == [0.1, 0.4, 0.05, 0.8]
 
 
 def test_an_edited_grid_runs_what_is_new_in_it(home: Home) -> None:

@@ -18,6 +18,7 @@ from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wa
 from orchestrator.opening import resume_sweep, start_sweep
 from orchestrator.paths import Home
 from orchestrator.records import TrialState
+from orchestrator.runner_inline import run_inline
 from orchestrator.summary import summarize
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Clock, Trace, drive, essence, read, run
@@ -189,6 +190,43 @@ def test_the_work_of_a_failed_run_since_its_last_report_is_waste(start: Start, c
     assert waste == {"lost_seconds": 9.0, "failed_seconds": 0.0, "gpu_hours": pytest.approx(4.5 / 3600)}
 
 
+def test_what_a_killed_driver_had_not_recorded_is_waste_as_far_as_it_is_known(start: Start, clock: Clock) -> None:
+    content = toy.sweep(run_cap=3, resources={"gpu": 0.5})
+    engine = start(content)
+    work_of(engine)
+    work_of(engine)
+    clock.now += 10
+    engine.report("0", at(30, seconds=10))
+    clock.now += 25
+    engine.report("1", at(30, seconds=35))  # the last sign of life: 25 s after the report of trial 0
+    engine = start(content)
+    assert [trial.wasted_seconds for trial in engine.ledger.trials()] == [25.0, 0.0]
+    assert [trial.reason for trial in engine.ledger.trials()] == ["its driver was killed"] * 2
+    assert engine.ledger.trial("0").gpu_seconds == 17.5
+    assert start(content).ledger.trial("0").wasted_seconds == 25.0  # once
+
+
+def test_work_that_an_interruption_throws_away_is_waste_and_a_pause_throws_none_away(
+    start: Start, clock: Clock
+) -> None:
+    engine = start(toy.sweep(run_cap=2))
+    work_of(engine)
+    work_of(engine)
+    clock.now += 5  # until a worker is there
+    engine.report("0", at(30, seconds=3))
+    clock.now += 4
+    engine.finish("interrupted by a signal")
+    assert [trial.wasted_seconds for trial in engine.ledger.trials()] == [4.0, 9.0]
+    engine = start(toy.sweep(run_cap=2))
+    work_of(engine)
+    engine.hold(True)
+    clock.now += 2
+    assert engine.report("0", at(60, seconds=2)) is Verdict.PAUSE
+    clock.now += 1
+    engine.ended("0", Outcome(kind="stopped"))
+    assert engine.ledger.trial("0").wasted_seconds == 4.0
+
+
 def test_equal_bugs_are_known_by_where_they_were_raised() -> None:
     text = 'Traceback (most recent call last):\n  File "{}", line {}, in train\n    x\nValueError: {}\n'
     assert bug_hash(text.format("a.py", 3, "x is 1")) == bug_hash(text.format("a.py", 3, "x is 2"))
@@ -224,6 +262,14 @@ def test_after_something_has_worked_bugs_stop_nothing(start: Start) -> None:
     for _ in range(5):
         fail(engine, 1)
     assert isinstance(engine.next(), Assignment)
+
+
+def test_a_result_of_another_sweep_does_not_prove_that_the_code_runs(home: Home) -> None:
+    settings = {"bug_from": 0.5, "x": 0.1}
+    run(home, toy.grid("first", x=(0.1,), **toy.trained("Buggy", **settings)))
+    trials = run(home, toy.grid(x=(0.1, 0.6, 0.7, 0.8, 0.9), **toy.trained("Buggy", **settings)))
+    assert trials[0].labels == {"reused": "first/0"}
+    assert [trial.state.value for trial in trials[1:]] == ["failed"] * 3  # and not a fourth
 
 
 def test_a_sweep_that_was_stopped_by_its_bug_goes_on_when_that_is_mended(home: Home) -> None:
@@ -342,6 +388,20 @@ def test_no_new_trial_starts_once_the_target_is_reached(start: Start, loss: floa
     work_of(engine)
     assert engine.report("0", at(30, loss)) is Verdict.CONTINUE  # the trial itself goes on
     assert isinstance(engine.next(), Wait if ends else Assignment)
+
+
+def test_with_several_metrics_one_trial_must_reach_the_targets_of_all(start: Start) -> None:
+    metrics = [
+        {"name": "loss", "goal": "minimize", "target": 0.5},
+        {"name": "size", "goal": "maximize", "target": 0.8},
+    ]
+    engine = start(toy.sweep(run_cap=9, method="nsga2", metric=None, metrics=metrics))
+    for loss, size in ((0.4, 0.7), (0.6, 0.9)):
+        work = work_of(engine)
+        engine.report(work.trial, Report(step=30, metrics={"loss": loss, "size": size}))
+    assert work_of(engine).trial == "2"
+    engine.report("2", Report(step=30, metrics={"loss": 0.5, "size": 0.8}))
+    assert isinstance(engine.next(), Wait)
 
 
 # --------------------------------------------------------------------------------------------- replicates
@@ -491,17 +551,44 @@ def test_what_runs_in_another_environment_is_labelled_or_refused(
 
 
 def test_what_only_a_worker_knows_is_recorded_the_first_time_and_compared_later(start: Start) -> None:
-    content = toy.sweep(run_cap=3)
+    content = toy.sweep(run_cap=4)
     engine = start(content)
-    assert engine.learned(device="cpu", fingerprint="abc") == []
+    for _ in range(3):
+        work_of(engine)
+    engine.report("0", at(30, facts={"device": "cpu", "fingerprint": "abc"}))
     assert engine.ledger.environment()["device"] == "cpu"
+    engine.report("1", at(30, facts={"device": "cuda", "fingerprint": "abd"}))
     engine = start(content)
-    assert engine.learned(device="cpu", fingerprint="abc") == []
+    for _ in range(4):
+        work_of(engine)
+    engine.report("1", at(60, facts={"device": "cuda", "fingerprint": "abd"}))  # said once
+    engine.report("2", at(30, facts={"device": "cpu", "fingerprint": "abc"}))
     drifted = ["the device type: cpu -> cuda", "the data's fingerprint: abc -> abd"]
-    assert engine.learned(device="cuda", fingerprint="abd") == drifted
-    assert engine.learned(device="cuda", fingerprint="abd") == []  # said once
-    assert work_of(engine).trial == "0"
-    assert engine.ledger.trial("0").labels == {"drift": drifted}
+    # only what ran there: the next one may get the first device again
+    assert [t.labels.get("drift") for t in engine.ledger.trials()] == [None, drifted, None, None]
+
+
+def test_strictly_a_worker_on_another_device_stops_the_sweep(start: Start, home: Home) -> None:
+    engine = start(toy.sweep(run_cap=4))
+    work_of(engine)
+    engine.report("0", at(30, facts={"device": "cpu"}))
+    engine.ledger.close()
+    engine = resume_sweep(home, "toy", strict=True)
+    with engine.ledger:
+        work_of(engine)
+        assert engine.report("0", at(60, facts={"device": "cuda"})) is Verdict.PAUSE
+        engine.ended("0", Outcome(kind="stopped"))
+        assert engine.next() == Done(reason="--strict, and trial 0 differs: the device type: cpu -> cuda")
+        assert engine.finish()["state"] == "stopped"
+
+
+def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> None:
+    content = toy.sweep(parameters={"data.size": {"values": [1, 2, 3]}})
+    engine = start({**content, "base": {**content["base"], "data": {"size": 1}}})
+    for mark in ("abc", "abd"):
+        work = work_of(engine)
+        engine.report(work.trial, at(30, facts={"fingerprint": mark}))
+    assert [trial.labels for trial in engine.ledger.trials()] == [{}, {}]
 
 
 def test_data_that_has_grown_is_other_data(tmp_path: Path) -> None:
@@ -526,19 +613,29 @@ def test_several_metrics_are_searched_without_early_stopping(home: Home) -> None
     assert all(trial.metric == trial.reports[90]["loss"] for trial in trials)
 
 
-@pytest.mark.parametrize("method", ["random", "qmc", "tpe", "cmaes", "gp"])
-def test_conditions_and_forbidden_combinations_hold_in_every_trial(home: Home, method: str) -> None:
+@pytest.mark.parametrize("method", ["grid", "random", "qmc", "tpe", "cmaes", "gp", "nsga2", "pbt"])
+def test_conditions_forbidden_combinations_and_zipped_keys_hold_in_every_trial(start: Start, method: str) -> None:
     parameters = {
-        "x": {"min": 0.0, "max": 1.0},
+        "x": {"min": 0.0, "max": 1.0} if method != "grid" else {"values": [0.2, 0.7]},
         "law": {"values": ["a", "b"]},
-        "y": {"min": 0.0, "max": 1.0, "when": {"law": "b"}},
+        "z": {"min": 1, "max": 3, "when": {"law": "b"}},
+        "width": {"values": [64, 128]},
+        "depth": {"values": [8, 4]},
     }
-    cap = 6 if method == "gp" else 8  # a gp takes seconds to ask
-    content = toy.sweep(method=method, run_cap=cap, parameters=parameters, forbid=[{"law": "a", "x": {"max": 0.5}}])
-    content["base"] = {**content["base"], "law": "a"}
-    for trial in run(home, content):
-        assert ("y" in trial.values) == (trial.values["law"] == "b")
+    cap = {"grid": None, "gp": 5, "pbt": 4}.get(method, 8)  # a gp takes seconds to ask
+    forbid = [{"law": "a", "x": {"max": 0.5}}]
+    content = toy.sweep(
+        method=method, run_cap=cap, parameters=parameters, forbid=forbid, zip=[["width", "depth"]]
+    )  # fmt: skip
+    content["base"] = {**content["base"], "law": "a", "z": 0, "width": 1, "depth": 1}
+    engine = start(content)
+    run_inline(engine)
+    trials = engine.ledger.trials()
+    assert len(trials) == (cap or 2 * (1 + 2 * 3))  # of a grid: widths times (a with the large x, b with each x and z)
+    for trial in trials:
+        assert ("z" in trial.values) == (trial.values["law"] == "b")
         assert trial.values["law"] == "b" or trial.values["x"] > 0.5
+        assert (trial.values["width"], trial.values["depth"]) in ((64, 8), (128, 4))
 
 
 def test_the_tracker_hears_of_everything_and_of_no_trial_twice(start: Start) -> None:

@@ -110,6 +110,15 @@ def test_it_beats_the_same_draws_left_alone(herd: list[TrialRecord], tmp_path: P
     assert max(t.metric or 0 for t in herd) > max(t.metric or 0 for t in alone)
 
 
+def test_a_population_whose_values_have_moved_can_be_edited(tmp_path: Path) -> None:
+    from orchestrator import control
+
+    home = Home(tmp_path)
+    assert any("lineage" in trial.labels for trial in sweep(home, **SHORT))
+    change = control.edit(toy.spec(content(**SHORT, retries=5)))
+    assert control.request(home.sweep(content()["name"]), change).startswith("revision 1: retries: - -> 5")
+
+
 class Killed(Exception):
     """Stands for SIGKILL: nothing of the engine's runs after it."""
 

@@ -90,13 +90,20 @@ def test_the_value_of_a_rung_is_that_of_the_first_report_past_it() -> None:
     assert sweep.report("c", 10, 4.5) is not None
 
 
-def test_a_report_past_two_rungs_is_judged_at_both() -> None:
+def test_a_report_past_two_rungs_counts_at_the_last_of_them() -> None:
     sweep = Sweep(asha())
     sweep.report("a", 10, 1.0)
     sweep.report("a", 30, 0.5)
-    sweep.report("b", 10, 3.0)
     reason = sweep.report("c", 30, 0.7)
     assert reason == "asha: place 2 of 2 at step 30, the best 1/3 goes on"
+    assert sweep.report("b", 10, 0.9) is None  # c was better, but much later
+
+
+def test_a_result_taken_over_from_a_sweep_without_these_rungs_has_no_place_at_them() -> None:
+    sweep = Sweep(asha())
+    sweep.report("reused", LENGTH, 0.1)
+    assert sweep.report("a", 10, 1.0) is None
+    assert sweep.report("a", 30, 0.5) is None
 
 
 def test_brackets_compare_with_their_own_and_skip_the_first_rungs() -> None:
