@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,7 +95,7 @@ class Sent:
         aside.replace(self.path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def sending(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the right to send an outbox; the kernel gives it back when the process dies.
 
@@ -137,5 +139,37 @@ def connect(store: Store) -> MlflowClient:
 
     _quiet_loggers()  # again: importing MLflow sets its own level
     if store.uri.startswith("sqlite:///"):
-        Path(store.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(store.uri.removeprefix("sqlite:///"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if store.artifacts is not None and file.is_file():
+            _follow_a_move(file, store.artifacts)
     return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+
+
+_PLACES = (
+    *(("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location"), ("experiments", "artifact_location")),
+)
+"""Where MLflow's data base holds absolute places of artifacts."""
+
+
+def _follow_a_move(file: Path, artifacts: Path) -> None:
+    """Put MLflow's places of artifacts right if the whole home has been moved: it writes them down as absolute ones."""
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        if "experiments" not in tables:  # MLflow has still to make it
+            return
+        for (place,) in database.execute("select distinct artifact_location from experiments").fetchall():
+            then, _, name = str(place).rpartition("/")
+            ours = then.startswith("file://") and then.endswith(f"/{artifacts.name}")
+            if not ours or then == artifacts.as_uri() or not (artifacts / unquote(name)).is_dir():
+                continue
+            for table, column in _PLACES:
+                if table in tables:
+                    now = f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?"
+                    length = len(f"{then}/{name}")
+                    database.execute(now, (f"{artifacts.as_uri()}/{name}", length + 1, length + 1, f"{then}/{name}/"))
+                    database.execute(
+                        f"update {table} set {column} = ? where {column} = ?",
+                        (f"{artifacts.as_uri()}/{name}", f"{then}/{name}"),
+                    )

@@ -183,6 +183,16 @@ def test_another_store_gets_the_whole_history(outbox, store, tmp_path):
     assert check(outbox.folder, store).complete
 
 
+def test_pictures_are_found_after_the_home_was_moved(outbox, store, tmp_path):
+    open_run(outbox, "sweep")
+    outbox.append_once("sweep", "image", "samples/1nfe", 100, {"path": picture(tmp_path / "a.png")})
+    run_id = deliver(outbox, store).sent.runs["sweep"]
+    home = (tmp_path / "store").rename(tmp_path / "new place")
+    client = connect(Store(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts"))
+    assert client.get_run(run_id).info.artifact_uri.startswith((home / "artifacts" / "e").as_uri() + "/")
+    assert len(client.list_artifacts(run_id, "images")) == 2
+
+
 def test_a_deleted_experiment_is_brought_back(outbox, store):
     client = connect(store)
     client.delete_experiment(client.create_experiment("e"))
