@@ -42,15 +42,30 @@ class RunFolder:
         Raises:
             ConfigError: another training stands here.
         """
-        if self.config.exists():
-            found = load_config(self.config)
-            if found.hash() != config.hash():
-                rule = "holds the training of another configuration; choose another folder with --out, or delete it"
-                raise ConfigError([Problem(key="--out", value=str(self.root), rule=rule)])
+        differences = self.differences(config)
+        if differences:
+            rule = (
+                f"holds the training of another configuration ({differences}); choose another folder with --out, or "
+                "delete it"
+            )
+            raise ConfigError([Problem(key="--out", value=str(self.root), rule=rule)])
         self.root.mkdir(parents=True, exist_ok=True)
         aside = self.config.with_suffix(".tmp")
         aside.write_text(config.to_yaml(), encoding="utf-8")
         aside.replace(self.config)
+
+    def differences(self, config: TrainConfig) -> str:
+        """Say in what the training that stands here, if any, is another one; empty where it is the same."""
+        if not self.config.exists():
+            return ""
+        found = load_config(self.config)
+        if found.hash() == config.hash():
+            return ""
+        there, here = ({**c.to_dict(), "evidence": None} for c in (found, config))
+        keys = sorted(_leaves(there) | _leaves(here))
+        said = [f"{key}: {_value(there, key)} there, {_value(here, key)} here" for key in keys]
+        differing = [line for key, line in zip(keys, said, strict=True) if _value(there, key) != _value(here, key)]
+        return "; ".join(differing[:4]) + ("; ..." if len(differing) > 4 else "")
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints, ascending."""
@@ -93,3 +108,17 @@ class RunFolder:
 
     def _checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step}"
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in content.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+    return found
+
+
+def _value(content: Mapping[str, Any], key: str) -> Any:
+    value: Any = content
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -172,11 +172,16 @@ def _gpus(gpus: float | None, workers: int) -> float:
 def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
+    from meanflow_core.run_folder import RunFolder
     from orchestrator.final import train_final
     from orchestrator.registry import FinalRunLogger, register_model
     from orchestrator.store import Store
 
     folder = home.root / "final" / name
+    differences = RunFolder(folder).differences(config)
+    if differences:
+        rule = f"is a training of another configuration ({differences}); give another --name, or delete {folder}"
+        raise ConfigError([Problem(key="--name", value=name, rule=rule)])
     store = Store.of(home)
     if not quiet:
         typer.echo(f"training {name} for {config.trainer.steps} steps in {folder}")

@@ -52,7 +52,9 @@ def test_the_same_command_goes_on_and_another_configuration_is_refused(tmp_path,
     assert main(["train", str(config), "--out", str(out)]) == 0
     assert "going on from step 9 of 9" in capsys.readouterr().out
     assert main(["train", str(config), "--out", str(out), "optimizer.lr=0.5"]) == 2
-    assert "holds the training of another configuration" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds the training of another configuration (optimizer.lr: " in said
+    assert " 0.5 here)" in said
 
 
 def test_a_killed_training_goes_on_to_the_same_bits_and_the_same_log(tmp_path, config):

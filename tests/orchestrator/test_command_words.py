@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meanflow_core.config import load_config
+from meanflow_core.run_folder import RunFolder
 from orchestrator.cli import run
 from orchestrator.paths import Home
 from tests.orchestrator import simulation, toy
@@ -74,3 +76,12 @@ def test_a_sweep_in_the_place_of_a_training_configuration_is_said_to_be_one(tmp_
     monkeypatch.chdir(tmp_path)
     Path("sweep.yaml").write_text("method: random\nparameters: {seed: {value: 1}}\n")
     assert "`meansweep run sweep.yaml`" in said(capsys, "train", "sweep.yaml", code=2)
+
+
+def test_a_final_training_of_the_same_name_is_refused_before_it_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEANSWEEP_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("best.yaml").write_text("trainer: {steps: 9}\n")
+    RunFolder(tmp_path / "final" / "best").claim(load_config({"trainer.steps": 8}))
+    text = said(capsys, "train", "best.yaml", code=2)
+    assert text.startswith("--name: is a training of another configuration (trainer.steps: 8 there, 9 here); ")
