@@ -353,7 +353,7 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: autocast of the network; times, tangents and loss stay in float32."""
     compile: bool = False
-    """Compile the whole loss with torch.compile."""
+    """Compile the whole loss with torch.compile; needs `objective.derivative` `dual` or `auto`."""
     device: str = "auto"
     """`auto`: a GPU if there is one. Does not count in the config's hash."""
     log_every: int = 100
@@ -416,6 +416,13 @@ class TrainConfig(Section):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     evidence: dict[str, Any] = field(default_factory=dict)
     """Where this configuration comes from (the sweep and trial that chose it). Changes no number; not in the hash."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what does not go together."""
+        way = self.objective.derivative
+        if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
+            rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
+            yield Problem(key="objective.derivative", value=way, rule=rule, nearest="dual")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""

@@ -94,6 +94,15 @@ def test_scale_and_omega_exclude_each_other():
     assert "both set" in problem.rule
 
 
+@pytest.mark.parametrize("way", ["jvp", "finite_difference"])
+def test_only_a_derivative_that_compiles_goes_with_compile(way):
+    given = {"objective.derivative": way, "trainer.compile": True}
+    with pytest.raises(ConfigError, match=r"objective\.derivative.*cannot be compiled"):
+        load_config(given)
+    assert load_config({**given, "objective.derivative": "auto"}).trainer.compile
+    assert not load_config({**given, "trainer.compile": False}).trainer.compile
+
+
 def test_omega_follows_from_scale_and_kappa():
     guidance = GuidanceConfig(scale=2.5, kappa=0.92)
     assert guidance.effective_omega == pytest.approx(0.2)
