@@ -84,7 +84,7 @@ def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], led
     if not trials:
         return
     pairs: dict[str, tuple[Any, Any]] = {
-        "metrics": ([(m.name, m.goal) for m in old.metrics], [(m.name, m.goal) for m in new.metrics]),
+        "metrics": (_goals(old), _goals(new)),
         "trainer": (old.trainer, new.trainer),
         "seed": (old.seed, new.seed),
     }
@@ -96,6 +96,10 @@ def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], led
         yield Problem(key="method", rule=rule, value=new.method)
     if old.trainer == new.trainer:
         yield from _other_configs(new, ledger)
+
+
+def _goals(spec: SweepSpec) -> str:
+    return ", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
 
 
 def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:

@@ -39,6 +39,7 @@ OverridesArgument = Annotated[
 ]
 InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray: for debugging.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in another environment.")]
+TRIAL_ID = re.compile(r"\d+(\.\d+)?")
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
 
 
@@ -397,17 +398,26 @@ def retry(
 
 def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
     """End one trial for good."""
+    trial, sweep = _trial_and_sweep(trial, sweep)
     _request(home, sweep, "stop_trial", trial)
 
 
 def trial_pause(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
     """Have one trial free its worker at its next report and wait until it is retried."""
+    trial, sweep = _trial_and_sweep(trial, sweep)
     _request(home, sweep, "pause_trial", trial)
 
 
 def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
     """Take up a trial that failed, was stopped or is paused."""
+    trial, sweep = _trial_and_sweep(trial, sweep)
     _request(home, sweep, "retry_trial", trial)
+
+
+def _trial_and_sweep(trial: str, sweep: str | None) -> tuple[str, str | None]:
+    """Take the two in either order: `7 digits` and `digits 7`."""
+    turned = sweep is not None and TRIAL_ID.fullmatch(sweep) and not TRIAL_ID.fullmatch(trial)
+    return (str(sweep), trial) if turned else (trial, sweep)
 
 
 def rerun(
@@ -420,6 +430,7 @@ def rerun(
     from orchestrator.messages import Assignment
     from orchestrator.trial import classify, run_trial
 
+    trial, sweep = _trial_and_sweep(trial, sweep)
     paths, ledger, _, trials = read_sweep(home, sweep)
     record = next((record for record in trials if record.id == trial), None)
     if record is None:

@@ -7,7 +7,7 @@ import pytest
 from meanflow_core.errors import ConfigError
 from orchestrator.commands.models import _numbers
 from orchestrator.commands.service import remote_address
-from orchestrator.commands.sweeps import _gpu_share
+from orchestrator.commands.sweeps import _gpu_share, _trial_and_sweep
 from orchestrator.spec import read_spec
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
@@ -17,6 +17,13 @@ QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
 def test_a_gpu_is_shared_where_there_is_one_and_the_file_does_not_say(monkeypatch, gpus, words, share):
     monkeypatch.setattr("orchestrator.probe.available_here", lambda: {"cpu": 2.0, "gpu": gpus})
     assert _gpu_share(read_spec(QUICKSTART, words)) == share
+
+
+def test_a_trial_and_its_sweep_are_taken_in_either_order():
+    assert _trial_and_sweep("7.2", "digits") == _trial_and_sweep("digits", "7.2") == ("7.2", "digits")
+    assert _trial_and_sweep("7", None) == ("7", None)
+    assert _trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
+    assert _trial_and_sweep("digits", "moons") == ("digits", "moons")
 
 
 def test_numbers_are_read_as_ranges_and_lists():
