@@ -91,7 +91,7 @@ class Delivery:
         if not records:
             return 0
         if not self._confirmed:
-            self._confirm_store()
+            self.confirm_store()
             if self.sent.offset == 0 and records[0].number > 1:
                 return self.send(limit)
         self._send_or_refuse(records)
@@ -99,7 +99,7 @@ class Delivery:
         self.sent.save()
         return len(records)
 
-    def _confirm_store(self) -> None:
+    def confirm_store(self) -> None:
         """Start over if the store is not the one that was sent to before (emptied, replaced)."""
         for run_id in list(self.sent.runs.values())[:1]:
             try:
@@ -133,7 +133,7 @@ class Delivery:
             return True
         if _code(error) != NOT_THERE:
             return False
-        self._confirm_store()
+        self.confirm_store()
         return bool(self.sent.runs)  # the store is the same, only this run has been removed from it
 
     def _apply(self, records: Sequence[Record]) -> None:

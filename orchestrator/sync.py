@@ -76,6 +76,7 @@ def sync(folder: Path, store: Store) -> int:
     delivery = Delivery(Outbox(folder), store)
     count = 0
     with sending(folder), _reaching(store):
+        delivery.confirm_store()
         while sent := delivery.send():
             count += sent
         delivery.delete_doubles()
@@ -113,6 +114,7 @@ def check(folder: Path, store: Store) -> CheckReport:
     extra = 0
     with _reaching(store):
         delivery.client.search_experiments(max_results=1)  # where nothing was sent yet, nothing else would ask
+        delivery.confirm_store()
         for run, metrics in expected.items():
             held = _held_points(delivery, run, set(metrics))
             for name, found in held.items():

@@ -165,13 +165,14 @@ def resume(
 
     place = home_at(home)
     paths = find_sweep(place, sweep)
+    _, ledger, spec, trials = read_sweep(home, paths.name)
+    state = ledger.state()
+    if state.state == "finished" and all(trial.state.ended for trial in trials):
+        reason = f" ({state.reason})" if state.reason else ""
+        typer.echo(f"{paths.name} has finished{reason}; `meansweep extend N {paths.name}` lets it run more trials")
+        return
+    _demand_ready(spec, inline=inline)
     try:
-        ledger = Ledger.open(paths)
-        if ledger.state().state == "finished" and all(trial.state.ended for trial in ledger.trials()):
-            reason = f" ({ledger.state().reason})" if ledger.state().reason else ""
-            typer.echo(f"{paths.name} has finished{reason}; `meansweep extend N {paths.name}` lets it run more trials")
-            return
-        _demand_ready(ledger.spec(), inline=inline)
         engine = resume_sweep(place, paths.name, strict=strict, tracker=_tracker(place))
     except SweepBusy as busy:
         if Ledger.open(paths).state().state != "paused":
