@@ -145,7 +145,9 @@ def _register(store: Store, name: str, result: FinalResult, config: TrainConfig)
         **{key: f"{value:.6g}" for key, value in result.metrics.items() if key.count("/") == 1},
     }
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="MeanFlow: samples in one evaluation of the network.")
+        command = f"meansweep sample models:/{name}/latest -n 100 --nfe 1,2 -o samples.png"
+        about = f"MeanFlow: samples in one evaluation of the network.\n\n```\n{command}\n```"
+        client.create_registered_model(name, description=about)
     version = client.create_model_version(
         name,
         source=f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}",

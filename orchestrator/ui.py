@@ -47,6 +47,7 @@ def serve(home: Home, host: str = "127.0.0.1", port: int = 5000, *, say: Callabl
         say(f"MLflow shows the sweeps of {home.root} at {url} (Ctrl-C stops it)")
         for name, path in _views(store):
             say(f"  {name}: {url}{path}")
+        say('From MLflow\'s own home page choose "Model training" (top left) first: it opens for chat applications.')
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("It listens beyond this machine and asks for no password; see docs/mlflow.md for one that does.")
         try:

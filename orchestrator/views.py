@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.texts import plus_minus
+
 if TYPE_CHECKING:
     from orchestrator.parameter import Parameter
     from orchestrator.records import TrialRecord
@@ -151,8 +153,10 @@ def final_description(evidence: Mapping[str, Any], steps: int) -> str:
     """Return what MLflow shows above a final training, in Markdown."""
     if not evidence:
         return f"A training of {steps} steps."
-    value = evidence.get("value")
-    score = "" if value is None else f", where `{evidence.get('metric')}` was {float(value):.4g}"
+    mean, ends = evidence.get("mean", evidence.get("value")), evidence.get("ci95")
+    seeds = f" over {len(evidence['seeds'])} seeds" if ends else ""
+    reached = None if mean is None else plus_minus(float(mean), (ends[1] - ends[0]) / 2 if ends else None)
+    score = "" if reached is None else f", where `{evidence.get('metric')}` was {reached}{seeds}"
     return (
         f"The final training of {steps} steps with the configuration of trial {evidence.get('trial')} of the sweep "
         + (f"**{evidence.get('sweep')}**{score}.")

@@ -1,8 +1,4 @@
-"""A person opens MLflow: the run table, the compare view's charts, a run's curves and pictures, the sweep's page.
-
-Set MEANSWEEP_SCREENSHOTS=1 to keep pictures of the pages in docs/images. They show the sweep that the test makes up, or
-that of a home named by MEANSWEEP_BROWSER_HOME.
-"""
+"""A person opens MLflow: the run table, the compare view's charts, a run's curves and pictures, the sweep's page."""
 
 import os
 from pathlib import Path
@@ -16,11 +12,11 @@ from orchestrator.store import Store, connect
 from orchestrator.tracking import MlflowTracker
 from orchestrator.ui import server
 from orchestrator.views import view_path
+from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import METRIC, spec, trials
 from tests.orchestrator.mlflow_stores import sqlite_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.mlflow]
-PICTURES = Path(__file__).parents[2] / "docs" / "images"
 FIRST_VISIT_OVER = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 
@@ -98,10 +94,9 @@ def page(chromium):
 
 def keep(page, name):
     """Keep a picture of the page in the documentation, when asked."""
-    if os.environ.get("MEANSWEEP_SCREENSHOTS") == "1":
-        page.wait_for_timeout(1500)  # charts fade in
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=PICTURES / f"mlflow-{name}.png")
+    if SHOOT:
+        page.wait_for_timeout(3000)  # charts fade in
+        shoot(page, f"mlflow-{name}")
 
 
 def runs_of(client, experiment, kind):
@@ -142,7 +137,6 @@ def test_the_charts_compare_all_trials(shown, visitor):
     picture.wait_for()
     picture.scroll_into_view_if_needed()
     assert picture.evaluate("image => image.naturalWidth") > 50
-    keep(page, "samples")
 
 
 def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
@@ -172,7 +166,6 @@ def test_a_trials_overview_has_parameters_data_and_its_sweep(shown, page):
     text = page.locator("body").inner_text()
     for name in (experiment.name, "optimizer.lr", "seed", METRIC, "digits", "meansweep.state"):
         assert name in text
-    keep(page, "trial-overview")
 
 
 def test_the_sweeps_page_says_what_it_is_and_what_to_type(shown, page):

@@ -1,17 +1,16 @@
 """The report in a real Chromium, at the width of a desk and of a phone, light and dark."""
 
 import os
-from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import run
 from orchestrator.leaderboard import leaderboard
 from orchestrator.report import write_report
+from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import spec, trials
 
 pytestmark = pytest.mark.browser
-PICTURES = Path(__file__).parents[2] / "docs" / "images"
-SHOOT = os.environ.get("MEANSWEEP_SCREENSHOTS") == "1"
 SECTIONS = {
     "verdict": 0,
     "leaderboard": 0,
@@ -58,6 +57,10 @@ def grid_of_digits(file, noise):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
+    if SHOOT and os.environ.get("MEANSWEEP_BROWSER_HOME"):
+        command = ["report", "-o", str(folder / "report.html"), "--home", os.environ["MEANSWEEP_BROWSER_HOME"]]
+        assert run(command) == 0
+        return folder / "report.html"
     every = trials()
     ranked = [row for row in leaderboard(spec(), every) if row["rank"]]
     shown = [*ranked[:3], *ranked[-3:]]
@@ -181,16 +184,8 @@ def test_charts_fit_after_the_window_has_changed(opened):
 def test_pictures_for_the_docs(opened):
     page, _ = opened(1280)
     page.wait_for_timeout(500)
-    page.screenshot(
-        path=PICTURES / "report-desktop.png", full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": 1920}
-    )
-    for name in ("slices", "contours"):
-        page.locator(f"section#{name}").screenshot(path=PICTURES / f"report-{name}.png")
+    shoot(page, "report-desktop", full_page=True, clip={"x": 60, "y": 0, "width": 1160, "height": 2200})
+    shoot(page.locator("section#slices"), "report-slices")
     page, _ = opened(1280, "dark")
     page.wait_for_timeout(500)
-    page.locator("section#parallel").screenshot(path=PICTURES / "report-dark.png")
-    page, _ = opened(390)
-    page.wait_for_timeout(500)
-    page.screenshot(
-        path=PICTURES / "report-phone.png", full_page=True, clip={"x": 0, "y": 0, "width": 390, "height": 2000}
-    )
+    shoot(page.locator("section#parallel"), "report-dark")
