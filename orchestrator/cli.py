@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(words: list[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        address, words = service.remote_address(words)
+        address, remote_home, words = service.remote_address(words)
         if address is not None:
-            return service.run_on_cluster(address, words)
+            return service.run_on_cluster(address, words, remote_home)
         result = app(words, standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,6 +20,16 @@ from orchestrator.paths import Home
 PACKAGES = ("ray", "torch", "optuna", "numpy", "safetensors")
 """Whose versions must be the same on every node; ray's must be so to the last digit."""
 ENOUGH_GIB = 5.0
+_STORAGE = {"home": "storage", "checkpoints": "checkpoint storage"}
+_SHARE = {
+    "home": "put $MEANSWEEP_HOME on a disk that all nodes mount under the same path (NFS, Lustre, FSx, EFS)",
+    "checkpoints": "let $MEANSWEEP_STORAGE name a store that all nodes reach, e.g. s3://BUCKET/PREFIX",
+}
+_OPEN = {
+    "home": "give the user that Ray runs as the right to write there",
+    "checkpoints": "install what fsspec needs for this URL on every node (s3fs, gcsfs, adlfs), and give the nodes the "
+    "right to write there",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,13 @@ class Check:
         return asdict(self)
 
 
-def check_all(home: Home, *, address: str | None = None, mlflow: Callable[[], Any] | None = None) -> list[Check]:
+def check_all(
+    home: Home,
+    *,
+    address: str | None = None,
+    mlflow: Callable[[], Any] | None = None,
+    remote_home: str | None = None,
+) -> list[Check]:
     """Look at everything.
 
     Args:
@@ -44,9 +61,10 @@ def check_all(home: Home, *, address: str | None = None, mlflow: Callable[[], An
         address: of a Ray cluster to connect to (`auto`, `HOST:PORT`); None: $RAY_ADDRESS, or a Ray started for this.
             The address of a job server (http://...) has the checks run there, on the head node.
         mlflow: returns if MLflow answers, raises if not.
+        remote_home: folder of all state on the cluster behind a job server; None: see `submit`.
     """
     if address is not None and address.startswith("http"):
-        return _check_remotely(address)
+        return _check_remotely(address, remote_home)
     checks = [check_disk(home.root, "disk space here")]
     checks += check_ray(home, address)
     if mlflow is not None:
@@ -129,7 +147,7 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
                     "the token in ~/.ray/auth_token? Without $RAY_ADDRESS a Ray starts on this machine",
                 )
             ]
-    return [*found, *judge_nodes(facts, this_node(home, None))]
+    return [*found, *judge_nodes(facts, this_node())]
 
 
 def check_token() -> Check:
@@ -152,12 +170,12 @@ def check_token() -> Check:
 # -------------------------------------------------------------------------------------------------- the nodes
 
 
-def this_node(home: Home, marker: str | None) -> dict[str, Any]:
+def this_node(places: Mapping[str, str] | None = None, marker: str = "") -> dict[str, Any]:
     """Return what this node is like: versions, GPUs, and whether it sees and can write the storage.
 
     Args:
-        home: folder of all state.
-        marker: name of a file in it that another node has written; None: write nothing.
+        places: folders or fsspec URLs that all nodes must share, by what they are for; None: only look at the node.
+        marker: name of a file that another node has left in each.
     """
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
@@ -166,8 +184,8 @@ def this_node(home: Home, marker: str | None) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "missing"
     facts: dict[str, Any] = {"versions": versions, "gpus": gpus_of_torch(), "nvidia": gpus_of_driver()}
-    if marker is not None:
-        facts["storage"] = _touch_storage(home.root, marker)
+    if places is not None:
+        facts["storage"] = {name: {"place": place, **touch(place, marker)} for name, place in places.items()}
         facts["free_gib"] = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
     return facts
 
@@ -188,38 +206,61 @@ def gpus_of_driver() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-def _touch_storage(root: Path, marker: str) -> dict[str, Any]:
-    own = root / f"{marker}.{uuid.uuid4().hex}"
+def touch(place: str, marker: str) -> dict[str, Any]:
+    """Return whether a place (a folder or an fsspec URL) can be written, and whether another node's marker is there."""
+    seen, error = False, ""
     try:
-        own.write_text("here")
-        own.unlink()
-        writable, error = True, ""
-    except OSError as failure:
-        writable, error = False, str(failure)
-    return {"seen": (root / marker).exists(), "writable": writable, "error": error}
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(place)
+        own = f"{path}/{marker}.{uuid.uuid4().hex}"
+        seen = files.exists(f"{path}/{marker}")
+        files.pipe_file(own, b"here")
+        files.rm_file(own)
+    except Exception as failure:  # every store raises its own kind, and a missing one an ImportError
+        error = f"{type(failure).__name__}: {_first_line(failure)}"
+    return {"seen": seen, "writable": not error, "error": error}
+
+
+@contextlib.contextmanager
+def marked(place: str, marker: str) -> Iterator[None]:
+    """Leave a file in a place for other nodes to see; where that cannot be done, `touch` says why."""
+    files, path = None, ""
+    with contextlib.suppress(Exception):
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(place)
+        files.makedirs(path, exist_ok=True)
+        files.pipe_file(f"{path}/{marker}", b"here")
+    try:
+        yield
+    finally:
+        if files is not None:
+            with contextlib.suppress(Exception):
+                files.rm_file(f"{path}/{marker}")
 
 
 def _ask_nodes(there: Mapping[str, Mapping[str, Any]], home: Home) -> dict[str, dict[str, Any]]:
-    """Run `this_node` on every node, with a marker file of this node in the storage."""
+    """Run `this_node` on every node, with a marker file of this node in each place that all must share."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    home.root.mkdir(parents=True, exist_ok=True)
+    places = {"home": str(home.root)}
+    if os.environ.get("MEANSWEEP_STORAGE"):
+        places["checkpoints"] = os.environ["MEANSWEEP_STORAGE"].rstrip("/")
     marker = f".doctor-{uuid.uuid4().hex}"
-    (home.root / marker).write_text("here")
-    try:
+    with contextlib.ExitStack() as markers:
+        for place in places.values():
+            markers.enter_context(marked(place, marker))
         asked = {
             label: ray.remote(this_node)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(home, marker)
+            .remote(places, marker)
             for label, node in there.items()
         }
         answers = {label: ray.get(reference, timeout=180) for label, reference in asked.items()}
-    finally:
-        (home.root / marker).unlink()
     for label, node in there.items():
         answers[label]["ray_gpus"] = int(node["Resources"].get("GPU", 0))
-        answers[label]["home"] = str(home.root)
     return answers
 
 
@@ -227,7 +268,7 @@ def judge_nodes(facts: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any])
     """Judge what the nodes have said. A pure function, so that every finding can be tested.
 
     Args:
-        facts: by node, what `this_node` returned there, with the GPUs that Ray counts (`ray_gpus`) and the `home`.
+        facts: by node, what `this_node` returned there, with the GPUs that Ray counts (`ray_gpus`).
         here: of the driver's own node.
     """
     return [*_judge_versions(facts, here), *_judge_gpus(facts), *_judge_storage(facts), *_judge_space(facts)]
@@ -266,19 +307,19 @@ def _judge_gpus(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
 
 
 def _judge_storage(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
-    blind = [label for label, fact in facts.items() if not fact["storage"]["seen"]]
-    closed = [
-        f"{label}: {fact['storage']['error']}" for label, fact in facts.items() if not fact["storage"]["writable"]
-    ]
-    home = next(iter(facts.values()))["home"] if facts else ""
-    detail, todo = f"{home}: writable, and the same on {len(facts)} node(s)", ""
-    if blind:
-        detail = f"{home} is another folder on {', '.join(blind)}"
-        todo = "put $MEANSWEEP_HOME on a disk that all nodes mount under the same path (NFS, Lustre, FSx, EFS)"
-    elif closed:
-        detail = "; ".join(closed)
-        todo = "give the user that Ray runs as the right to write there"
-    yield Check(name="storage", ok=not (blind or closed), detail=detail, what_to_do=todo)
+    for name in next(iter(facts.values()))["storage"] if facts else ():
+        found = {label: fact["storage"][name] for label, fact in facts.items()}
+        place = next(iter(found.values()))["place"]
+        closed = {label: entry["error"] for label, entry in found.items() if not entry["writable"]}
+        blind = [label for label, entry in found.items() if not entry["seen"]]
+        detail, todo = f"{place}: writable, and the same on {len(facts)} node(s)", ""
+        if blind and len(closed) < len(facts):
+            detail = f"{place} is another one on {', '.join(blind)}"
+            todo = _SHARE[name]
+        elif closed:
+            detail = f"{place}: " + "; ".join(f"{label}: {error}" for label, error in closed.items())
+            todo = _OPEN[name]
+        yield Check(name=_STORAGE[name], ok=not (blind or closed), detail=detail, what_to_do=todo)
 
 
 def _judge_space(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
@@ -291,16 +332,31 @@ def _judge_space(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
     )
 
 
-def _check_remotely(address: str) -> list[Check]:
-    from orchestrator.cluster import ClusterError, connect, run_json
+def _check_remotely(address: str, home: str | None) -> list[Check]:
+    from orchestrator.cluster import run_json
+    from orchestrator.cluster_jobs import ClusterError, connect
 
     try:
         client = connect(address)
-        found = run_json(client, ["doctor", "--json"])
+        found = run_json(client, ["doctor", "--json"], home)
     except ClusterError as error:
         text = str(error)
         return [Check(name="job server", ok=False, detail=text.partition(". ")[0], what_to_do=text.partition(". ")[2])]
-    return [Check(name="job server", ok=True, detail=address), *(Check(**check) for check in found)]
+    checks = [Check(**check) for check in found]
+    there = next((check.detail.partition(",")[0] for check in checks if check.name == "Ray" and check.ok), None)
+    return [check_client(address, there), *checks]
+
+
+def check_client(address: str, there: str | None) -> Check:
+    """Is the job server's Ray (None: not known) the one that is installed here?"""
+    here = metadata.version("ray")
+    same = there in (None, here)
+    return Check(
+        name="job server",
+        ok=same,
+        detail=address if same else f"{address} runs Ray {there}, here is {here}",
+        what_to_do="" if same else f"pip install 'ray[default,tune,train]=={there}' here",
+    )
 
 
 def _label(node: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 MARK = "meansweep-result:"
 BEGIN = "meansweep-output:"
 """Printed before the output of a command that is followed as it runs."""
-_OUT = ("-o", "--out")
+_OUT = ("-o", "--out", "--csv")
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,8 +51,9 @@ def redirect_out(words: Sequence[str], target: str) -> tuple[list[str], str | No
     for index, word in enumerate(words):
         if word in _OUT and index + 1 < len(words):
             asked, found[index + 1] = words[index + 1], target
-        elif word.startswith("--out="):
-            asked, found[index] = word.partition("=")[2], f"--out={target}"
+        elif word.startswith(("--out=", "--csv=")):
+            option, _, asked = word.partition("=")
+            found[index] = f"{option}={target}"
     return found, asked
 
 

@@ -31,7 +31,13 @@ REMOTE = (
     "compare",
     "importance",
     "export",
+    "report",
     "trial",
+    "retry",
+    "extend",
+    "sync",
+    "train",
+    "sample",
 )
 """Commands that `--address` runs on the cluster, where the sweep's folder is."""
 
@@ -42,33 +48,43 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Service")(command)
 
 
-def remote_address(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take `--address URL` out of a command line that is to run on a cluster.
+def remote_address(words: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
+    """Take `--address URL` and `--remote-home FOLDER` out of a command line that is to run on a cluster.
 
     Returns:
-        The address, None for a command that runs here; and the words without it.
+        The address, None for a command that runs here; the home there; and the words without both.
     """
     rest = list(words)
     if not rest or rest[0] not in REMOTE:
-        return None, rest
-    for index, word in enumerate(rest):
-        if word == "--address":
-            if index + 1 == len(rest):
-                raise ConfigError(
-                    [Problem(key="--address", rule="needs the cluster's URL, e.g. http://127.0.0.1:8265")]
-                )
-            return rest[index + 1], rest[:index] + rest[index + 2 :]
-        if word.startswith("--address="):
-            return word.partition("=")[2], rest[:index] + rest[index + 1 :]
-    return None, rest
+        return None, None, rest
+    address, without = _take(rest, "--address", "the cluster's URL, e.g. http://127.0.0.1:8265")
+    if rest[0] == "train" and not (address or "").startswith("http"):
+        return None, None, rest  # none, or the address of Ray itself
+    if address is None:
+        return None, None, rest
+    home, without = _take(without, "--remote-home", "a folder that all nodes share")
+    return address, home, without
 
 
-def run_on_cluster(address: str, words: Sequence[str]) -> int:
+def _take(words: list[str], option: str, needs: str) -> tuple[str | None, list[str]]:
+    """Return an option's value and the words without both."""
+    for index, word in enumerate(words):
+        if word == option:
+            if index + 1 == len(words):
+                raise ConfigError([Problem(key=option, rule=f"needs {needs}")])
+            return words[index + 1], words[:index] + words[index + 2 :]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], words[:index] + words[index + 1 :]
+    return None, words
+
+
+def run_on_cluster(address: str, words: Sequence[str], home: str | None = None) -> int:
     """Run a command line on a cluster; returns its exit code."""
-    from orchestrator.cluster import ClusterError, run_remotely
+    from orchestrator.cluster import run_remotely
+    from orchestrator.cluster_jobs import ClusterError
 
     try:
-        return int(run_remotely(address, list(words)))
+        return int(run_remotely(address, list(words), home))
     except ClusterError as error:
         raise CommandFailed(str(error)) from error
 
@@ -132,6 +148,9 @@ def schema(
 
 def doctor(
     address: Annotated[str | None, typer.Option(help="A Ray cluster (default: $RAY_ADDRESS, or this machine).")] = None,
+    remote_home: Annotated[
+        str | None, typer.Option(help="The home there, as for `submit` (with http://...).", show_default=False)
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -140,7 +159,7 @@ def doctor(
     from orchestrator.store import Store
 
     place = home_at(home)
-    checks = check_all(place, address=address, mlflow=Store.of(place).ping)
+    checks = check_all(place, address=address, mlflow=Store.of(place).ping, remote_home=remote_home)
     if json:
         print_json([check.to_dict() for check in checks])
     else:

@@ -140,8 +140,8 @@ def submit(
     ] = None,
 ) -> None:
     """Send a sweep to a Ray cluster; returns its name at once."""
-    from orchestrator.cluster import ClusterError
     from orchestrator.cluster import submit as submit_sweep
+    from orchestrator.cluster_jobs import ClusterError
 
     try:
         name = submit_sweep(file, address, home=remote_home, follow=follow)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator.cluster import copy_package, explain, staged, sweep_content
+from orchestrator.cluster_jobs import explain
 from orchestrator.remote import MARK, read_result, redirect_out
 from orchestrator.spec import SweepSpec, read_spec
+from orchestrator.staging import copy_package, staged, sweep_content
 from tests.orchestrator import toy
 
 

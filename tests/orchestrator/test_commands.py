@@ -35,11 +35,24 @@ def test_numbers_are_read_as_ranges_and_lists():
 
 
 def test_an_address_is_taken_out_of_commands_that_run_on_the_cluster_only():
-    assert remote_address(["status", "s", "--address", "http://h:1", "--json"]) == (
+    at = ("http://h:1", None)
+    assert remote_address(["status", "s", "--address", "http://h:1", "--json"]) == (*at, ["status", "s", "--json"])
+    assert remote_address(["logs", "3", "--address=http://h:1"]) == (*at, ["logs", "3"])
+    assert remote_address(["doctor", "--address", "http://h:1"])[0] is None  # it looks at both ends
+    assert remote_address(["sync", "--check", "--address=http://h:1", "--remote-home", "/mnt/x"]) == (
         "http://h:1",
-        ["status", "s", "--json"],
+        "/mnt/x",
+        ["sync", "--check"],
     )
-    assert remote_address(["logs", "3", "--address=http://h:1"]) == ("http://h:1", ["logs", "3"])
-    assert remote_address(["doctor", "--address", "http://h:1"]) == (None, ["doctor", "--address", "http://h:1"])
     with pytest.raises(ConfigError, match="--address"):
         remote_address(["status", "--address"])
+
+
+def test_a_training_runs_on_a_cluster_when_the_address_is_that_of_a_job_server():
+    assert remote_address(["train", "best.yaml", "--address", "http://h:1"]) == (
+        "http://h:1",
+        None,
+        ["train", "best.yaml"],
+    )
+    words = ["train", "best.yaml", "--workers", "2", "--address", "10.0.0.1:6379"]
+    assert remote_address(words) == (None, None, words)

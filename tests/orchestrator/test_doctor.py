@@ -11,22 +11,29 @@ import pytest
 from orchestrator.doctor import (
     Check,
     check_all,
+    check_client,
     check_disk,
     check_mlflow,
     check_token,
     checks_table,
     judge_nodes,
+    marked,
     this_node,
+    touch,
 )
 from orchestrator.paths import Home
 
 HERE = {"versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}}
 
 
+def storage(seen: bool = True, error: str = "", of: str = "home") -> dict[str, Any]:
+    return {of: {"place": "/shared/home", "seen": seen, "writable": not error, "error": error}}
+
+
 def facts(**changes: Any) -> dict[str, Any]:
     good = {
-        "versions": dict(HERE["versions"]), "gpus": 2, "nvidia": 2, "ray_gpus": 2, "home": "/shared/home",
-        "storage": {"seen": True, "writable": True, "error": ""}, "free_gib": 100.0,
+        "versions": dict(HERE["versions"]), "gpus": 2, "nvidia": 2, "ray_gpus": 2, "storage": storage(),
+        "free_gib": 100.0,
     }  # fmt: skip
     return {**good, **changes}
 
@@ -52,8 +59,8 @@ def test_nodes_that_are_alike_pass():
         ),
         ({"gpus": 0}, "GPUs", "b: 2 GPU(s) there, torch sees 0", "CUDA build"),
         ({"ray_gpus": 0}, "GPUs", "b: torch sees 2 GPU(s), Ray counts 0", "--num-gpus=2"),
-        ({"storage": {"seen": False, "writable": True, "error": ""}}, "storage", "another folder on b", "NFS"),
-        ({"storage": {"seen": True, "writable": False, "error": "denied"}}, "storage", "b: denied", "right to write"),
+        ({"storage": storage(seen=False)}, "storage", "/shared/home is another one on b", "NFS"),
+        ({"storage": storage(error="denied")}, "storage", "/shared/home: b: denied", "right to write"),
         ({"free_gib": 1.0}, "temporary space", "b: 1.0 GiB", "free some"),
     ],
 )
@@ -94,12 +101,33 @@ def test_an_open_cluster_is_told(monkeypatch):
     assert check_token().ok
 
 
-def test_a_folder_that_other_nodes_do_not_see_is_noticed(tmp_path):
-    (tmp_path / "marker").touch()
-    assert this_node(Home(tmp_path), "marker")["storage"] == {"seen": True, "writable": True, "error": ""}
-    elsewhere = this_node(Home(tmp_path / "elsewhere"), "marker")["storage"]
-    assert not elsewhere["seen"]
-    assert not elsewhere["writable"]
+def test_a_place_that_other_nodes_do_not_see_is_noticed(tmp_path):
+    def at(place: object) -> dict[str, Any]:
+        return this_node({"home": str(place)}, "marker")["storage"]["home"]
+
+    with marked(f"file://{tmp_path}", "marker"):
+        assert at(tmp_path) == {"place": str(tmp_path), "seen": True, "writable": True, "error": ""}
+        assert list(tmp_path.iterdir()) == [tmp_path / "marker"]
+        (tmp_path / "other").mkdir()
+        assert (at(tmp_path / "other")["seen"], at(tmp_path / "other")["writable"]) == (False, True)
+        missing = at(tmp_path / "missing")
+        assert (missing["seen"], missing["writable"]) == (False, False)
+        assert "No such file" in missing["error"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "other"]
+
+
+def test_a_place_that_nobody_can_write_is_told_with_the_reason_not_as_another_one():
+    closed = {node: facts(storage=storage(False, "PermissionError: denied", "checkpoints")) for node in ("a", "b")}
+    checks = judged(**closed)
+    assert checks["checkpoint storage"].detail == "/shared/home: a: PermissionError: denied; b: PermissionError: denied"
+    assert "s3fs" in checks["checkpoint storage"].what_to_do
+    assert not touch("nosuchstore://x", "marker")["writable"]
+
+
+def test_another_ray_here_than_there_is_told(monkeypatch):
+    assert not check_client("http://c", "1.0.0").ok
+    assert "ray[default,tune,train]==1.0.0" in check_client("http://c", "1.0.0").what_to_do
+    assert check_client("http://c", None).ok
 
 
 @pytest.mark.ray
