@@ -50,7 +50,7 @@ def train_final(
     folder: Path,
     *,
     workers: int = 0,
-    gpus: float = 0.0,
+    gpus: float | None = None,
     address: str | None = None,
     logger: FinalLogger | None = None,
     on_row: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -62,7 +62,7 @@ def train_final(
         folder: config, metrics, checkpoints, weights and pictures; with several nodes on storage that all share.
         workers: 0 trains in this process; more: that many workers of Ray Train, restarted from the last checkpoint
             when one dies.
-        gpus: GPUs a worker.
+        gpus: GPUs a worker; None: one where the cluster has any.
         address: of the Ray cluster; None: $RAY_ADDRESS, or this machine.
         logger: shows the training.
         on_row: called with every row of metrics as it is written.
@@ -166,7 +166,7 @@ class _Follower:
 
 
 def _train_on_ray(
-    config: TrainConfig, folder: Path, evaluate_at: list[int], workers: int, gpus: float, address: str | None
+    config: TrainConfig, folder: Path, evaluate_at: list[int], workers: int, gpus: float | None, address: str | None
 ) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -176,6 +176,8 @@ def _train_on_ray(
     if started:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
+        if gpus is None:
+            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"config": config.to_dict(), "folder": str(folder), "evaluate_at": evaluate_at},

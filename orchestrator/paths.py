@@ -138,6 +138,10 @@ class Home:
             raise ValueError(f"not a sweep name: {name!r} (letters, digits, '.', '_' and '-')")
         return SweepPaths(self.sweeps / name)
 
+    def final(self, name: str) -> Path:
+        """The folder of one final training, whether it exists or not."""
+        return self.root / "final" / name
+
     def all_sweeps(self) -> Iterator[SweepPaths]:
         """Every sweep that has a ledger, by name."""
         if self.sweeps.is_dir():

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,7 +82,13 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def server(
-    store: Store, host: str = "127.0.0.1", port: int = 0, *, log: Path, extra: tuple[str, ...] = ()
+    store: Store,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    log: Path,
+    extra: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run an MLflow server over a store; it and its workers end with the block.
 
@@ -92,6 +98,7 @@ def server(
         port: port to listen on; 0 takes a free one.
         log: file for what it prints.
         extra: further options of `mlflow server`.
+        variables: further variables of its environment.
 
     Yields:
         Its URL, once it answers, and its process.
@@ -105,7 +112,7 @@ def server(
     command += ["--host", host, "--port", str(port), "--workers", "1", *extra]
     if store.artifacts is not None:
         command += ["--artifacts-destination", store.artifacts.as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
     environment.pop("MLFLOW_TRACKING_URI", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

@@ -67,7 +67,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
     workers: Annotated[int, typer.Option(help="Workers of Ray Train; 0 trains in this process.")] = 0,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs a worker (default: 1 where there are any).", show_default=False)
+        float | None, typer.Option(help="GPUs a worker (default: 1 where Ray has any).", show_default=False)
     ] = None,
     top: Annotated[
         int | None, typer.Option(help="Train the K best of a sweep; did its short runs predict the order?")
@@ -76,7 +76,9 @@ def train(
         str | None, typer.Option(help="Of the training (default: the file's name).", show_default=False)
     ] = None,
     register: Annotated[bool, typer.Option(help="Register the model in MLflow.")] = True,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster (with --workers).")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster: its job server, http://..., or Ray's own address.")
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -91,7 +93,7 @@ def train(
         changes = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
         found = _winners(home, config, top)
         configs = {f"{config}-{c.evidence['trial']}": with_values(c, changes) if changes else c for c in found}
-    options = {"workers": workers, "gpus": _gpus(gpus, workers), "address": address}
+    options = {"workers": workers, "gpus": gpus, "address": address}
     results = {
         label: _train_one(home_at(home), label, each, options, register=register, quiet=json)
         for label, each in configs.items()
@@ -161,14 +163,6 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
     return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
 
 
-def _gpus(gpus: float | None, workers: int) -> float:
-    if gpus is not None or workers == 0:
-        return gpus or 0.0
-    import torch
-
-    return 1.0 if torch.cuda.is_available() else 0.0
-
-
 def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
@@ -177,7 +171,7 @@ def _train_one(
     from orchestrator.registry import FinalRunLogger, register_model
     from orchestrator.store import Store
 
-    folder = home.root / "final" / name
+    folder = home.final(name)
     differences = RunFolder(folder).differences(config)
     if differences:
         rule = f"is a training of another configuration ({differences}); give another --name, or delete {folder}"
@@ -263,7 +257,7 @@ def _weights(home: Home, model: str) -> Path:
 
         return resolve(Store.of(home), model)
     path = Path(model)
-    named = home.root / "final" / path.name
+    named = home.final(path.name)
     candidates = [path, path / "weights.safetensors", named / "weights.safetensors"]
     for candidate in candidates:
         if candidate.is_file():

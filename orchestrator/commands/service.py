@@ -13,7 +13,6 @@ from orchestrator.commands.common import (
     CommandFailed,
     HomeOption,
     JsonOption,
-    SweepArgument,
     console,
     find_sweep,
     home_at,
@@ -101,7 +100,12 @@ def ui(
 
 
 def sync(
-    sweep: SweepArgument = None,
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP|TRAINING]", help="May be left out where there is one sweep.", show_default=False
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Send nothing; prove that MLflow holds every point once.")
     ] = False,
@@ -113,16 +117,21 @@ def sync(
     from orchestrator.sync import sync as send
 
     place = home_at(home)
-    paths = find_sweep(place, sweep)
+    training = place.final(sweep) if sweep is not None else None
+    if training is not None and training.is_dir() and not place.sweep(training.name).journal.exists():
+        name, outbox = training.name, training / "outbox"
+    else:
+        paths = find_sweep(place, sweep)
+        name, outbox = paths.name, paths.outbox
     store = Store.of(place)
     try:
         if not check:
-            count = send(paths.outbox, store)
+            count = send(outbox, store)
             typer.echo(f"{count} events sent to {store.name}")
             return
-        report = check_store(paths.outbox, store)
+        report = check_store(outbox, store)
     except BlockingIOError as error:
-        raise CommandFailed(f"{paths.name}: a running sweep is sending; try again when it has ended") from error
+        raise CommandFailed(f"{name}: what runs is sending; try again when it has ended") from error
     except OSError as error:
         raise CommandFailed(f"{store.name} cannot be reached: {error}") from error
     typer.echo(report)

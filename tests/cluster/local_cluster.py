@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 TOKEN = uuid.uuid4().hex
@@ -32,60 +34,98 @@ class LocalCluster:
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            "RAY_health_check_period_ms": "1000",  # a node that was killed is missed after 5 s, not 15
             "OMP_NUM_THREADS": "1",
             "MEANSWEEP_HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
     def start_head(self) -> None:
-        self._start(
+        """Start the head and return once its job server answers."""
+        self._begin(
             "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.scratch}", "--object-store-memory=100000000",
-            f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+            f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.scratch}",
+            f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while not self._answers():
-            assert time.monotonic() < deadline, "the cluster's job server does not answer"
-            assert self._nodes[0].poll() is None, self._log(0)
-            time.sleep(0.5)
 
     def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
-        return self._start(
-            f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", "--object-store-memory=100000000",
-            f"--dashboard-agent-listen-port={free_port()}",
-        )  # fmt: skip
+        """Start a node and return once it has joined."""
+        return self._begin(f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}")
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """Kill every process of a node at once, as a machine that goes away does."""
-        for pid in [node.pid, *descendants(node.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill([node.pid, *descendants(node.pid)])
         node.wait()
 
     def close(self) -> None:
+        """Kill all nodes, and what has lost its parent meanwhile: whoever carries our token belongs to us."""
         for node in reversed(self._nodes):
             self.kill(node)
+        kill(pid for pid in processes() if f"RAY_AUTH_TOKEN={TOKEN}" in environment_of(pid))
+
+    def _begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a node; on a machine that is very busy Ray gives up after 30 s, so it is tried again."""
+        before = self.alive() if self._nodes else frozenset()
+        for _ in range(4):
+            node = self._start(*words)
+            while node.poll() is None:
+                if self.alive() - before:
+                    return node
+                time.sleep(0.3)
+        raise RuntimeError(f"a node of Ray could not be started:\n{self._log(len(self._nodes) - 1)}")
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         log = (self.scratch / f"node-{len(self._nodes)}.log").open("wb")
         node = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
-             "--node-ip-address=127.0.0.1", *words],
+             "--node-ip-address=127.0.0.1", "--object-store-memory=100000000",
+             f"--dashboard-agent-listen-port={free_port()}", *words],
             env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=self.scratch,
         )  # fmt: skip
         self._nodes.append(node)
         return node
 
-    def _answers(self) -> bool:
-        request = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+    def alive(self) -> frozenset[str]:
+        """Return the nodes' ids, none while the job server does not answer."""
+        header = {"Authorization": f"Bearer {TOKEN}"}
+        request = urllib.request.Request(f"{self.address}/nodes?view=summary", headers=header)
         try:
-            with urllib.request.urlopen(request, timeout=2) as answer:
-                return answer.status == 200
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                found = json.load(answer)["data"]["summary"]
         except (urllib.error.URLError, OSError):
-            return False
+            return frozenset()
+        return frozenset(each["raylet"]["nodeId"] for each in found if each["raylet"].get("state") == "ALIVE")
 
     def _log(self, node: int) -> str:
         return (self.scratch / f"node-{node}.log").read_text()
+
+
+def processes() -> list[int]:
+    """Return the ids of all processes."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def environment_of(pid: int) -> list[str]:
+    """Return the environment that a process was started with, as `NAME=value`; nothing of others' processes."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command line, or the name that Ray has given it."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes; one that is gone already is no mistake."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def descendants(root: int) -> list[int]:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from PIL import Image
 from orchestrator.outbox import Outbox
 from orchestrator.store import Sent, Store, connect
 from orchestrator.tracking import MemoryRun
+from orchestrator.ui import server
 
 
 @functools.cache
@@ -34,6 +36,33 @@ def sqlite_store(folder: Path) -> Store:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(_template(), folder / "mlflow.db")
     return Store(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+
+
+USER, PASSWORD = "admin", "a long p%40ssword"
+
+
+@contextlib.contextmanager
+def password_server(folder: Path, port: int = 0) -> Iterator[str]:
+    """Run an MLflow server over a store in a folder that asks for `USER` and `PASSWORD`; yields its URL.
+
+    Started again over the same folder and port it is the same server.
+    """
+    if not (folder / "auth.ini").exists():
+        sqlite_store(folder)
+        (folder / "auth.ini").write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = {USER}\n"
+            f"admin_password = {PASSWORD.replace('%40', '@')}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 600\n"
+        )
+    secrets = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests",
+    }
+    store = Store(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+    options = ("--app-name", "basic-auth")
+    with server(store, port=port, log=folder / "log.txt", extra=options, variables=secrets) as (url, _):
+        yield url
 
 
 def picture(path: Path, shade: int = 128) -> str:

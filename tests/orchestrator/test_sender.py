@@ -7,31 +7,18 @@ import pytest
 from orchestrator.store import Store, connect
 from orchestrator.sync import check, sync
 from orchestrator.tracking import MlflowTracker
-from orchestrator.ui import server
 from tests.orchestrator.example_sweep import METRIC, record, spec
-from tests.orchestrator.mlflow_stores import FaultyProxy, picture, read_back, sqlite_store
+from tests.orchestrator.mlflow_stores import PASSWORD, USER, FaultyProxy, password_server, picture, read_back
 
 pytest.importorskip("flask_wtf", reason="MLflow's server asks for passwords only with Flask-WTF (mlflow[auth])")
 pytestmark = pytest.mark.mlflow
-
-USER, PASSWORD = "admin", "a long p%40ssword"
 
 
 @pytest.fixture(scope="module")
 def real_server(tmp_path_factory):
     """The URL of an MLflow server that asks for a password."""
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = {USER}\n"
-        f"admin_password = {PASSWORD.replace('%40', '@')}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 600\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(folder / "auth.ini"))
-        patch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for tests")
-        store = sqlite_store(folder)
-        with server(store, log=folder / "log.txt", extra=("--app-name", "basic-auth")) as (url, _):
-            yield url
+    with password_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,0 +1,382 @@
+"""A sweep on a cluster in which everything goes wrong once, and the model that comes of it.
+
+    python scripts/cluster_demo.py [--short] [--picture cluster-demo.png]
+
+On this machine it starts a Ray cluster of three nodes with a token (the head has no CPUs) and an MLflow server with a
+password, and sweeps over real digits from a folder that knows neither. A node is killed in mid-trial, MLflow goes away,
+the driver is killed, the sweep is stopped; it is resumed twice and must end complete, with every metric in MLflow once.
+The winner is trained on two workers, one of which is killed; it is registered, loaded back and sampled. Each claim is
+checked and printed with what was found; exit code 1 with the first that does not hold. All that it starts ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from meanflow_core.yamlfile import write_yaml  # noqa: E402
+from orchestrator.journal import LedgerError, driver_of  # noqa: E402
+from orchestrator.ledger import Ledger  # noqa: E402
+from orchestrator.paths import Home, SweepPaths  # noqa: E402
+from orchestrator.records import TrialRecord, TrialState  # noqa: E402
+from orchestrator.store import Sent, Store, connect  # noqa: E402
+from tests.cluster.local_cluster import TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
+from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server  # noqa: E402
+
+SWEEP, METRIC = "digits-cluster", "eval/fid_1nfe"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done."""
+
+    trials: int
+    steps: int
+    """Of a trial."""
+    final_steps: int
+    width: int
+    samples: int
+    outage: float
+    """Seconds without MLflow, at least."""
+
+
+SHORT = Size(trials=4, steps=400, final_steps=600, width=48, samples=200, outage=2)
+LONG = Size(trials=8, steps=800, final_steps=6000, width=192, samples=1000, outage=60)
+
+
+class ClaimFailed(Exception):
+    """Something that this project claims does not hold."""
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def claim(what: str, holds: object, found: object = "") -> None:
+    """Print what was found, or end with it."""
+    if not holds:
+        raise ClaimFailed(f"{what}; found: {found}")
+    say(f"   ok: {what}{f' ({found})' if found != '' else ''}")
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 180) -> Any:
+    """Return what a condition returns once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise ClaimFailed(f"waited {seconds:.0f} s in vain for: {what}")
+        time.sleep(0.2)
+    return found
+
+
+class Laptop:
+    """A folder elsewhere, from which commands are typed; it has the cluster's token and MLflow's password, no more."""
+
+    def __init__(self, folder: Path, cluster: LocalCluster, mlflow: str) -> None:
+        self.folder, self.address, self.log = folder, cluster.address, folder / "log.txt"
+        self.environment = {
+            **{
+                key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MEANSWEEP_", "MLFLOW_"))
+            },
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),
+            "RAY_AUTH_TOKEN": TOKEN,
+            "MLFLOW_TRACKING_URI": mlflow,
+            "MLFLOW_TRACKING_USERNAME": USER,
+            "MLFLOW_TRACKING_PASSWORD": PASSWORD.replace("%40", "@"),
+        }
+
+    def types(self, command: str, *, there: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Type `meansweep COMMAND` (`there`: with the cluster's address) and expect an exit code."""
+        say(f"$ meansweep {command}" + (" --address http://..." if there else ""))
+        began = time.monotonic()
+        done = subprocess.run(
+            self._words(command, there), cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=600,
+        )  # fmt: skip
+        output = (done.stdout + done.stderr).rstrip()
+        print("\n".join(f"          | {line[:150]}" for line in output.splitlines()[-14:]), flush=True)
+        if done.returncode != code:
+            raise ClaimFailed(f"`meansweep {command}` ends with {code}; found: {done.returncode}\n{output}")
+        say(f"   {time.monotonic() - began:.1f} s")
+        return done
+
+    def begins(self, command: str, output: Path) -> subprocess.Popen[bytes]:
+        """Type a command that goes on by itself, its output going to a file."""
+        say(f"$ meansweep {command} --address http://... &")
+        with output.open("wb") as stream:
+            return subprocess.Popen(
+                self._words(command, True), cwd=self.folder, env=self.environment, stdout=stream, stderr=stream
+            )
+
+    def python(self, program: str) -> str:
+        """Run a program of a few lines and return what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program], cwd=self.folder, env=self.environment,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if done.returncode:
+            raise ClaimFailed(f"a program on the laptop ends well; found: {done.stderr}")
+        return done.stdout
+
+    def _words(self, command: str, there: bool) -> list[str]:
+        address = ["--address", self.address] if there else []
+        return [sys.executable, "-m", "orchestrator.cli", *command.split(), *address]
+
+
+def write_sweep(folder: Path, size: Size) -> None:
+    """Write the sweep's file and its base configuration."""
+    base = {
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "width": size.width, "depth": 3},
+        "objective": {"time": {"law": "lognorm", "mean": -0.4, "ratio": 0.25}, "guidance": {"scale": 1.5}},
+        "optimizer": {"lr": 3.0e-3, "beta2": 0.999, "warmup_steps": 50, "clip_norm": 1.0},
+        "ema": {"decays": [0.99 if size is SHORT else 0.999]},
+        "trainer": {
+            "steps": size.final_steps, "batch_size": 128, "log_every": 50, "eval_every": size.final_steps // 4,
+            "checkpoint_every": size.final_steps // 12,
+        },
+        "evaluation": {"samples": size.samples, "nfe": [1]},
+    }  # fmt: skip
+    sweep = {
+        "name": SWEEP,
+        "base": "base.yaml",
+        "set": {"trainer.steps": size.steps, "trainer.eval_every": size.steps // 4},
+        "method": "random",
+        "metric": {"name": METRIC, "goal": "minimize"},
+        "run_cap": size.trials,
+        "parameters": {
+            "objective.guidance.scale": {"min": 1.0, "max": 2.5},
+            "optimizer.lr": {"distribution": "log_uniform_values", "min": 1.0e-3, "max": 4.0e-3},
+        },
+        "resources": {"cpu": 1},
+        "retries": 0,
+    }
+    (folder / "base.yaml").write_text(write_yaml(base))
+    (folder / "sweep.yaml").write_text(write_yaml(sweep))
+
+
+class Demo:
+    """The scenario, in the order in which it happens."""
+
+    def __init__(self, scratch: Path, size: Size, stack: ExitStack) -> None:
+        self.size, self.stack = size, stack
+        self.cluster = LocalCluster(scratch)
+        self.sweep: SweepPaths = Home(self.cluster.home).sweep(SWEEP)
+        self.mlflow_folder = scratch / "mlflow"
+        self.laptop_folder = scratch / "laptop"
+        self.laptop_folder.mkdir()
+
+    def run(self, picture: Path) -> None:
+        """Play it.
+
+        Raises:
+            ClaimFailed: a claim does not hold.
+        """
+        self.start()
+        self.submit()
+        self.lose_a_node()
+        self.lose_mlflow_and_the_driver()
+        self.go_on_to_the_end()
+        self.compare_with_mlflow()
+        self.train_the_winner()
+        self.use_the_model(picture)
+
+    # ------------------------------------------------------------------------------------------ the parts
+
+    def start(self) -> None:
+        say("a Ray cluster of a head without CPUs and two nodes, and an MLflow server")
+        self.stack.callback(self.cluster.close)
+        self.cluster.start_head()
+        self.mlflow = self.stack.enter_context(ExitStack())
+        self.url = self.mlflow.enter_context(password_server(self.mlflow_folder))
+        self.nodes = [self.cluster.add_node(), self.cluster.add_node()]
+        self.laptop = Laptop(self.laptop_folder, self.cluster, self.url)
+        self.store = Store(self.url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@"))
+        write_sweep(self.laptop_folder, self.size)
+        home = self.cluster.home
+        checks = self.laptop.types(f"doctor --remote-home {home}").stdout
+        claim("the doctor finds nothing wrong on three nodes", "3 node(s)" in checks)
+
+    def submit(self) -> None:
+        home = self.cluster.home
+        sent = self.laptop.types(f"submit sweep.yaml --remote-home {home}")
+        claim("submit returns the sweep's name", sent.stdout.splitlines()[-1] == SWEEP, sent.stdout.strip())
+        claim("it does not wait for the sweep", not any(trial.state.ended for trial in self.trials()))
+        again = self.laptop.types(f"submit sweep.yaml --remote-home {home}", code=2)
+        claim("a sweep that runs there is not sent twice", "runs on" in again.stderr)
+        self.followed = self.laptop_folder / "followed.txt"
+        self.follower = self.laptop.begins(f"logs {SWEEP} -f", self.followed)
+        self.stack.callback(lambda: kill([self.follower.pid]) if self.follower.poll() is None else None)
+
+    def lose_a_node(self) -> None:
+        wait_for("two trials at once, each with a checkpoint", lambda: self.at_work(2))
+        node = self.nodes[0]
+        say("the first node is killed in mid-trial, and a new one joins")
+        self.cluster.kill(node)
+        self.nodes = [self.nodes[1], self.cluster.add_node()]
+        lost = wait_for("the loss of the node to be noticed", lambda: [t for t in self.trials() if t.attempts])
+        found = [(trial.id, failure.kind, failure.step) for trial in lost for failure in trial.attempts]
+        claim("one trial was lost with it, and no retry is charged", [kind for _, kind, _ in found] == ["lost"], found)
+        self.lost, _, self.lost_at = found[0]
+
+    def lose_mlflow_and_the_driver(self) -> None:
+        say("MLflow's server goes away")
+        gone_at = time.monotonic()
+        self.mlflow.close()
+        before = sum(len(trial.reports) for trial in self.trials())
+        wait_for("reports without MLflow", lambda: sum(len(t.reports) for t in self.trials()) > before)
+        claim("training goes on without MLflow", True)
+        say("the driver is killed")
+        kill([self.driver()])
+        wait_for("the driver's end", lambda: driver_of(self.sweep.lock) is None)
+        status = json.loads(self.laptop.types(f"status {SWEEP} --json").stdout)
+        claim("status knows that the sweep was interrupted", status["state"] == "interrupted", status["trials"])
+        claim("it was not over yet", status["trials"]["finished"] < self.size.trials)
+        claim("its last driver's output was followed to its end", self.follower.wait(60) is not None)
+        time.sleep(max(0.0, self.size.outage - (time.monotonic() - gone_at)))
+        say(f"MLflow comes back after {time.monotonic() - gone_at:.0f} s")
+        port = int(self.url.rpartition(":")[2])
+        self.mlflow.enter_context(password_server(self.mlflow_folder, port))
+
+    def go_on_to_the_end(self) -> None:
+        resumed = self.laptop.types(f"resume {SWEEP}")
+        claim("resume returns at once", "resumed" in resumed.stdout)
+        wait_for("a driver", lambda: driver_of(self.sweep.lock))
+        self.laptop.types(f"stop {SWEEP}")
+        wait_for("the sweep to stop", lambda: Ledger.open(self.sweep).state().state in ("stopped", "finished"))
+        followed = self.laptop.types(f"resume {SWEEP} --follow")
+        claim("the followed driver says how the sweep ended", f"{SWEEP}: finished" in followed.stdout)
+        trials = self.trials()
+        states = [f"{trial.id} {trial.state.value}" for trial in trials]
+        whole = len(trials) == self.size.trials and all(t.state is TrialState.FINISHED for t in trials)
+        claim("the sweep ends complete", whole and not any(trial.failure for trial in trials), ", ".join(states))
+        kinds = [failure.kind for trial in trials for failure in trial.attempts]
+        claim("nothing but the node cost an attempt", kinds == ["lost"], kinds)
+        log = self.sweep.trial(self.lost).log.read_text()
+        claim("the lost trial went on from its last checkpoint", f"from step {self.lost_at}\n" in log, self.lost_at)
+
+    def compare_with_mlflow(self) -> None:
+        self.laptop.types(f"sync {SWEEP}")
+        proof = self.laptop.types(f"sync {SWEEP} --check")
+        claim("sync --check proves every metric to be in MLflow once", "each exactly once" in proof.stdout)
+        client, runs = connect(self.store), Sent.load(self.sweep.outbox, Store(self.url)).runs
+        points = 0
+        for trial in self.trials():  # the same, without the outbox: ledger against server
+            history = client.get_metric_history(runs[trial.id], METRIC)
+            held = sorted((metric.step, metric.value) for metric in history)
+            known = sorted((step, report[METRIC]) for step, report in trial.reports.items())
+            claim(f"MLflow holds what the ledger says of trial {trial.id}", held == known, f"{len(held)} points")
+            points += len(held)
+        claim("and that is every report", points == 4 * self.size.trials, points)
+
+    def train_the_winner(self) -> None:
+        self.laptop.types(f"best {SWEEP} -o best.yaml")
+        output = self.laptop_folder / "train.txt"
+        training = self.laptop.begins("train best.yaml --workers 2", output)
+        self.stack.callback(lambda: kill([training.pid]) if training.poll() is None else None)
+        checkpoints = Home(self.cluster.home).root / "final" / "best" / "checkpoints"
+        wait_for(
+            "a checkpoint of the final training",
+            lambda: training.poll() is not None or list(checkpoints.glob("step-*")),
+        )
+        ranks = [[pid for pid in descendants(node.pid) if "RayTrainWorker" in command_of(pid)] for node in self.nodes]
+        claim("the winner trains on two workers, on two nodes", [len(pids) for pids in ranks] == [1, 1], ranks)
+        reached = max(path.name for path in checkpoints.glob("step-*"))
+        say(f"one of the two workers is killed at {reached}")
+        kill(ranks[1])
+        code = wait_for("the end of the training", lambda: training.poll() is not None and [training.returncode], 600)
+        print("\n".join(f"          | {line[:150]}" for line in output.read_text().splitlines()[-12:]), flush=True)
+        text = output.read_text()
+        claim(
+            "the training goes on by itself to its end", code == [0] and f"{self.size.final_steps} steps" in text, code
+        )
+        said = re.search(r"^trial +(.*)$", text, re.M)
+        claim("it says that it reproduced its trial", said and said[1].startswith("reproduced"), said and said[1])
+        claim("its model is registered", "models:/best/1" in text)
+        proof = self.laptop.types("sync best --check")
+        claim("its metrics are in MLflow once, too", "each exactly once" in proof.stdout)
+
+    def use_the_model(self, picture: Path) -> None:
+        found = json.loads(self.laptop.python(LOAD_BACK))
+        claim("MLflow loads the model and samples in one step", found["shape"] == [10, 8, 8, 3], found)
+        claim("other labels give other pictures", found["differ"])
+        self.laptop.types("sample models:/best/1 -n 100 --nfe 1,2 -o samples.png", there=False)
+        shutil.copy(self.laptop_folder / "samples.png", picture)
+        claim("meansweep sample draws them", picture.stat().st_size > 1000, picture)
+
+    # ------------------------------------------------------------------------------------------ what is there
+
+    def trials(self) -> list[TrialRecord]:
+        try:
+            return Ledger.open(self.sweep).trials()
+        except LedgerError:  # not there yet
+            return []
+
+    def at_work(self, count: int) -> bool:
+        running = [t for t in self.trials() if t.state is TrialState.RUNNING and 0 < t.steps < self.size.steps]
+        return len(running) >= count
+
+    def driver(self) -> int:
+        found = driver_of(self.sweep.lock)
+        if found is None or found[0] is None:
+            raise ClaimFailed("a driver is at work; found: none")
+        return found[0]
+
+
+LOAD_BACK = """
+import json, mlflow, numpy, pandas
+model = mlflow.pyfunc.load_model("models:/best/1")
+pictures = model.predict(pandas.DataFrame({"label": range(10), "seed": 0}))
+others = model.predict(pandas.DataFrame({"label": [3] * 10, "seed": 0}))
+print(json.dumps({"shape": pictures.shape, "dtype": str(pictures.dtype), "differ": bool((pictures != others).any())}))
+"""
+
+
+@contextlib.contextmanager
+def terminated_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that everything that was started ends."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="small networks, few steps, an outage of seconds")
+    parser.add_argument("--picture", type=Path, default=Path("cluster-demo.png"), help="where the samples go")
+    options = parser.parse_args()
+    began = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="rc-"))  # Ray's sockets need a short path
+    with terminated_as_exit(), ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            Demo(scratch, SHORT if options.short else LONG, stack).run(options.picture.absolute())
+        except ClaimFailed as failure:
+            print(f"\nFAILED: {failure}", file=sys.stderr)
+            return 1
+    say(f"every claim held, in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
