@@ -18,6 +18,7 @@ from meanflow_core.checkpoint import CheckpointError, load_weights, save_weights
 from meanflow_core.config import DataConfig, EvaluationConfig, TrainConfig, load_config
 from meanflow_core.data.base import Dataset
 from meanflow_core.data.build import build_dataset
+from meanflow_core.device_metrics import device_metrics
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.ema import EMA, ema_name
 from meanflow_core.errors import TrainingDiverged
@@ -131,6 +132,7 @@ class Trainer:
                 row = self._meter.row(self.step)
                 row["train/lr"] = self._optimizer.lr
                 row["train/images_seen"] = self.images_seen
+                row |= device_metrics(self.device)
                 rows.append((self.step, row))
                 if self._on_log is not None and self.world.first:
                     self._on_log(self.step, row)

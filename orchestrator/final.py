@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +83,19 @@ def train_final(
         else:
             _train_on_ray(config, folder, evaluate_at, workers, gpus, address)
     return result_of(config, folder)
+
+
+@contextlib.contextmanager
+def training_in(folder: Path) -> Iterator[None]:
+    """Hold the right to train in a folder; the kernel gives it back when the process dies.
+
+    Raises:
+        BlockingIOError: another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "training.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def result_of(config: TrainConfig, folder: Path) -> FinalResult:

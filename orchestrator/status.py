@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.groups import group_by_config
 from orchestrator.leaderboard import order
 from orchestrator.records import TrialRecord, TrialState
-from orchestrator.texts import count, duration, hours, number, plus_minus, short_names
+from orchestrator.texts import count, duration, hours, number, plus_minus, short_names, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -148,7 +148,14 @@ def status_table(found: Status) -> Table:
     table.add_row("spent", spent_text(found))
     if found["eta_seconds"]:
         table.add_row("time left", f"about {duration(found['eta_seconds'])}")
+    if found.get("disk"):
+        table.add_row("disk", disk_text(found["disk"]))
     return table
+
+
+def disk_text(disk: Mapping[str, int]) -> str:
+    """Return `1.3 GiB in 24 checkpoints, 73 GiB free in the sweep's folder`."""
+    return f"{size(disk['bytes'])} in {count(disk['checkpoints'], 'checkpoint')}, {size(disk['free'])} free"
 
 
 def counts_text(counts: Mapping[str, int | None]) -> str:

@@ -13,7 +13,10 @@ from typing import Any
 
 from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
 from orchestrator.messages import Assignment
-from orchestrator.paths import TrialPaths
+from orchestrator.paths import SweepPaths, TrialPaths
+
+KEPT = "checkpoints.json"
+"""In a trial's folder: which of its checkpoints there are."""
 
 
 class CheckpointStore:
@@ -28,7 +31,7 @@ class CheckpointStore:
     def __init__(self, paths: TrialPaths, url: str | None = None) -> None:
         self._paths = paths
         self._url = url.rstrip("/") if url else None
-        self._scores_file = paths.root / "checkpoints.json"
+        self._kept_file = paths.root / KEPT
 
     @classmethod
     def of(cls, assignment: Assignment) -> CheckpointStore:
@@ -47,14 +50,15 @@ class CheckpointStore:
         name = target.name
         if self._url is None:
             save_checkpoint(target, state)
-            place = str(target)
+            place, size = str(target), size_of(target)
         else:
             place = f"{self._url}/{name}"
             with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
                 local = Path(scratch) / name
                 save_checkpoint(local, state)
                 upload(local, place)
-        self._write_scores({**self._scores(), name: dict(metrics)})
+                size = size_of(local)
+        self._write_kept({**self._kept(), name: {"metrics": dict(metrics), "bytes": size}})
         return place
 
     def load(self, place: str) -> dict[str, Any]:
@@ -70,25 +74,25 @@ class CheckpointStore:
 
     def begin(self, start: int) -> None:
         """Delete what an earlier run wrote after `start`, whole or torn: nobody has recorded it."""
-        scores, first_new = self._scores(), self._paths.checkpoint(start).name
-        for name in [name for name in scores if name > first_new or start == 0]:
+        kept, first_new = self._kept(), self._paths.checkpoint(start).name
+        for name in [name for name in kept if name > first_new or start == 0]:
             self._delete(name)
-            del scores[name]
-        self._write_scores(scores)
+            del kept[name]
+        self._write_kept(kept)
         for torn in self._paths.checkpoints.glob(".*.tmp"):
             shutil.rmtree(torn, ignore_errors=True)
 
     def keep_best_and_last(self, metric: str | None, goal: str = "minimize") -> None:
         """Delete all checkpoints but the last and the one with the best value of `metric`."""
-        scores = self._scores()
-        if len(scores) < 2:
+        kept = self._kept()
+        if len(kept) < 2:
             return
         sign = 1.0 if goal == "minimize" else -1.0
-        best = min(scores, key=lambda name: sign * scores[name].get(metric or "", math.inf * sign))
-        for name in scores.keys() - {best, max(scores)}:
+        best = min(kept, key=lambda name: sign * kept[name]["metrics"].get(metric or "", math.inf * sign))
+        for name in kept.keys() - {best, max(kept)}:
             self._delete(name)
-            del scores[name]
-        self._write_scores(scores)
+            del kept[name]
+        self._write_kept(kept)
 
     def adopt(self, step: int, place: str) -> None:
         """Make a copy of the checkpoint at `place` this trial's own at `step`, instead of what stands there."""
@@ -113,16 +117,34 @@ class CheckpointStore:
         if files.exists(path):
             files.rm(path, recursive=True)
 
-    def _scores(self) -> dict[str, dict[str, float]]:
-        if not self._scores_file.exists():
-            return {}
-        return dict(json.loads(self._scores_file.read_text()))
+    def _kept(self) -> dict[str, dict[str, Any]]:
+        return read_kept(self._kept_file)
 
-    def _write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
-        aside = self._scores_file.with_suffix(".new")
-        self._scores_file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(scores))
-        aside.replace(self._scores_file)
+    def _write_kept(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        aside = self._kept_file.with_suffix(".new")
+        self._kept_file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(kept))
+        aside.replace(self._kept_file)
+
+
+def read_kept(file: Path) -> dict[str, dict[str, Any]]:
+    """Return a trial's checkpoints by name, each with its `metrics` and its `bytes`, out of its `checkpoints.json`."""
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def disk_use(paths: SweepPaths) -> dict[str, int]:
+    """Return how many checkpoints a sweep keeps, wherever they are, their bytes, and the bytes free in its folder."""
+    kept = [entry for file in paths.trials.glob(f"*/{KEPT}") for entry in read_kept(file).values()]
+    return {
+        "checkpoints": len(kept),
+        "bytes": sum(entry["bytes"] for entry in kept),
+        "free": shutil.disk_usage(paths.root).free,
+    }
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _link(source: str, target: str) -> None:

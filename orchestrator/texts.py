@@ -54,6 +54,15 @@ def hours(value: float | None) -> str:
     return "-" if value is None else f"{number(value, 3 if abs(value) < 100 else 4)} h"
 
 
+def size(amount: float) -> str:
+    """Return an amount of bytes: `512 B`, `1.3 GiB`, `73 GiB`."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{number(amount, 2) if amount < 10 else round(amount)} {units[0]}"
+
+
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return for each dotted name the shortest end of it that no other one has: `objective.time.mean` -> `mean`."""
     every = list(dict.fromkeys(names))

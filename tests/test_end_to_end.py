@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from orchestrator.cli import run
+from orchestrator.final import training_in
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
 
@@ -72,6 +73,7 @@ def test_status_counts_and_the_trials_pictures_are_there(place, capsys):
     assert code == 0
     assert (found["sweep"], found["state"]) == ("tiny", "finished")
     assert (found["trials"]["finished"], found["trials"]["failed"]) == (1, 1)
+    assert found["disk"]["checkpoints"] == len(list(place.glob("home/sweeps/tiny/trials/*/checkpoints/step-*"))) > 0
     picture = place / "home/sweeps/tiny/trials/0/images/samples-00000006.png"
     assert np.asarray(Image.open(picture)).std() > 0
 
@@ -107,6 +109,24 @@ def test_the_same_training_again_has_nothing_left_to_do(place, capsys):
     before = weights.stat().st_mtime_ns
     assert ask(place, capsys, "train", str(best), "--no-register", "--json")[0] == 0
     assert weights.stat().st_mtime_ns == before
+
+
+def test_a_training_that_runs_and_one_of_another_configuration_are_left_alone(place, capsys):
+    best, folder = str(place / "best.yaml"), place / "home/final/best"
+    ask(place, capsys, "best", "tiny", "-o", best)
+    ask(place, capsys, "train", best, "--no-register", "--json")
+    events = (folder / "outbox/events.jsonl").read_bytes()
+    with training_in(folder):
+        assert ask(place, capsys, "train", best, "--no-register")[0] == 1
+    assert ask(place, capsys, "train", best, "optimizer.lr=0.002", "--no-register")[0] == 2
+    assert (folder / "outbox/events.jsonl").read_bytes() == events
+
+
+def test_logs_and_sync_take_names_as_people_type_them(place, capsys):
+    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "tiny", "0")[1]
+    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0")[1]
+    code, out = ask(place, capsys, "sync", "best", "--check")
+    assert (code, "each exactly once" in out) == (0, True)
 
 
 def test_a_sweep_of_the_same_name_is_refused_with_what_to_do(place, capsys):

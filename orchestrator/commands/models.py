@@ -167,33 +167,36 @@ def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
     from meanflow_core.run_folder import RunFolder
-    from orchestrator.final import train_final
+    from orchestrator.final import train_final, training_in
     from orchestrator.registry import FinalRunLogger, register_model
     from orchestrator.store import Store
 
-    folder = home.final(name)
+    folder, store = home.final(name), Store.of(home)
     differences = RunFolder(folder).differences(config)
     if differences:
         rule = f"is a training of another configuration ({differences}); give another --name, or delete {folder}"
         raise ConfigError([Problem(key="--name", value=name, rule=rule)])
-    store = Store.of(home)
-    if not quiet:
-        typer.echo(f"training {name} for {config.trainer.steps} steps in {folder}")
-    logger = FinalRunLogger(folder, store, name=name, config=config)
-    state = "failed"
     try:
-        result = train_final(config, folder, logger=logger, on_row=None if quiet else _print_row, **options)
-        state = "finished"
+        with training_in(folder):
+            if not quiet:
+                typer.echo(f"training {name} for {config.trainer.steps} steps in {folder}")
+            logger = FinalRunLogger(folder, store, name=name, config=config)
+            state = "failed"
+            try:
+                result = train_final(config, folder, logger=logger, on_row=None if quiet else _print_row, **options)
+                state = "finished"
+            except KeyboardInterrupt:
+                state = "interrupted"
+                typer.echo("\ninterrupted; the same command goes on from the last checkpoint", err=True)
+                raise
+            finally:
+                logger.ended(state)
+                logger.close()
+            model = register_model(store, name=name, result=result, config=config) if register else None
+    except BlockingIOError as error:
+        raise CommandFailed(f"{name} is being trained by another process; --name gives this one a folder") from error
     except TrainingDiverged as error:
         raise CommandFailed(f"{name} {error}") from error
-    except KeyboardInterrupt:
-        state = "interrupted"
-        typer.echo("\ninterrupted; the same command goes on from the last checkpoint", err=True)
-        raise
-    finally:
-        logger.ended(state)
-        logger.close()
-    model = register_model(store, name=name, result=result, config=config) if register else None
     if not quiet:
         _print_result(name, result, model)
     return result, model

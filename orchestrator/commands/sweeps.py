@@ -291,12 +291,14 @@ def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOpti
     """Say where a sweep stands. Trials by state, the best so far, time left, what it has cost."""
     from orchestrator.status import status as find
     from orchestrator.status import status_table
+    from orchestrator.storage import disk_use
     from orchestrator.summary import summarize
 
-    _, ledger, spec, trials = read_sweep(home, sweep)
+    paths, ledger, spec, trials = read_sweep(home, sweep)
     summary = summarize(ledger)
     found = find(spec, trials, state=summary["state"], wall_seconds=summary["budget"]["wall_clock"]["used"])
     found |= {"reason": summary["reason"], "waste": summary["waste"], "revision": summary["revision"]}
+    found["disk"] = disk_use(paths)
     found["trials"] |= {
         key: summary["trials"][key] for key in ("running", "waiting")
     }  # a dead driver's wait for resume

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from orchestrator.texts import duration, hours, join, number, p_value, plus_minus, short_names
+from orchestrator.texts import duration, hours, join, number, p_value, plus_minus, short_names, size
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,18 @@ def test_small_words():
     assert join([]) == ""
     assert (p_value(0.0004), p_value(0.0132)) == ("p<0.001", "p=0.013")
     assert (hours(0.0417), hours(1280.0), hours(None)) == ("0.0417 h", "1280 h", "-")
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1.3 * 2**30, "1.3 GiB"),
+        (73.4 * 2**30, "73 GiB"),
+        (2**51, "2048 TiB"),
+    ],
+)
+def test_sizes(amount, text):
+    assert size(amount) == text

@@ -14,8 +14,8 @@ import pytest
 from meanflow_core.checkpoint import CheckpointError, load_checkpoint
 from meanflow_core.errors import ConfigError, TrainingDiverged
 from orchestrator.messages import Assignment
-from orchestrator.paths import TrialPaths
-from orchestrator.storage import CheckpointStore, local_checkpoint
+from orchestrator.paths import SweepPaths, TrialPaths
+from orchestrator.storage import CheckpointStore, disk_use, local_checkpoint
 from orchestrator.trial import build_trainer, classify, import_trainer, make_shared, run_trial, shared_key, tidy
 from tests.orchestrator import toy_trainers as toys
 
@@ -116,6 +116,20 @@ def test_checkpoints_can_live_behind_a_url(tmp_path, monkeypatch):
     assert [report.step for report in run_trial(longer)] == [5]
     scratch = tmp_path / "scratch"
     assert load_checkpoint(local_checkpoint(reports[-1].checkpoint, scratch))["step"] == 4
+
+
+def test_what_a_sweep_keeps_is_counted_wherever_it_is(tmp_path, monkeypatch):
+    sweep = SweepPaths(tmp_path / "s")
+    for trial in ("1", "2"):
+        with monkeypatch.context() as patch:
+            patch.setenv("MEANSWEEP_STORAGE", f"file://{tmp_path}/bucket" if trial == "2" else "")
+            list(run_trial(work := assignment(sweep.trial(trial).root, x=2.0)))  # ends above where it began
+            tidy(work)
+    files = [*sweep.trials.glob("*/checkpoints/*/*"), *(tmp_path / "bucket").rglob("*.*")]
+    found = disk_use(sweep)
+    assert found["checkpoints"] == 4  # the best and the last of each
+    assert found["bytes"] == sum(file.stat().st_size for file in files if file.is_file()) > 0
+    assert found["free"] > 0
 
 
 def test_a_checkpoint_missing_behind_a_url_is_named(tmp_path):
