@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test torture bench check format lint types
+.PHONY: help setup quickstart test torture cluster-demo bench check format lint types
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ quickstart: $(READY)  ## Run a small sweep on real digits: a leaderboard and a p
 
 torture: $(READY)  ## Kill a driver fifty times a method: the sweep must end as if it had not been.
 	$(BIN)/python scripts/torture.py
+
+cluster-demo: $(READY)  ## Sweep on a local Ray cluster while its parts are killed, one by one.
+	$(BIN)/python scripts/cluster_demo.py
 
 bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 	$(BIN)/python benchmarks/step_cost.py

@@ -21,6 +21,7 @@ UsageProblem: Any = typer.BadParameter.mro()[2]
 app = typer.Typer(
     name="meansweep",
     help="Find good hyper-parameters for MeanFlow models, and train the winner.",
+    epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(service.REMOTE)}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
