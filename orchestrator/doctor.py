@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.paths import Home
+from orchestrator.store import without_password
 
 PACKAGES = ("ray", "torch", "optuna", "numpy", "safetensors")
 """Whose versions must be the same on every node; ray's must be so to the last digit."""
 ENOUGH_GIB = 5.0
+_UNREACHED = (
+    "is the address right, the cluster up, the Ray version here the cluster's, the token in ~/.ray/auth_token? Without "
+    "$RAY_ADDRESS a Ray starts on this machine"
+)
+_NOT_STARTED = (
+    "no Ray could be started here: the machine may be very busy, or short of memory or of room in /dev/shm and /tmp; "
+    "its logs are in /tmp/ray/session_latest/logs"
+)
 _STORAGE = {"home": "storage", "checkpoints": "checkpoint storage"}
 _SHARE = {
     "home": "put $MEANSWEEP_HOME on a disk that all nodes mount under the same path (NFS, Lustre, FSx, EFS)",
@@ -112,11 +122,11 @@ def check_mlflow(ping: Callable[[], Any]) -> Check:
         return Check(
             name="MLflow",
             ok=False,
-            detail=f"{place}: {type(error).__name__}: {_first_line(error)}",
+            detail=f"{without_password(place)}: {_reason(error)}",
             what_to_do="start the server, or mend $MLFLOW_TRACKING_URI (_USERNAME, _PASSWORD); a sweep runs without it "
             "and `meansweep sync` sends everything later",
         )
-    return Check(name="MLflow", ok=True, detail=place)
+    return Check(name="MLflow", ok=True, detail=without_password(place))
 
 
 def check_ray(home: Home, address: str | None = None) -> list[Check]:
@@ -125,8 +135,10 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
 
     from orchestrator.runner_nodes import connected, nodes
 
+    where = address or os.environ.get("RAY_ADDRESS")
     with tempfile.TemporaryDirectory() as scratch:
         try:
+            _knock(where)
             options = {"address": address} if address else {}
             with connected(Path(scratch) / "ray.log", **options):
                 alive = [node for node in nodes() if node["Alive"]]
@@ -137,17 +149,16 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
                 ]
                 facts = _ask_nodes(there, home)
         except Exception as error:  # Ray raises a kind of its own for every way not to connect
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-            return [
-                Check(
-                    name="Ray",
-                    ok=False,
-                    detail=f"{where}: {type(error).__name__}: {_first_line(error)}",
-                    what_to_do="is the address right, the cluster up, the Ray version here the cluster's, "
-                    "the token in ~/.ray/auth_token? Without $RAY_ADDRESS a Ray starts on this machine",
-                )
-            ]
+            todo = _UNREACHED if where else _NOT_STARTED
+            return [Check(name="Ray", ok=False, detail=f"{where or 'this machine'}: {_reason(error)}", what_to_do=todo)]
     return [*found, *judge_nodes(facts, this_node())]
+
+
+def _knock(address: str | None) -> None:
+    """Raise at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "://" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def check_token() -> Check:
@@ -368,6 +379,13 @@ def _sum(nodes: Any) -> str:
     cpus = sum(node["Resources"].get("CPU", 0) for node in nodes)
     gpus = sum(node["Resources"].get("GPU", 0) for node in nodes)
     return f"{len(nodes)} node(s), {cpus:g} CPU(s), {gpus:g} GPU(s)"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first cause of an error in a line: what clients wrap around it says less."""
+    while (cause := error.__cause__ or error.__context__) is not None and str(cause).strip():
+        error = cause
+    return f"{type(error).__name__}: {without_password(_first_line(error))}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -217,6 +217,13 @@ class Demo:
 
     def submit(self) -> None:
         home = self.cluster.home
+        del self.laptop.environment["RAY_AUTH_TOKEN"]
+        missing = self.laptop.types(f"submit sweep.yaml --remote-home {home}", code=1)
+        claim("a missing token is explained", "~/.ray/auth_token" in missing.stderr)
+        self.laptop.environment["RAY_AUTH_TOKEN"] = "0" * 32
+        wrong = self.laptop.types(f"submit sweep.yaml --remote-home {home}", code=1)
+        claim("a wrong token is told from a missing one", "refuses this token" in wrong.stderr)
+        self.laptop.environment["RAY_AUTH_TOKEN"] = TOKEN
         sent = self.laptop.types(f"submit sweep.yaml --remote-home {home}")
         claim("submit returns the sweep's name", sent.stdout.splitlines()[-1] == SWEEP, sent.stdout.strip())
         claim("it does not wait for the sweep", not any(trial.state.ended for trial in self.trials()))

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from orchestrator.cli import app
+from orchestrator.commands.service import remote_address
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
@@ -39,10 +40,7 @@ def test_every_command_of_the_documents_parses(line):
     words = shlex.split(line, comments=True)[1:]
     words = [word for word in words if word not in (">", "&")]
     command = typer.main.get_command(app)
-    if words and words[0] in ("status", "logs", "stop", "resume", "leaderboard", "best", "pause", "trial", "compare"):
-        from orchestrator.commands.service import remote_address
-
-        _, words = remote_address(words)
+    *_, words = remote_address(words)
     if words in (["--help"], ["-h"]):
         return
     with typer.main.get_command(app).make_context("meansweep", list(words), resilient_parsing=False) as context:

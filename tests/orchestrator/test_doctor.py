@@ -14,6 +14,7 @@ from orchestrator.doctor import (
     check_client,
     check_disk,
     check_mlflow,
+    check_ray,
     check_token,
     checks_table,
     judge_nodes,
@@ -85,6 +86,14 @@ def test_mlflow_that_does_not_answer_is_told(monkeypatch):
     def down() -> None:
         raise ConnectionError("refused")
 
+    def wrapped() -> None:
+        try:
+            down()
+        except ConnectionError as error:
+            raise RuntimeError("API request failed with exception HTTPConnectionPool(...)") from error
+
+    assert check_mlflow(wrapped).detail == check_mlflow(down).detail
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow:5000")
     check = check_mlflow(down)
     assert not check.ok
     assert check.detail == "http://mlflow:5000: ConnectionError: refused"
@@ -145,3 +154,10 @@ def test_a_cluster_that_is_not_there_is_a_finding_not_a_crash(tmp_path):
     checks = check_all(Home(tmp_path), address="http://127.0.0.1:9")
     assert [(check.name, check.ok) for check in checks] == [("job server", False)]
     assert "ssh -L" in checks[0].what_to_do
+
+
+def test_a_ray_where_nobody_listens_is_a_finding_at_once(tmp_path):
+    (check,) = check_ray(Home(tmp_path), "127.0.0.1:9")
+    assert (check.name, check.ok) == ("Ray", False)
+    assert check.detail.startswith("127.0.0.1:9: ConnectionRefusedError")
+    assert "is the address right" in check.what_to_do
