@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -183,6 +184,8 @@ class _Follower:
 def _train_on_ray(
     config: TrainConfig, folder: Path, evaluate_at: list[int], workers: int, gpus: float | None, address: str | None
 ) -> None:
+    # An autoscaler may have to start nodes first, and a busy machine needs minutes; Ray's own patience is one.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -193,6 +196,8 @@ def _train_on_ray(
     try:
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0  # type: ignore[no-untyped-call]
+        if address is None and not os.environ.get("RAY_ADDRESS"):
+            _check_workers(workers, gpus, ray.cluster_resources())  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"config": config.to_dict(), "folder": str(folder), "evaluate_at": evaluate_at},
@@ -217,10 +222,20 @@ def _train_on_ray(
         raise TrainingDiverged(**json.loads((folder / DIVERGED).read_text()))
 
 
+def _check_workers(workers: int, gpus: float, there: Mapping[str, float]) -> None:
+    """Refuse more workers than this machine can run; on a cluster, nodes may still join.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    for name, each in (("CPU", 1.0), ("GPU", gpus)):
+        if each and workers * each > there.get(name, 0.0) + 1e-6:
+            rule = f"each takes {each:g} {name}, and this machine has {there.get(name, 0.0):g}"
+            raise ConfigError([Problem(key="--workers", value=workers, rule=rule)])
+
+
 def _worker(options: dict[str, Any]) -> None:
     """Train as one process of the group that Ray Train has set up."""
-    import os
-
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 

@@ -76,7 +76,7 @@ def claim(what: str, holds: object, found: object = "") -> None:
     say(f"   ok: {what}{f' ({found})' if found != '' else ''}")
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 180) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 600) -> Any:
     """Return what a condition returns once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -309,7 +309,7 @@ class Demo:
         reached = max(path.name for path in checkpoints.glob("step-*"))
         say(f"one of the two workers is killed at {reached}")
         kill(ranks[1])
-        code = wait_for("the end of the training", lambda: training.poll() is not None and [training.returncode], 600)
+        code = wait_for("the end of the training", lambda: training.poll() is not None and [training.returncode])
         print("\n".join(f"          | {line[:150]}" for line in output.read_text().splitlines()[-12:]), flush=True)
         text = output.read_text()
         claim(
