@@ -123,8 +123,8 @@ def test_a_training_that_runs_and_one_of_another_configuration_are_left_alone(pl
 
 
 def test_logs_and_sync_take_names_as_people_type_them(place, capsys):
-    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "tiny", "0")[1]
-    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0")[1]
+    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0", "tiny")[1]
+    assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0", "--sweep", "tiny")[1]
     code, out = ask(place, capsys, "sync", "best", "--check")
     assert (code, "each exactly once" in out) == (0, True)
 
