@@ -97,7 +97,7 @@ class _Remote:
     """One command that runs on the cluster."""
 
     def __init__(self, address: str, words: list[str], home: str | None) -> None:
-        self.address, self.words, self.home = address, words, home
+        self.address, self.words, self.named = address, words, home
         self.client = connect(address)
         self.following = bool({"-f", "--follow"} & set(words))
         self.said = positional(words[1:])
@@ -109,8 +109,7 @@ class _Remote:
     def _know(self, drivers: Sequence[Any]) -> None:
         """Take the home and the variables of the sweep's last driver."""
         self.driver = drivers[-1] if drivers else None
-        if self.driver is not None:
-            self.home = self.home or self.driver.metadata.get("home") or None
+        self.home = self.named or (self.driver.metadata.get("home") if self.driver is not None else None) or None
         self.variables = {} if self.driver is None else variables_of(self.driver)
 
     def run(self) -> int:

@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from meanflow_core.errors import ConfigError
+from orchestrator.cluster import positional, run_remotely, value_of
 from orchestrator.cluster_jobs import explain
-from orchestrator.remote import MARK, read_result, redirect_out
+from orchestrator.remote import BEGIN, MARK, read_result, redirect_out
 from orchestrator.spec import SweepSpec, read_spec
 from orchestrator.staging import copy_package, staged, sweep_content
 from tests.orchestrator import toy
@@ -68,6 +71,7 @@ def test_the_sweep_file_that_travels_means_the_same_and_stands_alone(tmp_path):
 def test_a_file_that_is_asked_for_comes_back():
     assert redirect_out(["best", "s", "-o", "best.yaml"], "/t") == (["best", "s", "-o", "/t"], "best.yaml")
     assert redirect_out(["export", "--out=x.csv"], "/t") == (["export", "--out=/t"], "x.csv")
+    assert redirect_out(["export", "--csv", "x.csv"], "/t") == (["export", "--csv", "/t"], "x.csv")
     assert redirect_out(["status"], "/t") == (["status"], None)
 
 
@@ -101,3 +105,99 @@ def test_the_far_end_runs_a_command_and_tells_its_parts_apart(tmp_path):
 )
 def test_what_keeps_us_from_a_cluster_is_explained(error, said):
     assert said in explain("http://c", error)
+
+
+def test_words_are_told_from_options_and_their_values():
+    assert positional(["s", "-n", "5", "--json", "7"]) == ["s", "7"]
+    assert value_of(["train", "--workers", "2", "--name=x"], "--workers") == "2"
+    assert value_of(["train", "--workers", "2", "--name=x"], "--name") == "x"
+    assert value_of(["train"], "--name") is None
+
+
+class Cluster:
+    """A job server that has driven sweeps, and takes jobs without running them."""
+
+    def __init__(self, *jobs: SimpleNamespace) -> None:
+        self.jobs, self.started = list(jobs), []
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return self.jobs
+
+    def submit_job(self, **job: Any) -> str:
+        self.started.append(job)
+        return "new"
+
+    def get_job_status(self, job: str) -> str:
+        return "SUCCEEDED"
+
+    def get_job_logs(self, job: str) -> str:
+        if job == "new":
+            return MARK + json.dumps({"code": 2, "out": "", "err": "SWEEP: no such sweep in /mnt/x\n", "file": None})
+        return f"Ray's own line\n{BEGIN}\nfirst\nlast\n"
+
+
+def driver(name: str, status: str = "RUNNING", **metadata: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        submission_id=f"job-{name}",
+        status=status,
+        start_time=1000,
+        metadata={"meansweep": name, "home": f"/mnt/{name}", "trainer": "meanflow_core.trainer:Trainer", **metadata},
+        runtime_env={"env_vars": {"MLFLOW_TRACKING_URI": f"http://{name}", "COLUMNS": "80"}},
+    )
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    made = Cluster(driver("a"), driver("b"))
+    monkeypatch.setattr("orchestrator.cluster.connect", lambda address: made)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return made
+
+
+@pytest.mark.parametrize("words", [["status", "a"], ["resume", "a"], ["logs", "7", "a"], ["sync", "--check", "a"]])
+def test_a_command_finds_the_home_and_the_mlflow_of_its_sweep(cluster, words):
+    run_remotely("http://c", words)
+    (job,) = cluster.started
+    assert "MEANSWEEP_HOME=/mnt/a;" in job["entrypoint"]
+    assert job["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "http://a"
+    assert job["metadata"].get("meansweep") == (
+        "a" if words[0] == "resume" else None
+    )  # a new driver, or only a question
+
+
+def test_what_is_said_here_comes_first(cluster, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
+    run_remotely("http://c", ["status", "b"], "/mnt/new home")
+    assert "MEANSWEEP_HOME='/mnt/new home'" in cluster.started[0]["entrypoint"]
+    assert cluster.started[0]["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "http://other"
+
+
+def test_the_drivers_output_needs_no_job(cluster, capsys):
+    assert run_remotely("http://c", ["logs", "a", "-n", "1"]) == 0
+    assert capsys.readouterr().out == "last\n"
+    assert cluster.started == []
+
+
+@pytest.mark.parametrize(("status", "said"), [("RUNNING", "has not opened it yet"), ("FAILED", "has ended, FAILED")])
+def test_a_sweep_that_its_driver_has_not_made_is_explained(cluster, capsys, status, said):
+    cluster.jobs.append(driver("new", status))
+    assert run_remotely("http://c", ["status", "new"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_training_is_sent_with_its_file_and_the_home_of_its_sweep_and_runs_once(cluster, tmp_path, monkeypatch):
+    followed = []
+    monkeypatch.setattr("orchestrator.cluster.follow_job", lambda client, job, leaving: followed.append(job) or 0)
+    best = tmp_path / "best.yaml"
+    best.write_text("data: {name: digits}\nmodel: {name: mlp}\nevidence: {sweep: a}\n")
+    assert run_remotely("http://c", ["train", str(best), "--workers", "2"]) == 0
+    (job,) = cluster.started
+    assert "MEANSWEEP_HOME=/mnt/a;" in job["entrypoint"]
+    assert job["entrypoint"].endswith("--follow train best.yaml --workers 2")
+    cluster.jobs.append(
+        SimpleNamespace(submission_id="there", status="RUNNING", start_time=2, metadata=job["metadata"])
+    )
+    run_remotely("http://c", ["train", str(best), "--workers", "2"])
+    assert followed == ["new", "there"]
+    with pytest.raises(ConfigError, match="optimizer"):
+        run_remotely("http://c", ["train", str(best), "optimizer.lrr=1"])
