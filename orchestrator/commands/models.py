@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,12 +98,13 @@ def train(
         for label, each in configs.items()
     }
     answer = [_summary(label, configs[label], result) for label, (result, _) in results.items()]
+    correlation = _predicted(list(configs.values()), [result for result, _ in results.values()])
     for entry, (_, model) in zip(answer, results.values(), strict=True):
-        entry["model"] = model
+        entry |= {"model": model, "rank_correlation": correlation}
     if json:
         print_json(answer)
     elif len(answer) > 1:
-        typer.echo(_prediction(list(configs.values()), [result for result, _ in results.values()]))
+        typer.echo(_prediction(correlation, len(answer)))
 
 
 def sample(
@@ -239,17 +239,21 @@ def _summary(name: str, config: TrainConfig, result: FinalResult) -> dict[str, A
     }
 
 
-def _prediction(configs: list[TrainConfig], results: list[FinalResult]) -> str:
+def _predicted(configs: list[TrainConfig], results: list[FinalResult]) -> float | None:
+    """Return the rank correlation of the trials' values with those of their final trainings, None without an order."""
     from orchestrator.reproduction import rank_correlation
 
-    metric = str(configs[0].evidence["metric"])
-    short = [float(config.evidence["value"]) for config in configs]
-    long = [result.metrics.get(metric, math.nan) for result in results]
-    correlation = rank_correlation(short, long)
+    metric = str(configs[0].evidence.get("metric", ""))
+    pairs = [(c.evidence.get("value"), r.metrics.get(metric)) for c, r in zip(configs, results, strict=True)]
+    known = [(float(short), float(long)) for short, long in pairs if short is not None and long is not None]
+    return rank_correlation([short for short, _ in known], [long for _, long in known])
+
+
+def _prediction(correlation: float | None, count: int) -> str:
     if correlation is None:
         return "the short runs' order cannot be judged: two different results are the least"
     verdict = "predicted" if correlation > 0.5 else "hardly predicted" if correlation > 0 else "did NOT predict"
-    return f"the short runs {verdict} the order of the long ones: rank correlation {correlation:.2f} over {len(short)}"
+    return f"the short runs {verdict} the order of the long ones: rank correlation {correlation:.2f} over {count}"
 
 
 def _weights(home: Home, model: str) -> Path:

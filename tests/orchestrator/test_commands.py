@@ -1,11 +1,12 @@
 """What the commands decide for themselves."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator.commands.models import _numbers
+from orchestrator.commands.models import _numbers, _predicted, _prediction
 from orchestrator.commands.service import remote_address
 from orchestrator.commands.sweeps import _gpu_share, _trial_and_sweep
 from orchestrator.spec import read_spec
@@ -56,3 +57,18 @@ def test_a_training_runs_on_a_cluster_when_the_address_is_that_of_a_job_server()
     )
     words = ["train", "best.yaml", "--workers", "2", "--address", "10.0.0.1:6379"]
     assert remote_address(words) == (None, None, words)
+
+
+@pytest.mark.parametrize(
+    ("long", "said"),
+    [
+        ([5.0, 6.0, 9.0], "predicted the order of the long ones: rank correlation 1.00"),
+        ([5.0, 9.0, 6.0], "hardly predicted the order of the long ones: rank correlation 0.50"),
+        ([9.0, 6.0, 5.0], "did NOT predict the order of the long ones: rank correlation -1.00"),
+        ([5.0, 5.0, 5.0], "cannot be judged"),
+    ],
+)
+def test_several_final_trainings_say_whether_the_short_runs_predicted_their_order(long, said):
+    configs = [SimpleNamespace(evidence={"metric": "eval/fid_1nfe", "value": short}) for short in (1.0, 2.0, 4.0)]
+    results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}) for value in long]
+    assert said in _prediction(_predicted(configs, results), len(long))
