@@ -37,6 +37,7 @@ from orchestrator.ledger import Ledger  # noqa: E402
 from orchestrator.paths import Home, SweepPaths  # noqa: E402
 from orchestrator.records import TrialRecord, TrialState  # noqa: E402
 from orchestrator.store import Sent, Store, connect  # noqa: E402
+from orchestrator.sync import check  # noqa: E402
 from tests.cluster.local_cluster import TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server  # noqa: E402
 
@@ -281,7 +282,6 @@ class Demo:
         claim("the lost trial went on from its last checkpoint", f"from step {self.lost_at}\n" in log, self.lost_at)
 
     def compare_with_mlflow(self) -> None:
-        self.laptop.types(f"sync {SWEEP}")
         proof = self.laptop.types(f"sync {SWEEP} --check")
         claim("sync --check proves every metric to be in MLflow once", "each exactly once" in proof.stdout)
         client, runs = connect(self.store), Sent.load(self.sweep.outbox, Store(self.url)).runs
@@ -299,7 +299,7 @@ class Demo:
         output = self.laptop_folder / "train.txt"
         training = self.laptop.begins("train best.yaml --workers 2", output)
         self.stack.callback(lambda: kill([training.pid]) if training.poll() is None else None)
-        checkpoints = Home(self.cluster.home).root / "final" / "best" / "checkpoints"
+        checkpoints = Home(self.cluster.home).final("best") / "checkpoints"
         wait_for(
             "a checkpoint of the final training",
             lambda: training.poll() is not None or list(checkpoints.glob("step-*")),
@@ -318,8 +318,8 @@ class Demo:
         said = re.search(r"^trial +(.*)$", text, re.M)
         claim("it says that it reproduced its trial", said and said[1].startswith("reproduced"), said and said[1])
         claim("its model is registered", "models:/best/1" in text)
-        proof = self.laptop.types("sync best --check")
-        claim("its metrics are in MLflow once, too", "each exactly once" in proof.stdout)
+        proof = check(Home(self.cluster.home).final("best") / "outbox", self.store)
+        claim("its metrics are in MLflow once, too", proof.complete, proof)
 
     def use_the_model(self, picture: Path) -> None:
         found = json.loads(self.laptop.python(LOAD_BACK))
