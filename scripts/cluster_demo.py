@@ -59,7 +59,7 @@ class Size:
 
 
 SHORT = Size(trials=4, steps=400, final_steps=600, width=48, samples=200, outage=2)
-LONG = Size(trials=8, steps=800, final_steps=6000, width=192, samples=1000, outage=60)
+LONG = Size(trials=6, steps=600, final_steps=3000, width=128, samples=1000, outage=60)
 
 
 class ClaimFailed(Exception):
