@@ -106,7 +106,7 @@ def test_the_slurm_script_starts_ray_on_all_nodes_and_runs_or_resumes_the_sweep(
     calls = stand_ins(
         tmp_path,
         {
-            "scontrol": "printf 'n1\\nn2\\nn3\\n'",
+            "scontrol": "echo n1; sleep 0.2; echo n2; echo n3",  # who stops listening after the first must not fail it
             "srun": 'case "$*" in *hostname*) echo 10.0.0.1 ;; *) exec sleep 30 ;; esac',
             "ray": "",
             # a driver outlives the start of the other nodes, which the script begins before it and does not wait for
