@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meanflow_core.config import TrainConfig
-from meanflow_core.errors import TrainingDiverged
+from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
 from orchestrator.reproduction import Reproduction, compare_curves
 
 Row = tuple[int, dict[str, float]]
@@ -197,7 +197,7 @@ def _train_on_ray(
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0  # type: ignore[no-untyped-call]
         if address is None and not os.environ.get("RAY_ADDRESS"):
-            _check_workers(workers, gpus, ray.cluster_resources())  # type: ignore[no-untyped-call]
+            check_workers(workers, gpus, ray.cluster_resources())  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"config": config.to_dict(), "folder": str(folder), "evaluate_at": evaluate_at},
@@ -222,7 +222,7 @@ def _train_on_ray(
         raise TrainingDiverged(**json.loads((folder / DIVERGED).read_text()))
 
 
-def _check_workers(workers: int, gpus: float, there: Mapping[str, float]) -> None:
+def check_workers(workers: int, gpus: float, there: Mapping[str, float]) -> None:
     """Refuse more workers than this machine can run; on a cluster, nodes may still join.
 
     Raises:

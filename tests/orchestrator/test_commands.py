@@ -9,6 +9,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.commands.models import _numbers, _predicted, _prediction
 from orchestrator.commands.service import remote_address
 from orchestrator.commands.sweeps import _gpu_share, _trial_and_sweep
+from orchestrator.final import check_workers
 from orchestrator.spec import read_spec
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
@@ -72,3 +73,11 @@ def test_several_final_trainings_say_whether_the_short_runs_predicted_their_orde
     configs = [SimpleNamespace(evidence={"metric": "eval/fid_1nfe", "value": short}) for short in (1.0, 2.0, 4.0)]
     results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}) for value in long]
     assert said in _prediction(_predicted(configs, results), len(long))
+
+
+def test_more_workers_than_this_machine_can_run_are_refused():
+    check_workers(2, 0.5, {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(ConfigError, match="each takes 1 CPU, and this machine has 2"):
+        check_workers(3, 0.0, {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"each takes 0\.5 GPU, and this machine has 1"):
+        check_workers(3, 0.5, {"CPU": 4.0, "GPU": 1.0})
