@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from orchestrator import promotion
@@ -69,21 +68,30 @@ class Curves:
             return "no rung holds it any more"
         return promotion.place(spec.early_terminate, spec.metric.goal, self._curves, history.id, rung)
 
-    def promotable(self, candidates: Iterable[TrialHistory], *, last: bool) -> TrialHistory | None:
+    def at_rungs(self) -> list[TrialHistory]:
+        """Return the trials that wait at rungs."""
+        return [history for history in self._ledger.histories() if history.state is TrialState.AT_RUNG]
+
+    def next_promoted(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
         """Return the trial at a rung that goes on first, None if none does.
 
+        One that was left behind when the sweep had nothing more to do may go on too, once there are more trials.
+
         Args:
-            candidates: the trials that wait at rungs, or waited there when the sweep had nothing more to do.
+            also: a trial that stands at a rung and still has its worker.
             last: see `promotion.next_promotion`.
         """
         spec, held = self._ledger.spec(), dict[str, int]()
-        for history in candidates:
+        if spec.early_terminate is None or not spec.early_terminate.promote:
+            return next(iter(self.at_rungs()), None)  # the sweep was edited: nothing holds them any more
+        left = [history for history in self._ledger.histories() if history.left_behind]
+        for history in [*self.at_rungs(), *left, *([also] if also else [])]:
             rung = self.rung(history)
             if rung is not None:
                 held[history.id] = rung
             elif history.state is TrialState.AT_RUNG:
-                return history  # the sweep was edited: nothing holds it any more
-        if spec.early_terminate is None or not held:
+                return history  # the sweep was edited, and its rungs are others
+        if not held:
             return None
         chosen = promotion.next_promotion(spec.early_terminate, spec.metric.goal, self._curves, held, last=last)
         return None if chosen is None else self._ledger.history(chosen)

@@ -21,7 +21,7 @@ from orchestrator import control, mailbox, population
 from orchestrator.assignments import assignment, next_waiting, resume_point
 from orchestrator.curves import Curves
 from orchestrator.endings import Endings
-from orchestrator.environment import drift
+from orchestrator.environment import drift, learn
 from orchestrator.failures import sweep_breaking_bug
 from orchestrator.folding import TrialHistory
 from orchestrator.ledger import Ledger
@@ -154,34 +154,23 @@ class Engine:
             return Wait(reason=f"max_concurrent is {self.spec.max_concurrent}")
         if self.spec.method == "pbt" and not self._live:
             population.turn_generation(self.ledger, complete=self._proposals.complete())
-        again = next_waiting(self.ledger, self._live) or self._promotable()
+        again = next_waiting(self.ledger, self._live) or self._curves.next_promoted()
         if again is not None:
             return self._go_on(again)
         born = self._next_of_search()
         if born is not None:
             return self._hand_out(born, 0, None)
-        again = self._promotable(last=True)
+        again = self._curves.next_promoted(last=True)
         if again is not None:
             return self._go_on(again)
         if any(not self.ledger.history(trial).replicate for trial in self._live):
             return Wait(reason="the last trials are running")
-        for history in self._at_rungs():
+        for history in self._curves.at_rungs():
             self._endings.leave_behind(history)
         born = self._next_replicate()
         if born is not None:
             return self._hand_out(born, 0, None)
         return Wait(reason="the last trials are running") if self._live else self._done()
-
-    def _at_rungs(self) -> list[TrialHistory]:
-        return [history for history in self.ledger.histories() if history.state is TrialState.AT_RUNG]
-
-    def _promotable(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
-        """Return the trial at a rung that goes on next; one left behind may, once there are more trials than then."""
-        rule = self.spec.early_terminate
-        if rule is None or not rule.promote:
-            return next(iter(self._at_rungs()), None)  # the sweep was edited: nobody is held any more
-        left = [history for history in self.ledger.histories() if history.left_behind]
-        return self._curves.promotable([*self._at_rungs(), *left, *([also] if also else [])], last=last)
 
     def _go_on(self, history: TrialHistory) -> Assignment:
         if history.state.ended:
@@ -234,7 +223,9 @@ class Engine:
         history = self.ledger.history(trial_id)
         if history.state.ended:  # stopped by hand in the meantime
             return Verdict.STOP
-        self._learn(history, report.facts)
+        found = learn(self.ledger, history, report.facts)
+        if found and self._strict:
+            self.halt("stopped", f"--strict, and trial {trial_id} differs: {'; '.join(found)}")
         wrong = self._endings.without_metric(history, report)
         if wrong is not None:
             self._halt = ("failed", wrong)
@@ -256,29 +247,10 @@ class Engine:
         if self._halt is not None or self._held or history.id in self._pausing or self.spec.method == "pbt":
             return False
         if self._curves.rung(history) is not None:
-            if next_waiting(self.ledger, self._live) is not None or self._promotable(history) is not history:
+            if next_waiting(self.ledger, self._live) is not None or self._curves.next_promoted(history) is not history:
                 return False
             self.ledger.promote(history.id, wall=self.wall())  # it would be the next to be handed out
         return True
-
-    def _learn(self, history: TrialHistory, facts: Mapping[str, str]) -> None:
-        """Take in what only a worker could find out about the environment; label its trial with what differs.
-
-        The sweep's first worker says what the others are compared with.
-        """
-        swept = any(name.startswith("data.") for name in self.spec.space.names)
-        facts = {key: value for key, value in facts.items() if value and not (swept and key == "fingerprint")}
-        then = self.ledger.environment()
-        fresh = {key: value for key, value in facts.items() if not then.get(key)}
-        if fresh:
-            self.ledger.set_environment({**then, **fresh})
-        known = history.labels.get("drift", [])
-        found = [line for line in drift(then, facts) if line not in known]
-        if found:
-            self.ledger.label(history.id, "drift", [*known, *found])
-            log.warning("trial %s differs from the sweep's first ones: %s", history.id, "; ".join(found))
-            if self._strict:
-                self.halt("stopped", f"--strict, and trial {history.id} differs: {'; '.join(found)}")
 
     def ended(self, trial_id: str, outcome: Outcome) -> None:
         """Take in how a trial's run ended. One that a verdict has ended already needs no more than the news."""

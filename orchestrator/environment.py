@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from orchestrator.folding import TrialHistory
+    from orchestrator.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 COMPARED = {
     "code": "the training code",
@@ -50,6 +57,33 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old is not None and new is not None and old != new:
             lines.append(f"{name}: {old} -> {new}")
     return lines
+
+
+def learn(ledger: Ledger, history: TrialHistory, facts: Mapping[str, str]) -> list[str]:
+    """Take in what only a worker could find out about the environment, and label its trial with what differs.
+
+    The sweep's first worker says what the others are compared with.
+
+    Args:
+        ledger: the sweep's ledger, open for writing.
+        history: the worker's trial.
+        facts: any of `device` and `fingerprint`. Where the data is varied, its fingerprint says nothing.
+
+    Returns:
+        What differs and was not known yet of this trial, one line each.
+    """
+    swept = any(name.startswith("data.") for name in ledger.spec().space.names)
+    told = {key: value for key, value in facts.items() if value and not (swept and key == "fingerprint")}
+    then = ledger.environment()
+    fresh = {key: value for key, value in told.items() if not then.get(key)}
+    if fresh:
+        ledger.set_environment({**then, **fresh})
+    known = history.labels.get("drift", [])
+    found = [line for line in drift(then, told) if line not in known]
+    if found:
+        ledger.label(history.id, "drift", [*known, *found])
+        log.warning("trial %s differs from the sweep's first ones: %s", history.id, "; ".join(found))
+    return found
 
 
 def described_data(section: Any) -> str:
