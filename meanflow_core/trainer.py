@@ -162,7 +162,7 @@ class Trainer:
 
     def _dropout_seeded(self, index: int) -> AbstractContextManager[None]:
         """Make the network's dropout a function of (seed, step, part): it draws from torch's global generator."""
-        if self.config.model.dropout == 0:
+        if not getattr(self.config.model, "dropout", 0.0):  # a network may do without
             return nullcontext()
         part = self.world.rank + index * self.world.size
         return seeded(self.config.seed, "dropout", self.step, part, device=self.device)

@@ -148,10 +148,12 @@ def check_configs(reader: Reader, spec: SweepSpec) -> None:
     them follow: a small grid is built whole. What is wrong with `set` alone is noted once, and taken out for the rest.
     """
     seen: set[tuple[str, str]] = set()
-    broken = _try(reader, spec, {}, None, seen)
+    # Where the kind of network is varied, no trial has the base's: its rules do not count.
+    kinds = {p.name: p.choices[0] for p in spec.space.parameters if p.name.endswith(".name") and p.choices}
+    broken = _try(reader, spec, kinds, None, seen)
     if broken:
         spec = replace(spec, set={key: value for key, value in spec.set.items() if key not in broken})
-        if _try(reader, spec, {}, None, seen):
+        if _try(reader, spec, kinds, None, seen):
             return  # one rule about several keys; every corner would break it again
     wrong: list[tuple[str, Any]] = []  # values that are wrong by themselves
     for _ in range(2):  # again without them, for what they have hidden
@@ -217,6 +219,8 @@ def _note(
             shown = ", ".join(f"{k} = {values[k]!r}" for k in parameter.keys)
         rule += f" (with {shown}); a `forbid`, `when` or `zip` can exclude it"
     name = key if own or parameter is None or key in spec.space.names else parameter.keys[0]
+    if name != key:
+        rule = f"`{key}`: {rule}"
     value = problem.value if own or name == key else values.get(name)
     reader.wrong(reader.place(name), rule, value, close=problem.nearest)
 

@@ -37,7 +37,7 @@ def build_net(config: ModelConfig, shape: tuple[int, ...], num_classes: int | No
 
 
 def _check_shape(config: ModelConfig, shape: tuple[int, ...]) -> None:
-    if isinstance(config, MLPConfig):
+    if not isinstance(config, DiTConfig | UNetConfig):
         return
     if len(shape) != 3:
         rule = f"needs images (channels, height, width), but one row of the data has the shape {shape}; use `mlp`"

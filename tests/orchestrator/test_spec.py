@@ -407,6 +407,17 @@ def test_the_kind_of_model_can_be_swept_with_its_own_keys(tmp_path):
     assert {c["model"]["depth"] for c in configs if c["model"]["name"] == "mlp"} == {4}
 
 
+def test_a_rule_of_the_base_s_network_says_nothing_where_the_network_is_varied(tmp_path):
+    varied = {"model.name": {"values": ["mlp", "unet"]}, "model.width": {"value": 50, "when": {"model.name": "mlp"}}}
+    read(tmp_path, base={}, parameters=varied)  # the default is a DiT, whose width is a multiple of its heads
+    varied["model.width"] = {"value": 50}
+    found = wrong(tmp_path, base={}, parameters=varied)
+    rule = found["parameters.model.name"].rule
+    assert rule.startswith("`model.width`: unet has no such key")
+    assert "when" in rule
+    read(tmp_path, base={}, parameters={**varied, "model.name": {"values": ["mlp"]}})
+
+
 def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
     assert "varied" in wrong(tmp_path, set={"optimizer.lr": 1e-3})["set.optimizer.lr"].rule
 
