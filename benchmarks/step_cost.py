@@ -132,7 +132,7 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
         return meanflow_loss(net, x, noise, r, t, objective=objective, rows=rows, drops=drops, **given).loss
 
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    run = torch.compile(loss, fullgraph=True, mode=mode) if compiled else loss
+    run = torch.compile(loss, fullgraph=True, dynamic=False, mode=mode) if compiled else loss
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bf16"):

@@ -229,10 +229,11 @@ def permute(func: Callable[..., Tensor], x: RowDual, *dims: Any) -> RowDual:
 def reshape(func: Callable[..., Any], x: RowDual, *args: Any, **kwargs: Any) -> RowDual:
     """The tangent takes the primal's new shape, with its own number of rows, whichever way the shape was spelled."""
     primal = func(x.primal, *args, **kwargs)
-    rows, left = divmod(primal.shape[0] * x.tangent.shape[0], x.primal.shape[0]) if primal.ndim else (0, 1)
-    if left:
+    n = x.primal.shape[0]
+    total = primal.shape[0] * x.tangent.shape[0] if primal.ndim else 1
+    if total % n:
         raise UnsupportedOperation(func.__name__, "mixes rows of the batch")
-    return RowDual(primal, x.tangent.reshape(rows, *primal.shape[1:]))
+    return RowDual(primal, x.tangent.reshape(total // n, *primal.shape[1:]))
 
 
 @rule("expand")

@@ -32,6 +32,8 @@ from meanflow_core.sampling import Sampling, image_grid
 from meanflow_core.times import rows_with_span
 
 Row = tuple[int, dict[str, float]]
+GRAPHS = 1000
+"""Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Trainer:
         options = self.config.trainer
         loss = TrainingLoss(self.net, self.config.objective, self.dataset.num_classes, options.precision)
         if options.compile:
-            loss.compile(fullgraph=True, mode=compile_mode(self.device, options.accumulation))
+            # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
+            torch._dynamo.config.recompile_limit = GRAPHS
+            loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
         self._loss: nn.Module = self.world.wrap(loss, self.device)
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
         self._ema = EMA(self.net, self.config.ema)

@@ -174,7 +174,7 @@ def test_the_whole_loss_compiles_as_one_graph(shared, monkeypatch):
     assert list(traced.state_dict()["net"]) == list(eager.state_dict()["net"])
 
 
-def test_a_compiled_training_on_parts_of_a_batch_has_a_graph_for_each_count_of_rows_and_no_more(shared, monkeypatch):
+def test_compiled_trainings_have_a_graph_for_each_configuration_and_count_of_rows(shared, monkeypatch):
     graphs, plain = [], torch.nn.Module.compile
 
     def count(graph, inputs):
@@ -182,12 +182,17 @@ def test_a_compiled_training_on_parts_of_a_batch_has_a_graph_for_each_count_of_r
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=count, **options))
-    words = ["trainer.accumulation=4", "trainer.compile=true", "objective.guidance.dropout=0.3"]
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # as after torch's usual 8 trials
+    words = ["trainer.accumulation=4", "trainer.compile=true", "objective.time.ratio=0.3", "model.depth=1"]
     torch.compiler.reset()
-    Trainer(changed(words), shared=shared).train(4)
-    assert len(graphs) == 1  # 8 of 32 rows have r < t, 2 in each part; dropped ones are 0 to 8 of 8
-    parts = Batches(changed(words), shared.dataset, torch.device("cpu"), World()).parts(0, 0)
-    assert [part.drops for part in parts] == [0] * 4
+    trainer = Trainer(changed([*words, "objective.guidance.dropout=0.3"]), shared=shared)
+    parts = list(trainer._batches.parts(0, 0))
+    assert [part.rows for part in parts] == [3, 3, 2, 2]
+    assert [part.drops for part in parts] == [0] * 4  # 0 to 8 rows of 8 are dropped, in each part others
+    trainer.train(3)
+    assert len(graphs) == 2
+    Trainer(changed([*words, "model.width=24"]), shared=shared).train(1)
+    assert len(graphs) == 4
 
 
 def test_cuda_graphs_serve_steps_whose_gradients_do_not_outlive_a_replay():
