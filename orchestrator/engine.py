@@ -309,14 +309,15 @@ class Engine:
         except ConfigError as error:  # it was checked before it was posted; the sweep has moved on since
             log.warning("a command is not carried out: %s", error)
             return set()
-        kind, trial = command["command"], command.get("trial")
+        kind, trial = command["command"], str(command.get("trial", ""))
         match kind:
             case "stop":
                 self.halt("stopped", "stopped by hand")
             case "pause" | "resume":
                 self.hold(kind == "pause")
-            case "trial-stop" if trial in self._live:
-                lost = self._live[trial].lost(self._clock.now())
+            case "trial-stop":
+                live = self._live.get(trial)
+                lost = 0.0 if live is None else live.lost(self._clock.now())
                 self._endings.end(self.ledger.history(trial), TrialState.PRUNED, "stopped by hand", wasted=lost)
                 return {trial}
             case "trial-pause" if trial in self._live:

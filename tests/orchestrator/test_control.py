@@ -93,6 +93,19 @@ def test_one_trial_is_stopped_at_once_and_for_good(engine: Engine) -> None:
     assert [work_of(engine).trial for _ in range(2)] == ["2", "3"]
 
 
+def test_a_trial_that_waits_is_stopped_and_the_tracker_hears_of_it(home: Home) -> None:
+    from orchestrator.tracking import MemoryTracker
+
+    tracker = MemoryTracker()
+    engine = open_engine(home, toy.sweep(), tracker=lambda _: tracker)
+    with engine.ledger:
+        work_of(engine)
+        engine.ended("0", Outcome(kind="lost", reason="node"))
+        assert ask(engine, control.stop_trial("0")) == frozenset()
+        assert engine.ledger.trial("0").state is TrialState.PRUNED
+        assert (tracker.runs["0"].status, tracker.runs["0"].tags["meansweep.state"]) == ("KILLED", "pruned")
+
+
 def test_one_trial_is_paused_at_its_next_report_until_it_is_retried(engine: Engine) -> None:
     work_of(engine)
     assert ask(engine, control.pause_trial("0")) == frozenset()
