@@ -139,7 +139,10 @@ def submit(
         str | None, typer.Option(help="Folder of all state, on storage that all nodes share.", show_default=False)
     ] = None,
 ) -> None:
-    """Send a sweep to a Ray cluster; returns its name at once."""
+    """Send a sweep to a Ray cluster; returns its name at once.
+
+    `status`, `logs`, `stop`, `resume`, `leaderboard`, `best` and others take `--address` too.
+    """
     from orchestrator.cluster import submit as submit_sweep
     from orchestrator.cluster_jobs import ClusterError
 
