@@ -21,8 +21,17 @@ def test_a_sweep_outlives_its_node_mlflow_and_its_driver_and_its_winner_is_train
     picture = tmp_path / "samples.png"
     command = [sys.executable, str(ROOT / "scripts" / "cluster_demo.py"), "--short", "--picture", str(picture)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    played = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
-    assert played.returncode == 0, f"{played.stdout}{played.stderr}"
+    played = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        told, _ = played.communicate(timeout=1500)
+    except BaseException:
+        played.terminate()  # it clears up what it has started
+        told, _ = played.communicate()
+        print(told)
+        raise
+    assert played.returncode == 0, told
     pixels = np.asarray(Image.open(picture).convert("L"), dtype=float)
     assert pixels.std() > 20  # ink on paper
 
