@@ -356,7 +356,7 @@ class EngineScheduler(TrialScheduler):
 
 
 class Heartbeat(tune.Callback):
-    """Gives the engine its turn in each round of Tune's loop, also when no result arrives."""
+    """Gives the engine its turn in each round of Tune's loop, also when no result arrives; empties what has ended."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -364,6 +364,22 @@ class Heartbeat(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Take a turn; Tune calls this ten times a second or more."""
         self._session.beat(trials)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Empty it."""
+        _empty(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Empty it."""
+        _empty(trial)
+
+
+def _empty(trial: Trial) -> None:
+    """Let go of what a Tune trial carries: Tune keeps every one of them until the sweep is over."""
+    trial.config.clear()
+    trial.evaluated_params.clear()
+    known = trial.run_metadata
+    known.last_result, known.metric_analysis, known.metric_n_steps = {}, {}, {}
 
 
 def outcome_of_loss(error: BaseException | None) -> Outcome:

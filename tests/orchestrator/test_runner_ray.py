@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from orchestrator.paths import Home, TrialPaths
 from orchestrator.runner_inline import run_inline
 from orchestrator.runner_nodes import capacity, resource_bundle
 from orchestrator.runner_ray import run_ray
-from orchestrator.runner_worker import wait_for_gpu_memory
+from orchestrator.runner_worker import Work, wait_for_gpu_memory
 from orchestrator.settings import Resources
 from tests.orchestrator import toy_trainers as toys
 from tests.orchestrator.contract import Ran, RunnerContract
@@ -82,6 +83,18 @@ def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, t
         assert reports[0].metrics["omp_threads"] == 1
         assert reports[0].metrics["passive"] == 1
         assert Path(reports[-1].checkpoint, "state.json").exists()
+
+
+def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Witness", steps=(1,), fault="bug" if n == 15 else None) for n in range(16)]
+    carried = []
+
+    def count(engine):
+        carried.append(sum(isinstance(thing, Work) for thing in gc.get_objects()))
+
+    run(tmp_path, trials, on_event=count, retry=())
+    assert max(carried) <= 6  # those that run, those that wait for their workers, copies on the way
+    assert carried[-1] <= 2
 
 
 def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp_path):
