@@ -126,6 +126,10 @@ class _Run:
     assignment: Assignment
     alive: frozenset[str]
     """The nodes that were there when it was handed out."""
+    trial: Trial | None = None
+    """Tune's own; known once its worker is there."""
+    heard: float = math.inf
+    """When its worker began or last reported."""
     node: str | None = None
     """Where it runs; known from its first report on."""
     end: Outcome | None = None
@@ -136,6 +140,11 @@ class _Run:
         """Whether its node is among those that are gone (any node, where its own is not known)."""
         gone = self.alive - alive
         return bool(gone) if self.node is None else self.node in gone
+
+    def kill(self) -> None:
+        """End its worker at once."""
+        if self.trial is not None and self.trial.temporary_state.ray_actor is not None:
+            ray.kill(self.trial.temporary_state.ray_actor)
 
 
 class Session:
@@ -160,23 +169,27 @@ class Session:
         if self._shared is not None:
             ray.kill(self._shared)
 
-    def beat(self, trials: list[Trial]) -> None:
+    def beat(self) -> None:
         """Let the engine look at its mailbox and its budget, and the user at the table."""
         if self._interrupted.is_set():
-            for trial in trials:
-                if trial.trial_id in self._live:
-                    _kill(trial)  # it would finish its stretch first
+            for run in self._live.values():
+                run.kill()  # it would finish its stretch first
             raise _Interrupted
         with self._noting_errors():
             stopped = self.engine.poll()
-            for trial in trials if stopped else ():
-                run = self._live.get(trial.trial_id)
-                if run is not None and run.assignment.trial in stopped:
-                    self.ended(trial.trial_id, Outcome(kind="stopped"))
-                    _kill(trial)
+            for tune_id, run in list(self._live.items()):
+                if run.assignment.trial in stopped:
+                    self._cut_short(tune_id, run, Outcome(kind="stopped"))
+                elif run.end is None and time.monotonic() - run.heard > (self.engine.spec.report_timeout or math.inf):
+                    reason = f"it reported nothing for {self.engine.spec.report_timeout:g} s (report_timeout)"
+                    self._cut_short(tune_id, run, Outcome(kind="infrastructure", reason=reason))
             self._judge_deaths()
             if time.monotonic() - self._shown >= SHOWN_EVERY:
                 self.show()
+
+    def _cut_short(self, tune_id: str, run: _Run, outcome: Outcome) -> None:
+        self.ended(tune_id, outcome)
+        run.kill()
 
     def show(self) -> None:
         """Let the user see how the sweep stands."""
@@ -194,7 +207,7 @@ class Session:
     def next(self, tune_id: str) -> Work | Done | None:
         """Return the next piece of work, None if there is none now."""
         if all(run.end is not None for run in self._live.values()):
-            self.beat([])  # Tune sits in a loop of its own while nothing runs
+            self.beat()  # Tune sits in a loop of its own while nothing runs
         if len(self._live) >= self.limit():
             return None
         with self._noting_errors():
@@ -227,6 +240,12 @@ class Session:
             self._shared = SharedData.remote(work)  # type: ignore[attr-defined]
         return replace(work, shared=self._shared)
 
+    def started(self, trial: Trial) -> None:
+        """Take in that a trial's worker is there."""
+        run = self._live.get(trial.trial_id)
+        if run is not None:
+            run.trial, run.heard = trial, time.monotonic()
+
     def report(self, tune_id: str, report: Report, node: str) -> Verdict:
         """Pass a report on and return the verdict; one of a run that is over is worth nothing any more."""
         run = self._live.get(tune_id)
@@ -235,6 +254,7 @@ class Session:
         run.node = node
         with self._noting_errors():
             verdict = self.engine.report(run.assignment.trial, report)
+            run.heard = time.monotonic()
             if verdict is not Verdict.CONTINUE:
                 self.ended(tune_id, Outcome(kind="stopped", last_step=report.step))
                 tidy(run.assignment)
@@ -274,11 +294,6 @@ def _shares_data(trainer: str) -> bool:
         return hasattr(import_trainer(trainer), "shared_data")
     except (ConfigError, ImportError):
         return True  # it may be found where the workers are; if not, the first trial says so
-
-
-def _kill(trial: Trial) -> None:
-    if trial.temporary_state.ray_actor is not None:
-        ray.kill(trial.temporary_state.ray_actor)
 
 
 class EngineSearcher(Searcher):
@@ -363,7 +378,11 @@ class Heartbeat(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Take a turn; Tune calls this ten times a second or more."""
-        self._session.beat(trials)
+        self._session.beat()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Note it."""
+        self._session.started(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Empty it."""
@@ -385,11 +404,11 @@ def _empty(trial: Trial) -> None:
 def outcome_of_loss(error: BaseException | None) -> Outcome:
     """Say what the death of a worker was: its node's, the memory monitor's, or the process's own."""
     text = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):  # no RayActorError, though it ends actors
+        return Outcome(kind="oom", reason="Ray ended its worker because the node ran out of memory", traceback=text)
     if isinstance(error, ray.exceptions.RayActorError):
         if getattr(error, "preempted", False) or "node has died" in text or "node is dead" in text:
             return Outcome(kind="lost", reason="the node of its worker was lost")
-        if "running low on memory" in text or "OutOfMemory" in text:
-            return Outcome(kind="oom", reason="Ray ended its worker because the node ran out of memory")
         if getattr(error, "actor_init_failed", False):
             return Outcome(kind="bug", reason="its worker could not be started", traceback=text)
         return Outcome(kind="infrastructure", reason="its worker process died", traceback=text)

@@ -22,6 +22,11 @@ from orchestrator.sweep_file import KEYS
 Schema = dict[str, Any]
 
 _NUMBER: Schema = {"type": "number"}
+_DURATION: Schema = {
+    "type": ["number", "string"],
+    "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$",
+    "exclusiveMinimum": 0,
+}
 _SCALARS = {float: "number", int: "integer", bool: "boolean", str: "string", type(None): "null"}
 _PARAMETER_DOCS: dict[str, str] = {
     "value": "One fixed value.",
@@ -96,6 +101,7 @@ def _top_level() -> dict[str, Schema]:
         "warm_start": {"type": ["array", "string"], "items": text},
         "on_duplicate": {"enum": ["reuse", "skip", "run"], "default": "reuse"},
         "max_concurrent": {"type": "integer", "minimum": 1},
+        "report_timeout": _DURATION,
     }
 
 
@@ -112,7 +118,6 @@ def _definitions() -> dict[str, Schema]:
     parameter["parameters"] |= {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}}
     needs: list[Schema] = [{"required": list(keys)} for keys in (("value",), ("values",), ("min", "max"))]
     needs += [{"required": ["distribution"]}, {"required": ["parameters"]}]
-    duration = {"type": ["number", "string"], "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$", "exclusiveMinimum": 0}
     return {
         "parameter": {"type": "object", "properties": parameter, "additionalProperties": False, "anyOf": needs},
         "conditions": {
@@ -135,7 +140,7 @@ def _definitions() -> dict[str, Schema]:
         ),
         "replicates": _record(Replicates),
         "resources": _record(Resources, {"custom": {"type": "object", "additionalProperties": _NUMBER}}),
-        "budget": _record(Budget, {"wall_clock": duration}),
+        "budget": _record(Budget, {"wall_clock": _DURATION}),
     }
 
 

@@ -208,12 +208,12 @@ def read_budget(reader: Reader, content: Any) -> Budget:
     block = reader.mapping(path, content, tuple(get_type_hints(Budget)))
     return Budget(
         gpu_hours=reader.number((*path, "gpu_hours"), block.get("gpu_hours"), above=0),
-        wall_clock=_duration(reader, (*path, "wall_clock"), block.get("wall_clock")),
+        wall_clock=read_duration(reader, (*path, "wall_clock"), block.get("wall_clock")),
         trials=reader.whole((*path, "trials"), block.get("trials"), low=1),
     )
 
 
-def _duration(reader: Reader, path: Path, value: Any) -> float | None:
+def read_duration(reader: Reader, path: Path, value: Any) -> float | None:
     """Seconds of `12h`, `90m`, `1h30m`, `2d`, or of a plain number."""
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         seconds = reader.number(path, value, above=0)

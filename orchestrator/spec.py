@@ -27,6 +27,7 @@ from orchestrator.settings_reader import (
     REFUSED,
     note_wandb,
     read_budget,
+    read_duration,
     read_early_terminate,
     read_metrics,
     read_replicates,
@@ -71,6 +72,8 @@ class SweepSpec:
     on_duplicate: Literal["reuse", "skip", "run"] = "reuse"
     warm_start: tuple[str, ...] = ()
     max_concurrent: int | None = None
+    report_timeout: float | None = None
+    """Seconds without a report after which a trial's worker is given up; None: never."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What the user should know though nothing is wrong: W&B keys without use here, and the like."""
 
@@ -225,6 +228,7 @@ def _assemble(
             for item in (reader.sequence(("warm_start",), warm) if not isinstance(warm, str) else [warm])
         ),
         max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
+        report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
     if not _NAME.fullmatch(name):
         reader.wrong(("name",), "must be of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)

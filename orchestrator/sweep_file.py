@@ -35,6 +35,7 @@ KEYS: dict[str, str] = {
     "warm_start": "Other sweeps whose results the search starts from.",
     "on_duplicate": "What happens to a configuration that was trained before: reuse, skip or run.",
     "max_concurrent": "Most trials at once. Default: as many as fit.",
+    "report_timeout": "A trial that reports nothing for this long is ended and started again. Default: never.",
 }
 
 HABITS = {

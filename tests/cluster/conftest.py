@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,4 +20,3 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
     finally:
         cluster.close()
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -16,11 +16,17 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.guardian import Guardian
+
 TOKEN = uuid.uuid4().hex
 
 
 class LocalCluster:
-    """Nodes are started and killed one by one; nothing else on this machine is touched."""
+    """Nodes are started and killed one by one; nothing else on this machine is touched.
+
+    Args:
+        scratch: its folder; deleted when the cluster is closed or this process ends, however it does.
+    """
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -28,6 +34,7 @@ class LocalCluster:
         self.address = f"http://127.0.0.1:{self.dashboard_port}"
         self.home = scratch / "home"
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._guardian = Guardian(scratch, f"RAY_AUTH_TOKEN={TOKEN}")
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MEANSWEEP_"))},
             "RAY_AUTH_MODE": "token",
@@ -58,10 +65,10 @@ class LocalCluster:
         node.wait()
 
     def close(self) -> None:
-        """Kill all nodes, and what has lost its parent meanwhile: whoever carries our token belongs to us."""
-        for node in reversed(self._nodes):
-            self.kill(node)
-        kill(pid for pid in processes() if f"RAY_AUTH_TOKEN={TOKEN}" in environment_of(pid))
+        """Kill what is left of the cluster and delete its folder."""
+        self._guardian.clear()
+        for node in self._nodes:
+            node.wait()
 
     def _begin(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a node; on a machine that is very busy Ray gives up after 30 s, so it is tried again."""
@@ -98,19 +105,6 @@ class LocalCluster:
 
     def _log(self, node: int) -> str:
         return (self.scratch / f"node-{node}.log").read_text()
-
-
-def processes() -> list[int]:
-    """Return the ids of all processes."""
-    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-
-
-def environment_of(pid: int) -> list[str]:
-    """Return the environment that a process was started with, as `NAME=value`; nothing of others' processes."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-    except OSError:
-        return []
 
 
 def command_of(pid: int) -> str:

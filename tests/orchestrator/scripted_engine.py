@@ -23,12 +23,16 @@ class ScriptedEngine:
         *,
         resources: Resources | None = None,
         max_concurrent: int | None = None,
+        report_timeout: float | None = None,
         verdict: Callable[[str, Report], Verdict] = lambda trial, report: Verdict.CONTINUE,
         retry: tuple[str, ...] = ("lost", "infrastructure"),
     ) -> None:
         self.paths = SweepPaths(root)
         self.spec = SimpleNamespace(
-            resources=resources or Resources(cpu=1), max_concurrent=max_concurrent, method="random"
+            resources=resources or Resources(cpu=1),
+            max_concurrent=max_concurrent,
+            report_timeout=report_timeout,
+            method="random",
         )
         self.queue = list(assignments)
         self.given: dict[str, Assignment] = {}

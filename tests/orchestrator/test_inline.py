@@ -42,7 +42,8 @@ class TestInline(RunnerContract):
         return run
 
 
-def test_ctrl_c_ends_cleanly_and_the_trial_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_ends_cleanly_and_the_trial_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
     import json
 
     content = toy.sweep(run_cap=2, **toy.trained("Slow", nap=0.3))
@@ -56,7 +57,7 @@ def test_ctrl_c_ends_cleanly_and_the_trial_goes_on_later(tmp_path: Path) -> None
     while not any(trial.steps >= 30 for trial in Ledger.open(paths).trials()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGINT)
+    os.kill(driver.pid, number)
     assert driver.communicate(timeout=60)[0] == "interrupted\n"
     ledger = Ledger.open(paths)
     assert ledger.state().state == "interrupted"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from orchestrator.runner_nodes import capacity, resource_bundle
 from orchestrator.runner_ray import run_ray
 from orchestrator.runner_worker import Work, wait_for_gpu_memory
 from orchestrator.settings import Resources
+from tests.guardian import Guardian
 from tests.orchestrator import toy_trainers as toys
 from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.scripted_engine import ScriptedEngine
@@ -38,13 +38,14 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def local_ray():
     scratch = tempfile.mkdtemp(prefix="ray-")  # not pytest's: Ray's sockets need a short path
+    guardian = Guardian(Path(scratch))  # Ray's processes end with this one by themselves
     ray.init(
         address="local", num_cpus=2, resources={"slot": 2}, include_dashboard=False, log_to_driver=False,
         _node_ip_address="127.0.0.1", _temp_dir=scratch, object_store_memory=10**8,
     )  # fmt: skip
     yield
     ray.shutdown()
-    shutil.rmtree(scratch, ignore_errors=True)
+    guardian.clear()
 
 
 def trial(root, name, kind="Toy", *, steps=(2, 4), data=None, **toy):
@@ -177,6 +178,17 @@ def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(local_ray
     assert engine.reports["1"][-1].step == 4
 
 
+def test_a_silent_trial_is_given_up_and_goes_on_from_its_checkpoint_and_a_slow_one_is_left_alone(local_ray, tmp_path):
+    once = tmp_path / "happened"
+    hung = trial(tmp_path, "hung", steps=(1, 2), fault="hang", fault_step=2, once=once)
+    slow = trial(tmp_path, "slow", steps=(1, 2, 3, 4), seconds=0.7)  # longer than the limit in all, not in a stretch
+    engine, _ = run(tmp_path, [hung, slow], report_timeout=2.0)
+    assert engine.kinds("hung") == ["infrastructure", "stopped"]
+    assert engine.outcomes["hung"][0].reason == "it reported nothing for 2 s (report_timeout)"
+    assert engine.given["hung"].start == 1
+    assert engine.kinds("slow") == ["stopped"]
+
+
 def test_the_engine_is_polled_while_nothing_is_reported_in_any_thread(local_ray, tmp_path):
     with ThreadPoolExecutor(1) as elsewhere:  # no signals there
         engine, _ = elsewhere.submit(run, tmp_path, [trial(tmp_path, "0", steps=(20,), seconds=0.1)]).result()
@@ -286,6 +298,20 @@ def test_population_based_training_on_two_workers_decides_as_in_one_process(loca
             runner(engine)
             found.append([essence(trial) for trial in engine.ledger.trials()])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ray.exceptions.OutOfMemoryError("the node ran low on memory"), "oom"),
+        (ray.exceptions.RayActorError(None, "SIGKILL by OOM killer due to high memory usage"), "infrastructure"),
+        (ray.exceptions.RayActorError(None, "The actor died because its node has died."), "lost"),
+        (ray.exceptions.ActorUnavailableError("the connection broke", None), "infrastructure"),
+        (None, "infrastructure"),
+    ],
+)  # fmt: skip
+def test_the_loss_of_a_worker_has_a_class(error, kind):
+    assert runner_ray.outcome_of_loss(error).kind == kind
 
 
 def node(alive=True, **resources):

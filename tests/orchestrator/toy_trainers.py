@@ -50,6 +50,8 @@ class Toy:
             raise KeyError("a mistake in the trainer")
         elif kind == "disk":
             raise OSError(28, "No space left on device")
+        elif kind == "hang":
+            time.sleep(3600)
         elif kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
