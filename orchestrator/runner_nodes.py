@@ -16,8 +16,14 @@ import ray
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.settings import Resources
 
+log = logging.getLogger(__name__)
+
+_STARTS = 3
+"""Attempts to start a Ray of our own."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "false",  # a process for each core, of which ours could use none
+    "RAY_prestart_worker_first_driver": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the engine hands out no more than fit
@@ -43,20 +49,30 @@ def connected(log: Path, **options: Any) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS") or options.get("address"):
             ray.init(address=options.get("address"), log_to_driver=False, configure_logging=False)
         else:
-            ray.init(
-                **{
-                    "address": "local",
-                    "include_dashboard": False,
-                    "log_to_driver": False,
-                    "configure_logging": False,
-                    "_node_ip_address": "127.0.0.1",
-                    **options,
-                }
-            )
+            _start(options)
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a Ray of our own; on a busy machine it may not be up within the half minute that Ray allows itself."""
+    own = {
+        "address": "local",
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**{**own, **options})
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error) or not left:
+                raise
+            log.warning("Ray did not start in time, trying again: %s", error)
 
 
 @contextlib.contextmanager

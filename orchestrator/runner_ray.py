@@ -30,7 +30,8 @@ from ray.tune.search import Searcher, SearchGenerator
 from meanflow_core.errors import ConfigError
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict
 from orchestrator.runner_nodes import capacity, check_fits, connected, nodes, resource_bundle
-from orchestrator.runner_worker import SharedData, TrialWorker, Work
+from orchestrator.runner_process import SharedData, Work
+from orchestrator.runner_worker import TrialWorker
 from orchestrator.trial import DEFAULT_TRAINER, import_trainer, tidy
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ def _empty(trial: Trial) -> None:
 def outcome_of_loss(error: BaseException | None) -> Outcome:
     """Say what the death of a worker was: its node's, the memory monitor's, or the process's own."""
     text = str(error)
-    if isinstance(error, ray.exceptions.OutOfMemoryError):  # no RayActorError, though it ends actors
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
         return Outcome(kind="oom", reason="Ray ended its worker because the node ran out of memory", traceback=text)
     if isinstance(error, ray.exceptions.RayActorError):
         if getattr(error, "preempted", False) or "node has died" in text or "node is dead" in text:
@@ -416,12 +417,14 @@ def outcome_of_loss(error: BaseException | None) -> Outcome:
 
 
 def _error_of(trial: Trial) -> BaseException | None:
+    """Return what Tune has kept of an error: itself if an actor or a task raised it, else (out of memory) its text."""
     file = trial.pickled_error_file
-    if not file or not Path(file).exists():
-        return None
-    with open(file, "rb") as stream:
-        error = pickle.load(stream)  # written by Tune in this process
-    return error if isinstance(error, BaseException) else None
+    if file and Path(file).exists():
+        with open(file, "rb") as stream:
+            error = pickle.load(stream)  # written by Tune in this process
+        return error if isinstance(error, BaseException) else None
+    file = trial.error_file
+    return RuntimeError(Path(file).read_text(errors="replace")) if file and Path(file).exists() else None
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ _TRIES = 500
 """Draws after which a space counts as exhausted, unless it is small enough to look."""
 _SMALL = 100_000
 """A space of at most this many combinations is searched through for what is left."""
+_SHOWN, _BEST = 300, 25
+"""Trials that TPE is shown of a longer sweep; the best of them (all that it ever takes for good) are never left out."""
 _KEPT = ("cma:", "NSGA")
 """System attributes with which an evolutionary sampler finds its generations again."""
 
@@ -165,7 +167,7 @@ class Search:
             return self._free(position), {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental features, used knowingly
-            storage = _storage(trials)
+            storage = _storage(self._thinned(trials) if self.spec.method == "tpe" else trials)
             sampler = self._sampler(_seed(self.spec.seed, position))
             directions = [metric.goal for metric in self.spec.metrics]
             study = optuna.create_study(storage=storage, sampler=sampler, directions=directions)
@@ -217,13 +219,38 @@ class Search:
         trials: list[FrozenTrial] = []
         for index, observation in enumerate(known):
             cached = self._cache.get(index)
-            if cached is None or cached[0] != observation or observation.bad:  # what is bad depends on the others
+            fresh = cached is not None and (cached[0] is observation or cached[0] == observation)
+            if cached is None or not fresh or observation.bad:  # what is bad depends on the others
                 cached = self._cache[index] = observation, self._frozen(observation, worst)
             trial = cached[1]
             if trial is not None:
                 trial.number = trial._trial_id = len(trials)
                 trials.append(trial)
         return trials
+
+    def _thinned(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return what TPE is shown: the best, and of the others an even sample over time.
+
+        It weighs a handful of good trials against the density of all others, which a sample shows as well; with all of
+        them a draw would take longer and longer.
+        """
+        if len(trials) <= _SHOWN or len(self.spec.metrics) > 1:
+            return trials
+        sign = 1.0 if self.spec.metric.goal == "minimize" else -1.0
+
+        def rank(trial: FrozenTrial) -> tuple[float, float]:
+            """As TPE ranks: finished ones by value, then stopped ones by how far they came."""
+            if trial.values:
+                return -math.inf, sign * trial.values[0]
+            step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))
+            return -step, sign * value
+
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        best = {trial.number for trial in sorted(ended, key=rank)[:_BEST]}
+        others = [trial for trial in ended if trial.number not in best]
+        room = _SHOWN - _BEST
+        kept = best | {others[index * len(others) // room].number for index in range(room)}
+        return [trial for trial in ended if trial.number in kept]
 
     def _frozen(self, seen: Observation, worst: tuple[float, ...] | None) -> FrozenTrial | None:
         """Return one trial as the sampler shall see it; None if it shall not.

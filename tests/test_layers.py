@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
-    "ray": {"runner_ray", "runner_worker", "runner_nodes", "cluster_jobs", "doctor", "final"},
+    "ray": {
+        *("runner_ray", "runner_worker", "runner_process", "runner_group", "runner_nodes"),
+        *("cluster_jobs", "doctor", "final"),
+    },
     "mlflow": {"store", "delivery", "registry", "pyfunc_model"},
     "optuna": {"ledger", "journal", "search", "stopping", "importance", "charts_parameters"},
     "omegaconf": set(),

@@ -20,8 +20,8 @@ from orchestrator.messages import Assignment, Verdict
 from orchestrator.paths import Home, TrialPaths
 from orchestrator.runner_inline import run_inline
 from orchestrator.runner_nodes import capacity, resource_bundle
+from orchestrator.runner_process import Work, wait_for_gpu_memory
 from orchestrator.runner_ray import run_ray
-from orchestrator.runner_worker import Work, wait_for_gpu_memory
 from orchestrator.settings import Resources
 from tests.guardian import Guardian
 from tests.orchestrator import toy_trainers as toys
@@ -181,10 +181,10 @@ def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(local_ray
 def test_a_silent_trial_is_given_up_and_goes_on_from_its_checkpoint_and_a_slow_one_is_left_alone(local_ray, tmp_path):
     once = tmp_path / "happened"
     hung = trial(tmp_path, "hung", steps=(1, 2), fault="hang", fault_step=2, once=once)
-    slow = trial(tmp_path, "slow", steps=(1, 2, 3, 4), seconds=0.7)  # longer than the limit in all, not in a stretch
-    engine, _ = run(tmp_path, [hung, slow], report_timeout=2.0)
+    slow = trial(tmp_path, "slow", steps=(1, 2, 3, 4), seconds=1.2)  # longer than the limit in all, not in a stretch
+    engine, _ = run(tmp_path, [hung, slow], report_timeout=4.0)
     assert engine.kinds("hung") == ["infrastructure", "stopped"]
-    assert engine.outcomes["hung"][0].reason == "it reported nothing for 2 s (report_timeout)"
+    assert engine.outcomes["hung"][0].reason == "it reported nothing for 4 s (report_timeout)"
     assert engine.given["hung"].start == 1
     assert engine.kinds("slow") == ["stopped"]
 
@@ -303,7 +303,8 @@ def test_population_based_training_on_two_workers_decides_as_in_one_process(loca
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (ray.exceptions.OutOfMemoryError("the node ran low on memory"), "oom"),
+        (ray.exceptions.OutOfMemoryError("the memory monitor"), "oom"),
+        (RuntimeError("Failure # 1\nTask was killed due to the node running low on memory.\n"), "oom"),
         (ray.exceptions.RayActorError(None, "SIGKILL by OOM killer due to high memory usage"), "infrastructure"),
         (ray.exceptions.RayActorError(None, "The actor died because its node has died."), "lost"),
         (ray.exceptions.ActorUnavailableError("the connection broke", None), "infrastructure"),

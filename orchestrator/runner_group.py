@@ -1,0 +1,135 @@
+"""The processes of a trial with several workers, one of which leads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from meanflow_core.errors import TrainingDiverged
+from orchestrator.messages import Report
+from orchestrator.runner_process import Work, prepare_process, run_on_this_worker
+from orchestrator.settings import Resources
+
+
+class WorkerGroup:
+    """The processes of a trial with several workers: this one is rank 0, the others live in its placement group.
+
+    All of them run the same `run_trial` step by step; the process group between them is torch's (gloo on CPUs, nccl on
+    GPUs). Rank 0 alone writes and reports.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        size = resources.workers
+        self._thread = ThreadPoolExecutor(1)  # of rank 0: the main thread watches the other ranks meanwhile
+        group = ray.util.get_current_placement_group()
+        assert group is not None, "a trial with several workers runs in a placement group"
+        self._others = [
+            Rank.options(  # type: ignore[attr-defined]
+                num_cpus=resources.cpu,
+                num_gpus=resources.gpu,
+                resources=resources.custom or None,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+            ).remote(rank, size)
+            for rank in range(1, size)
+        ]
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        address = f"tcp://{host}:{_free_port()}"
+        joins = [other.join.remote(address) for other in self._others]
+        self._together(joins, partial(join_process_group, address, 0, size, resources.gpu > 0))
+
+    def run(self, work: Work) -> Iterator[Report]:
+        """Yield rank 0's reports, all ranks moving from one to the next together."""
+        ray.get([other.begin.remote(work) for other in self._others])
+        own = run_on_this_worker(work)
+        try:
+            while True:
+                report = self._together([other.step.remote() for other in self._others], lambda: next(own, None))
+                if report is None:
+                    return
+                yield report
+        finally:
+            self._thread.submit(own.close).result()  # type: ignore[attr-defined]
+            with contextlib.suppress(ray.exceptions.RayError):  # a rank that died has nothing to let go of
+                ray.get([other.end.remote() for other in self._others])
+
+    def _together(self, references: list[Any], act: Callable[[], Any]) -> Any:
+        """Do rank 0's part while watching the others: a rank that dies must not leave rank 0 waiting for it."""
+        own = self._thread.submit(act)
+        waiting = list(references)
+        while waiting or not own.done():
+            if waiting:
+                done, waiting = ray.wait(waiting, timeout=0.05 if own.done() else 0.2)
+                for reference in done:
+                    self._check(reference, own)
+            else:
+                own.exception()  # waits
+        return own.result()
+
+    @staticmethod
+    def _check(reference: Any, own: Any) -> None:
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            raise ConnectionError(f"a worker of this trial was lost: {error}") from error
+        except Exception:
+            # Ranks mostly fail together; rank 0's own divergence says more than the same one wrapped by Ray.
+            with contextlib.suppress(TimeoutError):
+                if isinstance(own.exception(timeout=5), TrainingDiverged):
+                    own.result()
+            raise
+
+    def close(self) -> None:
+        """End the other processes."""
+        for other in self._others:
+            ray.kill(other)
+        self._thread.shutdown(wait=False)
+
+
+@ray.remote(num_cpus=0)
+class Rank:
+    """A further process of a trial with several workers."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+        self._stretches: Any = None
+
+    def join(self, address: str) -> None:
+        """Join the process group."""
+        join_process_group(address, self._rank, self._size, bool(ray.get_gpu_ids()))
+
+    def begin(self, work: Work) -> None:
+        """Take a trial."""
+        prepare_process(work)
+        os.chdir(work.cwd if os.path.isdir(work.cwd) else ".")
+        self._stretches = run_on_this_worker(work, leader=False)
+
+    def step(self) -> None:
+        """Train along to the next report."""
+        next(self._stretches, None)
+
+    def end(self) -> None:
+        """Let go of the trial."""
+        if self._stretches is not None:
+            self._stretches.close()
+        self._stretches = None
+
+
+def join_process_group(address: str, rank: int, size: int, on_gpu: bool) -> None:
+    """Join torch's default process group."""
+    import torch.distributed
+
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", init_method=address, rank=rank, world_size=size)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
