@@ -56,7 +56,7 @@ def trial(root, name, kind="Toy", *, steps=(2, 4), data=None, **toy):
     )  # fmt: skip
 
 
-def run(root, trials, *, deadline=60, on_event=None, **options):
+def run(root, trials, *, deadline=240, on_event=None, **options):
     engine = ScriptedEngine(root, trials, **options)
     limit = time.monotonic() + deadline
 
