@@ -7,7 +7,8 @@ idle:   trials that do nothing, through this engine (ledger, checkpoints, logs a
         documentation shows it (a function, no reuse of actors), and through Tune with a class and reused actors, in
         interleaved rounds on one Ray.
 busy:   trials that sleep, on two workers, against a bare loop on two processes.
-scale:  many trials that do nothing: the driver's memory and its time per event as their number grows.
+scale:  many trials that do nothing: the time an event takes (hand-out, report, end; workers and disk included), the
+        driver's own processor time of it, and its memory, as their number grows.
 """
 
 from __future__ import annotations
@@ -184,23 +185,24 @@ def busy(trials: int, seconds: float) -> dict[str, Any]:
 
 def scale(trials: int) -> dict[str, Any]:
     """The driver's memory, and its seconds an event (hand-out, report, end), by number of trials."""
-    points: list[tuple[int, float, float]] = []
+    points: list[tuple[int, float, float, float]] = []
 
     def watch(engine: Any) -> None:
         done = sum(1 for history in engine.ledger.histories() if history.state.ended)
         if done >= (len(points) + 1) * trials // 10:
-            points.append((done, time.perf_counter(), _resident_mib()))
+            points.append((done, time.perf_counter(), time.thread_time(), _resident_mib()))
 
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.thread_time()
     with tempfile.TemporaryDirectory() as folder:
         sweep(Path(folder), trials, on_event=watch)
     rows = []
-    before = (0, began, points[0][2])
+    before = (0, began, busy, points[0][3])
     for point in points:
         events = 3 * (point[0] - before[0])
-        rows.append({"trials": point[0], "ms_per_event": 1e3 * (point[1] - before[1]) / events, "mib": point[2]})
+        wall, cpu = (1e3 * (point[which] - before[which]) / events for which in (1, 2))
+        rows.append({"trials": point[0], "ms_per_event": wall, "cpu_ms_per_event": cpu, "mib": point[3]})
         before = point
-    return {"trials": trials, "rows": rows, "growth_mib": points[-1][2] - points[0][2]}
+    return {"trials": trials, "rows": rows, "growth_mib": points[-1][3] - points[0][3]}
 
 
 def _resident_mib() -> float:
@@ -229,8 +231,11 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{found['trials']} trials of {found['seconds']:g} s on {WORKERS} workers")
         lines.append(f"  {100 * found['throughput']:.1f} % of the throughput of a bare loop")
     if "scale" in result:
-        lines.append(f"{'trials so far':>14} {'ms an event':>12} {'driver, MiB':>12}")
-        lines += [f"{r['trials']:14} {r['ms_per_event']:12.1f} {r['mib']:12.0f}" for r in result["scale"]["rows"]]
+        lines.append(f"{'trials so far':>14} {'ms an event':>12} {'of it driver':>13} {'driver, MiB':>12}")
+        lines += [
+            f"{r['trials']:14} {r['ms_per_event']:12.1f} {r['cpu_ms_per_event']:13.1f} {r['mib']:12.0f}"
+            for r in result["scale"]["rows"]
+        ]
     return "\n".join(lines)
 
 

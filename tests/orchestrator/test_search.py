@@ -214,3 +214,24 @@ def test_several_metrics_are_all_shown() -> None:
     known = [seen(0, draw.values, None, metrics=(1.0, 2.0)) for draw in searched(rich("random"), 1)]
     assert search._study_of(known)[0].values == [1.0, 2.0]
     assert search.draw(1, known, yes) is not None
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+def test_of_a_long_sweep_tpe_is_shown_the_best_and_an_even_sample_of_the_others(goal: str) -> None:
+    search = Search(toy.spec(toy.sweep(method="tpe", run_cap=2000, metric={"name": "loss", "goal": goal})))
+    sign = 1.0 if goal == "minimize" else -1.0
+    stopped = {"state": TrialState.PRUNED}
+    known = [  # every tenth is finished, the later the better; a stopped one looks best of all, and is not
+        seen(n, {"x": n / 1000, "y": 0.4}, sign * (1000 - n), step=90)
+        if n % 10 == 0
+        else seen(n, {"x": n / 1000, "y": 0.4}, -sign * 9999, step=30, **stopped)
+        for n in range(1000)
+    ]
+    shown = [trial.params["x"] * 1000 for trial in search._thinned(search._study_of(known))]
+    assert len(shown) == 300
+    assert shown == sorted(shown)
+    assert {10.0 * n for n in range(75, 100)} <= {round(x, 6) for x in shown}
+    for tenth in range(7):  # none of the best among them
+        assert sum(100 * tenth <= x < 100 * (tenth + 1) for x in shown) == pytest.approx(275 * 100 / 975, abs=1)
+    assert search.draw(1000, known, yes) == search.draw(1000, known, yes)
+    assert len(search._thinned(search._study_of(known[:300]))) == 300
