@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -141,6 +142,7 @@ def idle(trials: int, plain_trials: int, rounds: int) -> dict[str, Any]:
                 began = time.perf_counter()
                 run(Path(folder), count)
                 seconds[name].append((time.perf_counter() - began) / count)
+            print(f"  {name}: {count} trials, {seconds[name][-1]:.3f} s each", file=sys.stderr, flush=True)
     mean = {name: sum(found) / len(found) for name, found in seconds.items()}
     return {
         "trials": trials,
