@@ -279,6 +279,7 @@ class TestRay(RunnerContract):
     test_a_misnamed_metric_ends_the_sweep_with_the_names_there_are = None
     test_going_on_with_a_finished_sweep_runs_nothing_again = None
     test_what_is_reported_is_what_the_trainer_gives_when_run_alone = None
+    test_out_of_memory_is_told_from_a_bug = None  # above, through Ray, with every other class
 
     @pytest.fixture
     def run_sweep(self, local_ray, home):
