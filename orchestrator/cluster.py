@@ -40,12 +40,20 @@ VALUED = ("-n", "-o", "--out", "--csv", "--home", "--name", "--sweep", "--trial"
 """Options that are followed by a value."""
 
 
-def submit(file: Path | str, address: str, *, home: str | None = None, follow: bool = False) -> str:
+def submit(
+    file: Path | str,
+    address: str,
+    overrides: Sequence[str] = (),
+    *,
+    home: str | None = None,
+    follow: bool = False,
+) -> str:
     """Send a sweep to a cluster and return its name, as soon as the cluster has accepted it.
 
     Args:
         file: the sweep file; it is read and checked here.
         address: of the cluster's job server, e.g. http://127.0.0.1:8265.
+        overrides: `key=value` words that replace keys of the file.
         home: folder of all state on the cluster, on storage that every node shares. By default what
             $MEANSWEEP_HOME says there, or else ~/meansweep-data.
         follow: print what the driver prints until it ends; Ctrl-C leaves it running.
@@ -54,7 +62,7 @@ def submit(file: Path | str, address: str, *, home: str | None = None, follow: b
         ConfigError: the sweep file is wrong, or a sweep of this name runs there already.
         ClusterError: the cluster cannot be reached, or (with `follow`) the sweep failed.
     """
-    spec = read_spec(file)
+    spec = read_spec(file, overrides)
     client = connect(address)
     running = [job for job in drivers_of(client, spec.name) if job.status in UNDER_WAY]
     if running:

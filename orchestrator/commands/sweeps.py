@@ -38,6 +38,7 @@ OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="Replace keys of the file.", show_default=False)
 ]
 InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray: for debugging.")]
+NameOption = Annotated[str | None, typer.Option(help="Another name than the file's.", show_default=False)]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in another environment.")]
 TRIAL_ID = re.compile(r"\d+(\.\d+)?")
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
@@ -102,7 +103,7 @@ def plan(
 def run(
     file: FileArgument,
     overrides: OverridesArgument = None,
-    name: Annotated[str | None, typer.Option(help="Another name than the file's.", show_default=False)] = None,
+    name: NameOption = None,
     inline: InlineOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -113,7 +114,7 @@ def run(
     from orchestrator.probe import available_here
     from orchestrator.spec import read_spec
 
-    words = [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
+    words = _words(overrides, name)
     spec = read_spec(file, words)
     share = _gpu_share(spec)
     if share:
@@ -134,6 +135,8 @@ def run(
 def submit(
     file: FileArgument,
     address: Annotated[str, typer.Option(help="The cluster's job server, e.g. http://127.0.0.1:8265.")],
+    overrides: OverridesArgument = None,
+    name: NameOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and print what the driver prints.")] = False,
     remote_home: Annotated[
         str | None, typer.Option(help="Folder of all state, on storage that all nodes share.", show_default=False)
@@ -147,11 +150,11 @@ def submit(
     from orchestrator.cluster_jobs import ClusterError
 
     try:
-        name = submit_sweep(file, address, home=remote_home, follow=follow)
+        sweep = submit_sweep(file, address, _words(overrides, name), home=remote_home, follow=follow)
     except ClusterError as error:
         raise CommandFailed(str(error)) from error
-    typer.echo(name)
-    typer.echo(f"next: meansweep status {name} --address {address}", err=True)
+    typer.echo(sweep)
+    typer.echo(f"next: meansweep status {sweep} --address {address}", err=True)
 
 
 def resume(
@@ -195,6 +198,11 @@ def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
         from orchestrator.ready import demand_ready
 
         demand_ready(spec)
+
+
+def _words(overrides: list[str] | None, name: str | None) -> list[str]:
+    """Return what replaces keys of a sweep's file, a name among them."""
+    return [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
 
 
 def _gpu_share(spec: SweepSpec) -> float:

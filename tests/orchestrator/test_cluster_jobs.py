@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from meanflow_core.errors import ConfigError
-from orchestrator.cluster import positional, run_remotely, value_of
+from orchestrator.cluster import positional, run_remotely, submit, value_of
 from orchestrator.cluster_jobs import explain
 from orchestrator.remote import BEGIN, MARK, read_result, redirect_out
 from orchestrator.spec import SweepSpec, read_spec
@@ -152,6 +153,19 @@ def cluster(monkeypatch):
     monkeypatch.setattr("orchestrator.cluster.connect", lambda address: made)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return made
+
+
+def test_a_sweep_is_sent_with_the_words_that_replace_keys_of_its_file(cluster, tmp_path, monkeypatch):
+    file, sent = tmp_path / "sweep.yaml", {}
+    file.write_text(json.dumps(sweep_content(toy.spec(toy.grid()).source)))
+
+    def take(**job: Any) -> str:
+        sent.update(yaml.safe_load((Path(job["runtime_env"]["working_dir"]) / "sweep.yaml").read_text()))
+        return "new"
+
+    monkeypatch.setattr(cluster, "submit_job", take)
+    assert submit(file, "http://c", ["name=other", "retries=5"]) == "other"
+    assert (sent["name"], sent["retries"]) == ("other", 5)
 
 
 @pytest.mark.parametrize("words", [["status", "a"], ["resume", "a"], ["logs", "7", "a"], ["sync", "--check", "a"]])
