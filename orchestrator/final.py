@@ -190,10 +190,9 @@ def _train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    try:
+    from orchestrator.runner_nodes import connected
+
+    with connected(folder / "ray.log", **({} if address is None else {"address": address})):
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0  # type: ignore[no-untyped-call]
         if address is None and not os.environ.get("RAY_ADDRESS"):
@@ -215,9 +214,6 @@ def _train_on_ray(
         )
         (folder / DIVERGED).unlink(missing_ok=True)
         trainer.fit()
-    finally:
-        if started:
-            ray.shutdown()
     if (folder / DIVERGED).exists():
         raise TrainingDiverged(**json.loads((folder / DIVERGED).read_text()))
 

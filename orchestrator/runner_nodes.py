@@ -47,7 +47,7 @@ def connected(log: Path, **options: Any) -> Iterator[None]:
             yield
             return
         if os.environ.get("RAY_ADDRESS") or options.get("address"):
-            ray.init(address=options.get("address"), log_to_driver=False, configure_logging=False)
+            ray.init(address=options.get("address"), log_to_driver=False)
         else:
             _start(options)
         try:
@@ -62,7 +62,6 @@ def _start(options: Mapping[str, Any]) -> None:
         "address": "local",
         "include_dashboard": False,
         "log_to_driver": False,
-        "configure_logging": False,
         "_node_ip_address": "127.0.0.1",
     }
     for left in reversed(range(_STARTS)):
@@ -89,7 +88,10 @@ def _environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[None]:
-    """Send the records of Ray's loggers to a file instead of the user's terminal."""
+    """Send the records of Ray's loggers to a file instead of the user's terminal.
+
+    `ray.init` must be left to configure its logging: it then keeps this handler, which it drops otherwise.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -270,6 +270,8 @@ def test_an_own_ray_starts_and_stops_quietly_on_the_loopback(tmp_path):
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert (found.returncode, found.stdout, found.stderr) == (0, "[2, 4]\n", "")
+    [log] = tmp_path.rglob("driver.log")
+    assert "Started a local Ray instance" in log.read_text()
 
 
 class TestRay(RunnerContract):
