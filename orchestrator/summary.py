@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.records import TrialState
+from orchestrator.records import TrialRecord, TrialState
 from orchestrator.status import best_so_far
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
+
+
+def is_driven(ledger: Ledger) -> bool:
+    """Whether a driver runs the sweep now, by its lock."""
+    from orchestrator.journal import driver_of
+
+    return driver_of(ledger.paths.lock) is not None
+
+
+def standing(ledger: Ledger, *, driven: bool | None = None) -> list[TrialRecord]:
+    """Return the trials as they stand: what a dead driver left running waits for a resume.
+
+    Args:
+        ledger: the sweep's ledger.
+        driven: whether a driver runs; None: look at the lock.
+    """
+    trials = ledger.trials()
+    if is_driven(ledger) if driven is None else driven:
+        return trials
+    return [replace(t, state=TrialState.WAITING) if t.state is TrialState.RUNNING else t for t in trials]
 
 
 def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None = None) -> dict[str, Any]:
@@ -20,15 +41,11 @@ def summarize(ledger: Ledger, *, wall: float | None = None, driven: bool | None 
         wall: the sweep's clock, if a running driver knows it better than the record.
         driven: whether a driver runs; None: look at the lock.
     """
-    spec, state, trials = ledger.spec(), ledger.state(), ledger.trials()
-    if driven is None:
-        from orchestrator.journal import driver_of
-
-        driven = driver_of(ledger.paths.lock) is not None
+    driven = is_driven(ledger) if driven is None else driven
+    spec, state, trials = ledger.spec(), ledger.state(), standing(ledger, driven=driven)
     counts = dict.fromkeys(("running", "finished", "pruned", "failed", "waiting", "at-rung", "paused"), 0)
     for trial in trials:
-        idle = trial.state is TrialState.RUNNING and not driven  # its driver died: it waits for a resume
-        counts["waiting" if idle else trial.state.value] += 1
+        counts[trial.state.value] += 1
     best = best_so_far(spec, trials)
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     lost = sum(trial.wasted_seconds for trial in trials)

@@ -78,16 +78,17 @@ def check_name(name: str) -> str:
 
 
 def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:
-    """Open a sweep's ledger for reading."""
+    """Open a sweep's ledger for reading; the trials as they stand now."""
     from orchestrator.journal import LedgerError
     from orchestrator.ledger import Ledger
+    from orchestrator.summary import standing
 
     paths = find_sweep(home_at(home), name)
     try:
         ledger = Ledger.open(paths)
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
-    return paths, ledger, ledger.spec(), ledger.trials()
+    return paths, ledger, ledger.spec(), standing(ledger)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -310,9 +310,6 @@ def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOpti
     found = find(spec, trials, state=summary["state"], wall_seconds=summary["budget"]["wall_clock"]["used"])
     found |= {"reason": summary["reason"], "waste": summary["waste"], "revision": summary["revision"]}
     found["disk"] = disk_use(paths)
-    found["trials"] |= {
-        key: summary["trials"][key] for key in ("running", "waiting")
-    }  # a dead driver's wait for resume
     if json:
         print_json(found)
     else:

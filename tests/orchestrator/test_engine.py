@@ -19,7 +19,7 @@ from orchestrator.opening import resume_sweep, start_sweep
 from orchestrator.paths import Home
 from orchestrator.records import TrialState
 from orchestrator.runner_inline import run_inline
-from orchestrator.summary import summarize
+from orchestrator.summary import standing, summarize
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Clock, Trace, drive, essence, read, run
 
@@ -655,7 +655,9 @@ def test_the_tracker_hears_of_everything_and_of_no_trial_twice(start: Start) -> 
 def test_the_status_of_a_sweep_whose_driver_died_says_so(start: Start) -> None:
     engine = start(toy.sweep(run_cap=3))
     work_of(engine)
+    assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.RUNNING]
     engine.ledger.close()
+    assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.WAITING]
     status = summarize(Ledger.open(engine.paths))
     assert status["state"] == "interrupted"
     assert status["trials"]["waiting"] == 1
