@@ -63,11 +63,15 @@ class TrainingDiverged(RuntimeError):
 
 
 def nearest(word: str, valid: Sequence[str]) -> str | None:
-    """Return the valid word closest to `word`; one with the same last part of a dotted name comes first."""
+    """Return the valid word closest to `word`; one with the same last part of a dotted name comes first.
+
+    The last part of what is no name (a trial's 10.2) says nothing.
+    """
     leaf = word.rsplit(".", 1)[-1]
-    if leaf in valid:
+    named = leaf.isidentifier()
+    if named and leaf in valid:
         return leaf
-    same = [name for name in valid if name.rsplit(".", 1)[-1] == leaf]
+    same = [name for name in valid if named and name.rsplit(".", 1)[-1] == leaf]
     if same:
         return max(same, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio())
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
