@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.groups import group_by_config
 from orchestrator.records import TrialRecord, TrialState, best_first
 from orchestrator.statistics import tied_with_best
 
@@ -27,8 +28,8 @@ def next_replicate(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Replicate 
 
     Call it when the search is through and no trial of it runs. The contenders are its best `top` configurations by
     their searched trial. Seeds are added round by round. With `race`, a configuration that is significantly worse
-    than the best one on the seeds they share (paired t-test, Holm-corrected) gets no more, and the race is over when
-    one is left.
+    than the best one on the seeds they share (paired t-test, Holm-corrected), or of which a seed diverged or collapsed
+    while others are sound, gets no more, and the race is over when one is left.
 
     Args:
         spec: the sweep.
@@ -57,18 +58,20 @@ def next_replicate(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Replicate 
 def _still_racing(
     spec: SweepSpec, begun: dict[tuple[int, int], TrialRecord], contenders: Sequence[int], number: int
 ) -> list[int]:
-    """Return the configurations still tied with the best after the replicates before `number`."""
+    """Return the configurations still tied with the best after the replicates before `number`, best first.
+
+    One of which a seed diverged or collapsed is out while there are others: it ranks behind them whatever its mean.
+    """
     sign = 1.0 if spec.metric.goal == "minimize" else -1.0
-    groups: dict[int, dict[int, float]] = {}
-    for config in contenders:
-        runs = [begun.get((config, replicate)) for replicate in range(number)]
-        groups[config] = {
-            run.seed: sign * run.metric
-            for run in runs
-            if run is not None and run.state is TrialState.FINISHED and run.metric is not None
-        }
-    ranked = sorted((config for config in contenders if groups[config]), key=lambda config: _mean(groups[config]))
-    ties = tied_with_best([groups[config] for config in ranked])
+    runs = [run for (config, replicate), run in begun.items() if config in contenders and replicate < number]
+    groups = group_by_config(runs)
+    stable = [group for group in groups if not group.bad_seeds(spec.metric.name, spec.metric.goal)]
+    values = {
+        group.searched.config_id: {seed: sign * value for seed, value in group.by_seed().items()}
+        for group in stable or groups
+    }
+    ranked = sorted((config for config in values if values[config]), key=lambda config: _mean(values[config]))
+    ties = tied_with_best([values[config] for config in ranked])
     return [config for config, tied in zip(ranked, ties, strict=True) if tied is not False]
 
 

@@ -431,14 +431,26 @@ def race(start: Start, losses: dict[int, Callable[[int], float]], **rule: Any) -
 
 def test_a_race_gives_more_seeds_only_to_what_is_still_tied_with_the_best(start: Start) -> None:
     def noise(seed: int) -> float:
-        return 0.01 * ((seed * 7) % 5)
+        return 1 + 0.01 * ((seed * 7) % 5)
 
     def other(seed: int) -> float:
-        return 0.01 * ((seed * 3 + 1) % 5)
+        return 1 + 0.01 * ((seed * 3 + 1) % 5)
 
     counts = race(start, {0: noise, 1: other, 2: lambda seed: 5 + noise(seed) + 0.001 * seed})
     assert counts[0] == counts[1] == 9  # these two cannot be told apart: all 8 seeds
     assert counts[2] == 2  # two pairs show the third to be worse
+
+
+def test_a_configuration_of_which_a_seed_collapsed_leaves_the_race(start: Start) -> None:
+    def noise(seed: int) -> float:
+        return 1 + 0.01 * ((seed * 7) % 5)
+
+    def collapsing(seed: int) -> float:
+        return 40.0 if seed == 2 else noise(seed) - 0.02 * seed
+
+    # After a collapse no paired test can tell the two apart: it would go on to the last seed.
+    counts = race(start, {0: collapsing, 1: noise, 2: lambda seed: 5 + noise(seed) + 0.001 * seed})
+    assert counts == {0: 3, 1: 3, 2: 2}
 
 
 def test_a_race_ends_when_one_is_left(start: Start) -> None:
