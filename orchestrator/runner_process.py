@@ -6,7 +6,6 @@ Nothing here imports Ray Tune, which takes a second: the process that loads the 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import sys
 import time
@@ -51,8 +50,6 @@ def run_on_this_worker(work: Work, *, leader: bool = True) -> Iterator[Report]:
 def _with_shared(store: Any, assignment: Assignment, on_log: Callable[..., None]) -> Any:
     shared = None
     cls = import_trainer(assignment.trainer)
-    if not gc.get_freeze_count():
-        gc.freeze()  # what is loaded by now stays: collecting after each trial need not look at it again (0.2 s)
     if store is not None and hasattr(cls, "shared_data"):
         shared = _fetch_shared(store, assignment)
     return build_trainer(assignment, on_log, shared=shared)

@@ -65,6 +65,7 @@ def run_trial(
     checkpoints = store or CheckpointStore.of(assignment)
     log = paths.log if leader else paths.log.with_name(f"{paths.log.name}.worker")
     trainer = None
+    gc.freeze()  # what was there before leaves no garbage of this trial: to look at it takes up to a second
     try:
         began = clock()
         with captured_output(log):
@@ -99,6 +100,7 @@ def run_trial(
     finally:
         del trainer
         free_memory()
+        gc.unfreeze()
 
 
 def tidy(assignment: Assignment) -> None:
