@@ -40,15 +40,8 @@ OverridesArgument = Annotated[
 InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray: for debugging.")]
 NameOption = Annotated[str | None, typer.Option(help="Another name than the file's.", show_default=False)]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in another environment.")]
-TRIAL_ID = re.compile(r"\d+(\.\d+)?")
+TRIAL_ID = re.compile(r"[0-9]+(\.[0-9]+)?")
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
-
-
-_RESULTS = ("diverged", "oom")
-"""Failures that say something about the configuration, and nothing about the code or the machine."""
-
-
-_TRIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def register(app: typer.Typer) -> None:
@@ -257,6 +250,7 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
 def _conclude(ledger: Ledger) -> None:
     """Print the leaderboard, the best trial's picture, and what to type next."""
+    from orchestrator.failures import BAD_REGION
     from orchestrator.leaderboard import leaderboard
     from orchestrator.leaderboard_table import leaderboard_table
 
@@ -269,7 +263,7 @@ def _conclude(ledger: Ledger) -> None:
         typer.echo(state.traceback, err=True)
     if state.state == "stopped":
         typer.echo(f"go on with: meansweep resume {spec.name}")
-    broken = [trial.id for trial in trials if trial.failure is not None and trial.failure.kind not in _RESULTS]
+    broken = [trial.id for trial in trials if trial.failure is not None and trial.failure.kind not in BAD_REGION]
     if broken:
         ids = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
         typer.echo(
@@ -328,10 +322,10 @@ def logs(
 ) -> None:
     """Print the log of a trial or of the driver. Of a trial: what its workers printed, over all its runs."""
     sweep = sweep or named
-    if trial is not None and sweep is None and not _TRIAL.fullmatch(trial):
+    if trial is not None and sweep is None and not TRIAL_ID.fullmatch(trial):
         trial, sweep = None, trial  # `meansweep logs SWEEP`
     paths = find_sweep(home_at(home), sweep)
-    if trial is not None and not _TRIAL.fullmatch(trial):
+    if trial is not None and not TRIAL_ID.fullmatch(trial):
         raise ConfigError(
             [Problem(key="TRIAL", value=trial, rule="must be a trial's id, e.g. 7, or 7.2 for a replicate")]
         )
