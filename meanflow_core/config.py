@@ -588,7 +588,7 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapp
 def _choose(kinds: list[type], raw: Any, default: str, key: str, problems: list[Problem]) -> type | None:
     names = {_default_name(kind): kind for kind in kinds}
     name = raw.get("name", default) if isinstance(raw, Mapping) else default
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         rule = f"must be one of {', '.join(names)}"
         problems.append(Problem(key=f"{key}.name", value=name, rule=rule, nearest=nearest(str(name), list(names))))
         return None
@@ -603,7 +603,7 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
     OmegaConf.set_readonly(schema, None)
     try:
         return OmegaConf.to_container(OmegaConf.merge(schema, {name: value}), resolve=True)[name]  # type: ignore[call-overload, index]
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, TypeError):  # TypeError: a mapping in the place of a list
         choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
         rule = f"must be one of {', '.join(choices)}" if choices else f"must be {_spoken(annotation)}"
         if name == "precision" and str(value) in HALF:

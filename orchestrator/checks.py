@@ -111,7 +111,7 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
                 reader.wrong(reader.place(key) if key else ("parameters",), problem.rule, problem.value)
     elif spec.method == "pbt" and not spec.run_cap:
         reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
-    elif not limited and not {"run_cap", "budget"} & set(spec.source["sweep"]):
+    elif not limited and not any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems):
         reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
     if len(spec.metrics) > 1:
         if spec.method in ("cmaes", "pbt"):
@@ -288,6 +288,9 @@ def _check_length(reader: Reader, spec: SweepSpec) -> None:
     config = spec.config_for(spec.space.suggest(lambda parameter: parameter.from_unit(0.5)))
     loop = config.get("trainer")
     steps = loop.get("steps") if isinstance(loop, Mapping) else None
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+    if steps is None:
         rule = "`trainer.steps` is missing: how many steps does a trial train? (in `set` or in `base`)"
         reader.wrong(("set",), rule)
+    elif not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        section = "set" if "trainer.steps" in spec.set else "base"
+        reader.wrong((section, "trainer.steps"), "must be a whole number, at least 1 (written 1000, not 1e3)", steps)

@@ -198,6 +198,15 @@ class Parameter:
 
     # -------------------------------------------------------------------------------------------- helpers
 
+    @property
+    def sound(self) -> bool:
+        """Whether the bounds of a normal law leave enough of it to draw from, and its values are numbers."""
+        low, high = self._cut
+        try:
+            return high - low >= _EDGE and self.from_unit(0.0) <= self.from_unit(1.0)
+        except OverflowError:  # of exp
+            return False
+
     @cached_property
     def _cumulative(self) -> tuple[float, ...]:
         weights = self.probabilities or (1 / len(self.choices),) * len(self.choices)

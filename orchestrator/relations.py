@@ -114,11 +114,7 @@ class _Conditions:
 def _zipped(reader: Reader, draft: SpaceDraft, content: Any) -> dict[str, Parameter]:
     """Return the parameters by name, those of each `zip` joined into one at the place of the first."""
     joined = dict(draft.parameters)
-    groups = (
-        content
-        if content is None or (isinstance(content, list) and content and isinstance(content[0], list))
-        else [content]
-    )
+    groups = content if not content or (isinstance(content, list) and isinstance(content[0], list)) else [content]
     taken: set[str] = set()
     for path, group in _entries(reader, ("zip",), groups):
         names = [str(name) for name in reader.sequence(path, group)]

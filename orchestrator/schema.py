@@ -17,11 +17,30 @@ from meanflow_core import config as training
 from orchestrator.settings import METHODS, STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
 from orchestrator.settings_reader import NOT_NEEDED
 from orchestrator.space_reader import DISTRIBUTIONS
-from orchestrator.sweep_file import KEYS
+from orchestrator.sweep_file import DEFAULT_TRAINER, KEYS
 
 Schema = dict[str, Any]
 
+_NEEDED = ("method", "metric", "metrics", "parameters")
+"""Keys that may not be empty."""
+
 _NUMBER: Schema = {"type": "number"}
+_TEXT: Schema = {"type": "string", "pattern": r"\S"}
+_WHOLE: Schema = {"minimum": 1}
+_ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
+_LIMITS: dict[type, dict[str, Schema]] = {
+    EarlyTerminate: {
+        **dict.fromkeys(("min_iter", "s", "brackets", "patience", "warmup_trials"), _WHOLE),
+        "max_iter": {"minimum": 2},
+        "eta": {"exclusiveMinimum": 1},
+        "percentile": {**_ABOVE_ZERO, "maximum": 100},
+        "min_delta": {"minimum": 0},
+    },
+    Replicates: {"top": _WHOLE, "seeds": _WHOLE},
+    Resources: {"cpu": _ABOVE_ZERO, "gpu": {"minimum": 0}, "workers": _WHOLE},
+    Budget: {"gpu_hours": _ABOVE_ZERO, "trials": _WHOLE},
+}
+"""What `settings_reader` demands of single numbers."""
 _DURATION: Schema = {
     "type": ["number", "string"],
     "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$",
@@ -47,7 +66,7 @@ _PARAMETER_DOCS: dict[str, str] = {
 
 def sweep_schema() -> Schema:
     """Return the schema of a sweep file."""
-    shapes = _top_level()
+    shapes = {key: shape if key in _NEEDED else _or_empty(shape) for key, shape in _top_level().items()}
     properties = {key: {**shapes[key], "description": text} for key, text in KEYS.items()}
     unused = {key: {"deprecated": True, "description": f"Not needed here: {why}."} for key, why in NOT_NEEDED.items()}
     return {
@@ -58,30 +77,27 @@ def sweep_schema() -> Schema:
         "required": ["method", "parameters"],
         "oneOf": [{"required": ["metric"]}, {"required": ["metrics"]}],
         "additionalProperties": False,
-        # a trainer of the user's own has keys of its own
-        "if": {"not": {"required": ["trainer"]}},
-        "then": {"properties": {"parameters": {"propertyNames": {"enum": _parameter_names()}}}},
+        # a trainer of the user's own has keys of its own, and values
+        "if": {"properties": {"trainer": {"enum": [None, DEFAULT_TRAINER]}}},
+        "then": {"properties": _of_the_meanflow_trainer()},
         "$defs": _definitions(),
     }
 
 
 def _top_level() -> dict[str, Schema]:
-    text: Schema = {"type": "string"}
-    keys = {key: _merged([_typed(annotation) for annotation, _ in found]) for key, found in _keys().items()}
-    documented = {key: {**shape, **_described(key)} for key, shape in keys.items()}
     return {
-        "name": {**text, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
-        "description": text,
-        "base": {"type": ["string", "object"]},
-        "set": {"type": "object", "properties": documented},
-        "trainer": {**text, "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "description": _TEXT,
+        "base": {**_TEXT, "type": ["string", "object"]},
+        "set": {"type": "object", "properties": {key: _described(key) for key in _keys()}},
+        "trainer": {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
         "method": {"oneOf": [_word(name, why) for name, why in METHODS.items()] + [_word("bayes", "the same as tpe")]},
         "metric": {"$ref": "#/$defs/metric"},
         "metrics": {"type": "array", "minItems": 2, "items": {"$ref": "#/$defs/metric"}},
         "parameters": {
             "type": "object",
             "minProperties": 1,
-            "properties": {key: _sized(keys[key], _described(key)) for key in keys},
+            "properties": {key: {**_described(key), "$ref": "#/$defs/parameter"} for key in _keys()},
             "additionalProperties": {"$ref": "#/$defs/parameter"},
         },
         "zip": {"type": "array", "items": {"type": ["array", "string"]}},
@@ -98,24 +114,34 @@ def _top_level() -> dict[str, Schema]:
         "budget": {"$ref": "#/$defs/budget"},
         "retries": {"type": "integer", "minimum": 0, "default": 2},
         "seed": {"type": "integer", "minimum": 0, "default": 0},
-        "warm_start": {"type": ["array", "string"], "items": text},
+        "warm_start": {**_TEXT, "type": ["array", "string"], "items": _TEXT},
         "on_duplicate": {"enum": ["reuse", "skip", "run"], "default": "reuse"},
         "max_concurrent": {"type": "integer", "minimum": 1},
         "report_timeout": _DURATION,
     }
 
 
+def _of_the_meanflow_trainer() -> dict[str, Schema]:
+    """The keys of its configuration, each with the shape of its values."""
+    shapes = {key: _merged([_typed(annotation) for annotation, _ in found]) for key, found in _keys().items()}
+    varied = {key: {"properties": {"value": shape, "values": {"items": shape}}} for key, shape in shapes.items()}
+    return {
+        "set": {"properties": shapes},
+        "parameters": {"propertyNames": {"enum": _parameter_names()}, "properties": varied},
+    }
+
+
 def _definitions() -> dict[str, Schema]:
     parameter: dict[str, Schema] = {key: {"description": text} for key, text in _PARAMETER_DOCS.items()}
-    for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
-        parameter[key] |= _NUMBER
+    for key in ("min", "max", "mu"):
+        parameter[key] |= _or_empty(_NUMBER)
     for key in ("sigma", "q", "a", "b"):
-        parameter[key]["exclusiveMinimum"] = 0
-    parameter["values"] |= {"type": "array", "minItems": 1, "uniqueItems": True}
-    parameter["probabilities"] |= {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}
-    parameter["distribution"]["enum"] = list(DISTRIBUTIONS)
-    parameter["when"]["$ref"] = "#/$defs/conditions"
-    parameter["parameters"] |= {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}}
+        parameter[key] |= _or_empty(_NUMBER | _ABOVE_ZERO)
+    parameter["values"] |= _or_empty({"type": "array", "minItems": 1, "uniqueItems": True})
+    parameter["probabilities"] |= _or_empty({"type": "array", "items": _NUMBER | _ABOVE_ZERO})
+    parameter["distribution"] |= _or_empty({"enum": list(DISTRIBUTIONS)})
+    parameter["when"] |= _or_empty({"$ref": "#/$defs/conditions"})
+    parameter["parameters"] |= _or_empty({"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}})
     needs: list[Schema] = [{"required": list(keys)} for keys in (("value",), ("values",), ("min", "max"))]
     needs += [{"required": ["distribution"]}, {"required": ["parameters"]}]
     return {
@@ -128,18 +154,24 @@ def _definitions() -> dict[str, Schema]:
         "metric": _record(
             Metric,
             {
-                "impute": {"const": "worst", "deprecated": True},
-                "impute_while_running": {"const": False, "deprecated": True},
+                "name": _TEXT,
+                "impute": {"enum": ["worst"], "deprecated": True},
+                "impute_while_running": {"enum": [False], "deprecated": True},
             },
             required=["name"],
         ),
         "early_terminate": _record(
             EarlyTerminate,
-            {"type": {"oneOf": [_word(name, why) for name, why in STOPPING.items()]}, "strict": {"deprecated": True}},
+            {
+                "type": {"oneOf": [_word(name, why) for name, why in STOPPING.items()]},
+                "strict": {"type": "boolean", "deprecated": True},
+            },
             required=["type"],
         ),
         "replicates": _record(Replicates),
-        "resources": _record(Resources, {"custom": {"type": "object", "additionalProperties": _NUMBER}}),
+        "resources": _record(
+            Resources, {"custom": {"type": "object", "additionalProperties": _or_empty(_NUMBER | _ABOVE_ZERO)}}
+        ),
         "budget": _record(Budget, {"wall_clock": _DURATION}),
     }
 
@@ -147,25 +179,37 @@ def _definitions() -> dict[str, Schema]:
 def _record(cls: type, other: Mapping[str, Schema] | None = None, *, required: list[str] | None = None) -> Schema:
     """The schema of a settings class, its fields' docstrings as descriptions."""
     docs = _docs(cls)
-    shapes = {key: _typed(annotation) for key, annotation in typing.get_type_hints(cls).items()} | dict(other or {})
+    limits, needed = _LIMITS.get(cls, {}), required or []
+    shapes = {
+        key: _typed(annotation) | limits.get(key, {}) for key, annotation in typing.get_type_hints(cls).items()
+    } | dict(other or {})
+    shapes = {key: shape if key in needed else _or_empty(shape) for key, shape in shapes.items()}
     described = {key: {**shape, **({"description": docs[key]} if key in docs else {})} for key, shape in shapes.items()}
     return {
         "type": "object",
         "description": inspect.getdoc(cls),
         "properties": described,
-        "required": required or [],
+        "required": needed,
         "additionalProperties": False,
     }
 
 
+def _or_empty(shape: Schema) -> Schema:
+    """The same shape, or nothing: an empty key is as good as none."""
+    match shape:
+        case {"enum": words}:
+            return {**shape, "enum": [*words, *([] if None in words else [None])]}
+        case {"type": kinds}:
+            kinds = kinds if isinstance(kinds, list) else [kinds]
+            return {**shape, "type": [*kinds, *([] if "null" in kinds else ["null"])]}
+        case {"anyOf": shapes}:
+            return {**shape, "anyOf": [*shapes, {"type": "null"}]}
+        case _:
+            return {"anyOf": [shape, {"type": "null"}]}
+
+
 def _word(name: str, why: str) -> Schema:
     return {"const": name, "description": why}
-
-
-def _sized(shape: Schema, description: Schema) -> Schema:
-    """A parameter whose values have this shape."""
-    values = {"value": shape, "values": {"items": shape}}
-    return {**description, "allOf": [{"$ref": "#/$defs/parameter"}, {"properties": values}]}
 
 
 def _parameter_names() -> list[str]:

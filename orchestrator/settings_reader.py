@@ -63,12 +63,12 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
     valid = ("name", "goal", "target")
     block = reader.mapping(path, content)
     reader.keys(path, {k: v for k, v in block.items() if not k.startswith("impute")}, valid)
-    if block.get("impute", "worst") == "worst" and "impute" in block:
+    if block.get("impute") == "worst":
         reader.note((*path, "impute"), "not needed here: a diverged trial always counts as the worst")
-    elif "impute" in block:
+    elif block.get("impute") is not None:
         rule = "a diverged trial counts as the worst, and a lost one is run again: its last or best value is never used"
         reader.wrong((*path, "impute"), rule, block["impute"])
-    if block.get("impute_while_running"):
+    if not any(block.get("impute_while_running") is said for said in (None, False)):
         rule = "not known here: the search itself allows for running trials"
         reader.wrong((*path, "impute_while_running"), rule, block["impute_while_running"])
     if block.get("name") is None:
@@ -106,7 +106,7 @@ def read_early_terminate(reader: Reader, content: Any) -> EarlyTerminate | None:
     block = reader.mapping(path, content, every)
     if not isinstance(content, Mapping):
         return None
-    if "type" not in block:
+    if block.get("type") is None:
         reader.wrong((*path, "type"), f"is missing: one of {', '.join(STOPPING)}")
         return None
     kind = reader.choice((*path, "type"), block["type"], tuple(STOPPING), "none")

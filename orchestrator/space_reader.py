@@ -94,6 +94,8 @@ def _parameter(reader: Reader, path: Path, key: str, definition: Mapping[str, An
             reader.wrong((*path, word), "keys below a key need the word `parameters:` between them")
             return None
     reader.keys(path, definition, PARAMETER_KEYS)
+    # an empty key says nothing, as everywhere in the file; only a `value` may be null
+    definition = {word: value for word, value in definition.items() if value is not None or word == "value"}
     name = _distribution(reader, path, definition)
     if name is None:
         return None
@@ -127,14 +129,14 @@ def _distribution(reader: Reader, path: Path, definition: Mapping[str, Any]) -> 
             return "int_uniform" if whole else "uniform"
         reader.wrong(path, "needs `value`, `values`, `min` and `max`, or a `distribution`")
         return None
-    if given in EXPONENTS:
+    if isinstance(given, str) and given in EXPONENTS:
         reader.wrong((*path, "distribution"), _exponents(given, definition), given, close=EXPONENTS[given])
         return None
-    if given not in DISTRIBUTIONS:
+    if not isinstance(given, str) or given not in DISTRIBUTIONS:
         rule = f"must be one of {', '.join(DISTRIBUTIONS)}"
         reader.wrong((*path, "distribution"), rule, given, close=nearest(str(given), list(DISTRIBUTIONS)))
         return None
-    return str(given)
+    return given
 
 
 def _exponents(name: str, definition: Mapping[str, Any]) -> str:
@@ -165,10 +167,10 @@ def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mappin
     weights: tuple[float, ...] | None = None
     if "probabilities" in definition:
         where = (*path, "probabilities")
-        read = [reader.number(where, weight, above=0) for weight in reader.sequence(where, definition["probabilities"])]
-        if None in read:
+        given = reader.sequence(where, definition["probabilities"])
+        if not all(_positive(reader, where, weight) for weight in given):
             return None
-        weights = tuple(float(weight) for weight in read if weight is not None)
+        weights = tuple(float(weight) for weight in given)
         if len(weights) != len(values):
             reader.wrong(where, f"must have one number for each of the {len(values)} values", list(weights))
         elif abs(sum(weights) - 1) > 1e-6:
@@ -233,10 +235,26 @@ def _shaped(reader: Reader, path: Path, key: str, name: str, definition: Mapping
         return None
     if step is not None:
         first, last = _cells(low, high, step)
+        if first is not None and last is not None and last <= first:
+            rule = f"at least two multiples of q must lie between {low:g} and {high:g}"
+            reader.wrong((*path, "q"), rule, step)
+            return None
         low, high = (None if index is None else on_lattice(index, step) for index in (first, last))
-    return Parameter(
+    found = Parameter(
         name=key, kind="normal", distribution=name, log=log, mu=mu, sigma=sigma, step=step, low=low, high=high
     )
+    if not found.sound:
+        of = "the logarithm is " if log else ""
+        rule = f"holds next to nothing of the law ({of}mu {mu:g}, sigma {sigma:g}) that a number can hold"
+        reader.wrong(path, rule, str(found))
+        return None
+    return found
+
+
+def _positive(reader: Reader, path: Path, value: Any) -> bool:
+    if value is None:
+        reader.wrong(path, "must be numbers", value)
+    return reader.number(path, value, above=0) is not None
 
 
 def _step(reader: Reader, path: Path, name: str, definition: Mapping[str, Any]) -> float | None:

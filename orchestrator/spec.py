@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -199,7 +199,6 @@ def _assemble(
     constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
     metrics = read_metrics(reader, content)
     early = read_early_terminate(reader, content.get("early_terminate"))
-    warm = content.get("warm_start") or []
     name = reader.text(("name",), content.get("name"), stem)
     spec = SweepSpec(
         name=name,
@@ -223,10 +222,7 @@ def _assemble(
             Literal["reuse", "skip", "run"],
             reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
         ),
-        warm_start=tuple(
-            reader.text(("warm_start",), item, "")
-            for item in (reader.sequence(("warm_start",), warm) if not isinstance(warm, str) else [warm])
-        ),
+        warm_start=tuple(_warm_start(reader, content)),
         max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
         report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
@@ -252,6 +248,15 @@ def _seed(reader: Reader, content: Mapping[str, Any], settings: Mapping[str, Any
             ("set", "seed"), f"differs from the sweep's `seed` ({seed}), which every trial has", settings["seed"]
         )
     return seed
+
+
+def _warm_start(reader: Reader, content: Mapping[str, Any]) -> Iterator[str]:
+    path, given = ("warm_start",), content.get("warm_start")
+    names = [] if given is None else [given] if isinstance(given, str) else reader.sequence(path, given)
+    for name in names:
+        if name is None:
+            reader.wrong(path, "must be names of sweeps", name)
+        yield reader.text(path, name, "")
 
 
 def _method(reader: Reader, content: Mapping[str, Any]) -> str:

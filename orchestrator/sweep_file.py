@@ -111,7 +111,7 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str,
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
     given = content.pop("base", None)
     trainer = content.get("trainer")
-    own = not isinstance(trainer, str) or trainer == DEFAULT_TRAINER
+    own = not isinstance(trainer, str) or trainer.strip() in ("", DEFAULT_TRAINER)
     document: YamlFile | None = None
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():

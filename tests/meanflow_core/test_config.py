@@ -145,6 +145,13 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
     assert problems_of(path)[0].file == str(path)
 
 
+@pytest.mark.parametrize(("key", "said"), [("data.name", "must be one of"), ("evaluation.nfe", "must be a list")])
+def test_a_mapping_in_the_place_of_a_value_is_named(key, said):
+    (problem,) = problems_of({key: {}})
+    assert problem.key == key
+    assert said in problem.rule
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "cannot be read" in problems_of(tmp_path / "none.yaml")[0].rule
 

@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from meanflow_core.config import valid_keys
+from meanflow_core.errors import ConfigError
 from meanflow_core.yamlfile import read_yaml
 from orchestrator.schema import key_descriptions, sweep_schema
 from orchestrator.settings import METHODS
+from orchestrator.spec import SweepSpec
 from tests.orchestrator.test_spec import BROKEN, GOOD
 from tests.orchestrator.test_sweep_docs import BLOCKS, SWEEPS
 
@@ -73,6 +75,108 @@ def test_what_is_plainly_wrong_is_marked(place, value, errors):
     content = yaml.safe_load(GOOD)
     assert errors(content) == []
     assert errors({**content, place: value}) != []
+
+
+FORMS = (None, {}, [], "", " ", "x", "7", 0, 1, 2.0, 2.5, -1, True, [None], ["x"], [1, 2], {"x": 1}, {"x": None}, 1e6)
+"""What may stand behind any key: nothing, something empty, the shortest, the wrong kind, a large number."""
+EVERY_KEY = {
+    **{"name": "forms", "description": "of a file", "trainer": "somewhere.else:Trainer", "method": "random"},
+    **{"run_cap": 4, "retries": 2, "seed": 1, "warm_start": ["other"], "on_duplicate": "run", "max_concurrent": 2},
+    "set": {"trainer.steps": 90},
+    "metric": {"name": "m", "goal": "minimize", "target": 0.5, "impute": "worst", "impute_while_running": False},
+    "parameters": {
+        "a": {"values": [1, 2, 3]},
+        "b": {"min": 0.0, "max": 1.0, "distribution": "uniform", "when": {"a": 2}},
+        "c": {"distribution": "q_normal", "mu": 0, "sigma": 1, "q": 0.5, "min": -1, "max": 2},
+        "d": {"values": ["x", "y", "z"], "probabilities": [0.2, 0.3, 0.5]},
+        "e": {"distribution": "q_beta", "a": 2, "b": 3, "q": 0.1},
+        "f": {"value": 3},
+        "g": {"parameters": {"h": {"values": [1, 2, 3]}}},
+    },
+    "zip": [["a", "g.h"]],
+    "forbid": [{"a": 3, "d": "x"}],
+    "early_terminate": {"type": "asha", "min_iter": 9, "max_iter": 80, "eta": 3, "promote": True, "brackets": 2}
+    | {"unit": "steps", "strict": True},
+    "replicates": {"top": 2, "seeds": 2, "race": False},
+    "resources": {"cpu": 1, "gpu": 1, "workers": 1, "custom": {"disk": 1}},
+    "budget": {"gpu_hours": 4, "wall_clock": "2h", "trials": 9},
+    "report_timeout": "1h",
+}
+OTHER_RULES = (
+    {"type": "hyperband", "max_iter": 80, "s": 2},
+    {"type": "median", "min_iter": 10, "warmup_trials": 3},
+    {"type": "percentile", "percentile": 25},
+    {"type": "patience", "patience": 3, "min_delta": 0.1},
+    {"type": "threshold", "lower": 0, "upper": 3},
+    {"type": "none"},
+)
+NEEDED = ("trainer", "set", "method", "metric", "run_cap", "parameters")
+RELATED = {
+    "run_cap",
+    "parameters",
+    "zip",
+    "forbid",
+    "min_iter",
+    "max_iter",
+    "s",
+    "lower",
+    "upper",
+    "gpu",
+    "workers",
+    "steps",
+}
+"""Keys whose mistakes may lie in how they stand to others; of all else a schema can tell."""
+
+
+def forms():
+    """Every file that has one key of `EVERY_KEY` in another form, or lacks it."""
+    small = {key: EVERY_KEY[key] for key in NEEDED}
+    small["parameters"] = {"a": {"values": [1, 2]}}
+    files = [(key, {**small, key: value}) for key, value in EVERY_KEY.items()]
+    files += [("early_terminate", {**small, "early_terminate": rule}) for rule in OTHER_RULES]
+    for key, file in files:
+        file = EVERY_KEY if key in ("zip", "forbid") else file
+        for path in paths({key: file[key]}):
+            yield from ((path, changed(file, path, *form)) for form in [(), *((form,) for form in FORMS)])
+
+
+def paths(content):
+    for key, value in content.items():
+        yield (key,)
+        if isinstance(value, dict):
+            yield from ((key, *path) for path in paths(value))
+
+
+def changed(content, path, *form):
+    """The content with another form at `path`, or nothing."""
+    (key, *below), found = path, dict(content)
+    if below:
+        found[key] = changed(content[key], below, *form)
+    elif form:
+        found[key] = form[0]
+    else:
+        del found[key]
+    return found
+
+
+def is_read(content):
+    try:
+        SweepSpec.from_source({"sweep": content, "base": {}})
+    except ConfigError:
+        return False
+    return True
+
+
+def test_the_schema_takes_what_the_reader_takes_and_what_it_refuses_by_itself_the_schema_marks(errors):
+    count = {True: 0, False: 0}
+    for path, content in forms():
+        read, marks = is_read(content), errors(content)
+        count[read] += 1
+        if read:
+            assert (path, content, marks) == (path, content, [])
+        elif not RELATED & set(path):
+            assert (path, content, marks != []) == (path, content, True)
+    assert min(count.values()) > 100
 
 
 def test_the_broken_file_of_the_readers_tests_is_marked_in_many_places(errors):

@@ -308,6 +308,12 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("optimizer.lr", {"values": []}, ".values", "at least one"),
         ("optimizer.lr", {"distribution": "unifrom", "min": 0.1, "max": 0.2}, ".distribution", "must be one of"),
         ("optimizer.lr", {"distribution": "beta", "a": 1}, "", "needs `b`"),
+        ("optimizer.lr", {"distribution": "uniform", "min": None, "max": 0.2}, "", "needs `min`"),
+        ("optimizer.lr", {"distribution": {}, "min": 0.1, "max": 0.2}, ".distribution", "must be one of"),
+        ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, None]}, ".probabilities", "must be numbers"),
+        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "next to nothing"),
+        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "that a number can hold"),
+        ("optimizer.lr", {"distribution": "q_normal", "min": 0.1, "max": 0.9}, ".q", "at least two multiples"),
     ],
 )
 def test_a_parameter_that_cannot_be(tmp_path, name, definition, below, said):
@@ -447,6 +453,11 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"trainer": "mymodule"}, "trainer", "package.module:Class"),
         ({"on_duplicate": "reuze"}, "on_duplicate", "reuse, skip, run"),
         ({"warm_start": {"a": 1}}, "warm_start", "list"),
+        ({"warm_start": {}}, "warm_start", "list"),
+        ({"warm_start": [None]}, "warm_start", "names of sweeps"),
+        ({"early_terminate": {"type": None, "min_iter": 9}}, "early_terminate.type", "missing"),
+        ({"run_cap": None, "budget": {}}, "run_cap", "no end of its own"),
+        ({"trainer": ""}, "trainer", "text"),
         ({"seed": 3, "set": {"seed": 4}}, "set.seed", "differs"),
         ({"base": "nowhere.yaml"}, "base", "no such file"),
         ({"zip": [["optimizer.lr", "objective.weight.power"]]}, "zip.0", "no plain list"),
@@ -508,6 +519,16 @@ def test_a_trainer_of_ones_own_must_say_how_long_it_trains(tmp_path):
         tmp_path, trainer="a:B", base=None, set={"a": 1}, parameters={"x": {"values": [1]}}, metric={"name": "m"}
     )
     assert "trainer.steps" in found["set"].rule
+    own = {"trainer": "a:B", "base": None, "parameters": {"x": {"values": [1]}}, "metric": {"name": "m"}}
+    assert "whole number" in wrong(tmp_path, set={"trainer.steps": 1e3}, **own)["set.trainer.steps"].rule
+
+
+def test_an_empty_key_is_as_good_as_none(tmp_path):
+    empty = dict.fromkeys(("description", "set", "forbid", "zip", "replicates", "resources", "warm_start", "retries"))
+    path = write(tmp_path, {**content(early_terminate={"type": "asha", "min_iter": 500, "eta": None}), **empty})
+    spec = read_spec(path)
+    assert (spec.replicates, spec.resources, spec.retries) == (None, Resources(), 2)
+    assert spec.early_terminate == EarlyTerminate(type="asha", min_iter=500)
 
 
 # ------------------------------------------------------------------------------------------ reports and rungs
