@@ -90,8 +90,16 @@ Trials = Sequence[TrialRecord] | Callable[[], Sequence[TrialRecord]]
 class LiveDisplay:
     """Shows a sweep while it runs; call `update` whenever something has happened.
 
-    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere, and in the file `log`, each trial
-    that ends is one line; those that had ended before are not told again.
+    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere, and in the file `log`, a trial is
+    a line when it ends and when it comes to rest: at a rung, or paused.
+
+    Args:
+        spec: the sweep.
+        console: where it is shown.
+        per_second: see above.
+        clock: seconds that never jump.
+        log: a file that gets the lines too.
+        before: the trials as they were when this driver began; how they stood then is not told again.
     """
 
     def __init__(
@@ -101,8 +109,8 @@ class LiveDisplay:
         *,
         per_second: float = 4.0,
         clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
         log: Path | None = None,
+        before: Sequence[TrialRecord] = (),
     ) -> None:
         from rich.console import Console
 
@@ -110,10 +118,9 @@ class LiveDisplay:
         self._console = console or Console(highlight=False)
         self._interval = 1 / per_second
         self._clock = clock
-        self._began = wall_clock()
         self._shown = float("-inf")
         self._pending: tuple[Trials, dict[str, Any]] | None = None
-        self._told: set[str] = set()
+        self._told = {trial.id: _standing(trial) for trial in before}
         self._drawn: list[Any] | None = None
         self._live: Live | None = None
         self._log = log
@@ -157,9 +164,10 @@ class LiveDisplay:
                 self._drawn = drawn
                 self._live.update(render(picture), refresh=True)
         for trial in trials:
-            if trial.state.ended and trial.id not in self._told:
-                self._told.add(trial.id)
-                if (trial.ended or self._began) >= self._began:
+            standing = _standing(trial)
+            if standing != self._told.get(trial.id):
+                self._told[trial.id] = standing
+                if standing is not None:
                     self._tell(line(self._spec, trial, trials, **known))
 
     def _tell(self, text: str) -> None:
@@ -170,8 +178,14 @@ class LiveDisplay:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
+def _standing(trial: TrialRecord) -> tuple[TrialState, int, float | None] | None:
+    """How a trial rests or has ended; None while it is under way."""
+    rests = trial.state.ended or trial.state in (TrialState.AT_RUNG, TrialState.PAUSED)
+    return (trial.state, trial.steps, trial.ended) if rests else None
+
+
 def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **known: Any) -> str:
-    """Return what is said about a trial that ended, where there is no terminal."""
+    """Return what is said about a trial that rests or has ended, where there is no terminal."""
     if trial.failure is not None:
         told, kind = trial.failure.reason, trial.failure.kind
         what = told if told.startswith(kind) else f"{kind}: {told}"

@@ -220,7 +220,7 @@ def _drive(engine: Engine, *, inline: bool) -> None:
     spec, tracker = engine.spec, engine.tracker
     with engine.ledger as ledger:
         try:
-            with LiveDisplay(spec, console(), log=ledger.paths.driver_log) as display:
+            with LiveDisplay(spec, console(), log=ledger.paths.driver_log, before=ledger.trials()) as display:
                 _run(engine, display, inline=inline)
         except KeyboardInterrupt:  # while the runner was still starting
             ledger.set_state("interrupted", "interrupted by Ctrl-C")

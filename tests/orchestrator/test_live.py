@@ -61,9 +61,9 @@ def test_a_sweep_without_trials_can_be_shown():
     assert "no result yet" in text_of(render(view(spec(), [])))
 
 
-def lines(*updates, began=0.0):
+def lines(*updates, before=()):
     out, now = io.StringIO(), iter(range(1000))
-    with LiveDisplay(spec(), Console(file=out, width=40), clock=lambda: next(now), wall_clock=lambda: began) as display:
+    with LiveDisplay(spec(), Console(file=out, width=40), clock=lambda: next(now), before=before) as display:
         for trials_ in updates:
             display.update(trials_, state="running")
     return out.getvalue().splitlines()
@@ -78,7 +78,7 @@ def test_without_a_terminal_each_trial_that_ends_is_one_line_once():
 
 def test_a_terminal_s_trials_are_told_in_the_log_too(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with LiveDisplay(spec(), console, wall_clock=lambda: 0.0, log=tmp_path / "driver.log") as display:
+    with LiveDisplay(spec(), console, log=tmp_path / "driver.log") as display:
         display.update(some())
     told = (tmp_path / "driver.log").read_text().splitlines()
     assert [line.split()[3] for line in told] == ["1", "2", "4"]
@@ -91,7 +91,30 @@ def test_a_reason_that_names_its_kind_is_not_told_twice():
 
 
 def test_trials_that_ended_before_are_not_told_again():
-    assert [line.split()[1] for line in lines(some(), began=540.0)] == ["2", "4"]
+    rests = record(5, 2.0, state="at-rung", steps=500)
+    before = [some()[0], rests]
+    assert [line.split()[1] for line in lines([*some(), rests], before=before)] == ["2", "4"]
+
+
+def test_a_trial_that_comes_to_rest_is_told_each_time_and_so_is_its_end():
+    at_rung = record(5, 2.0, state="at-rung", steps=500, busy_seconds=20.0)
+    higher = record(5, 1.5, state="at-rung", steps=1500, busy_seconds=60.0)
+    paused = record(6, 4.0, state="paused", steps=500)
+    running = record(5, 1.8, state="running", steps=1000)
+    ended = record(5, 1.5, state="pruned", steps=1500, busy_seconds=60.0, ended=900.0)
+    told = lines([at_rung], [at_rung, paused], [running, paused], [higher, paused], [ended, paused])
+    assert [line.partition(" (")[0] for line in told] == [
+        "trial 5 at-rung at step 500: eval/fid_1nfe 2",
+        "trial 6 paused at step 500: eval/fid_1nfe 4",
+        "trial 5 at-rung at step 1500: eval/fid_1nfe 1.5",
+        "trial 5 pruned at step 1500: eval/fid_1nfe 1.5",
+    ]
+
+
+def test_a_trial_that_fails_again_after_a_retry_is_told_again():
+    failed = [record(4, None, state="failed", failure=Failure("bug", "broken"), ended=at) for at in (550.0, 700.0)]
+    again = record(4, None, state="waiting")
+    assert len(lines(failed[:1], [again], failed[1:])) == 2
 
 
 def test_trials_are_only_asked_for_when_they_are_shown():
@@ -138,6 +161,6 @@ def test_the_same_picture_is_not_drawn_again():
 def test_a_reason_with_brackets_is_shown_as_it_is():
     out = io.StringIO()
     broken = record(1, None, state="failed", failure=Failure("bug", "KeyError: [bold]x[/bold]"))
-    with LiveDisplay(spec(), Console(file=out, width=40), wall_clock=lambda: 0.0) as display:
+    with LiveDisplay(spec(), Console(file=out, width=40)) as display:
         display.update([broken])
     assert "KeyError: [bold]x[/bold]" in out.getvalue()
