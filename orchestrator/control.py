@@ -173,12 +173,12 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
                 f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
             )
         case "extend" | "edit":
-            spec, changes = edits.revised(ledger, command)
+            spec, changes, notes = edits.revised(ledger, command)
             asked = command.get("id")
             if not changes or (asked and any(asked == revision.get("command") for revision in ledger.revisions())):
-                return "nothing has changed"
+                return "; ".join(["nothing has changed", *notes])
             number = ledger.add_revision(spec, changes, moves_space=edits.moves_space(changes), command=asked)
-            return f"revision {number}: " + "; ".join(changes)
+            return f"revision {number}: " + "; ".join([*changes, *notes])
         case _:
             return "no driver is running; `meansweep resume` starts one"
 

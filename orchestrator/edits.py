@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.reading import flat, put
 from orchestrator.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -24,8 +26,20 @@ _FALSIFY = {
 _SPACE = ("parameters", "zip", "forbid", "method")
 
 
-def revised(ledger: Ledger, command: Mapping[str, Any]) -> tuple[SweepSpec, list[str]]:
-    """Return the sweep as an `extend` or `edit` command would leave it, and what it would change, one line each.
+class Revised(NamedTuple):
+    """A sweep as a command would leave it."""
+
+    spec: SweepSpec
+    changes: list[str]
+    """What differs in the sweep file, one line each."""
+    notes: list[str]
+    """What should be known about it."""
+
+
+def revised(ledger: Ledger, command: Mapping[str, Any]) -> Revised:
+    """Return the sweep as an `extend` or `edit` command would leave it.
+
+    A file that says what the last one said does not take back what `extend` has added since.
 
     Raises:
         ConfigError: the change would falsify what is recorded, or makes no sense.
@@ -34,18 +48,23 @@ def revised(ledger: Ledger, command: Mapping[str, Any]) -> tuple[SweepSpec, list
 
     old = ledger.spec()
     if command["command"] == "extend":
-        new = SweepSpec.from_source(_extended(old, int(command["trials"])))
+        source, notes = _extended(old, int(command["trials"])), list[str]()
     else:
-        new = SweepSpec.from_source(command["source"])
+        source, notes = _with_extensions(old, command["source"])
+    new = SweepSpec.from_source(source)
     trials = ledger.trials()
     problems = list(_refusals(old, new, trials, ledger))
     if problems:
         raise ConfigError(problems)
     changes = [*differences(old, new)]
+    taken = [key for key in old.extended if key not in new.extended and _flat(old)[key] == _flat(new).get(key)]
+    changes += [f"{key}: {_flat(new)[key]} is the file's own number now" for key in taken]
     outside = [trial.id for trial in trials if new.space.problems(trial.values)] if changes else []
     if outside:
-        changes.append(f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}")
-    return new, changes
+        notes.append(f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}")
+    if old.resources != new.resources:
+        notes.append("resources count from the next driver on: `meansweep stop` and `resume` where one runs now")
+    return Revised(new, changes, notes)
 
 
 def differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
@@ -70,9 +89,24 @@ def _extended(old: SweepSpec, more: int) -> dict[str, Any]:
         rule = f"the sweep has no run_cap to add to; its {'grid' if old.method == 'grid' else 'budget'} ends it"
         raise ConfigError([Problem(key="extend", rule=rule + " (`meansweep edit` changes that)")])
     content["run_cap"] = old.run_cap + more
+    extended = {"run_cap": more}
     if old.budget.trials is not None:
         content["budget"] = {**content["budget"], "trials": old.budget.trials + more}
-    return {**old.source, "sweep": content}
+        extended["budget.trials"] = more
+    extended = {key: old.extended.get(key, 0) + added for key, added in extended.items()}
+    return {**old.source, "sweep": content, "extended": extended}
+
+
+def _with_extensions(old: SweepSpec, source: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a new file's source with what `extend` has added to the last file's numbers, where it repeats them."""
+    content, now, kept, notes = copy.deepcopy(source["sweep"]), _flat(old), dict[str, int](), list[str]()
+    said = flat(content)
+    for key, added in old.extended.items():
+        if said.get(key) == now[key] - added:
+            put(content, key, now[key])
+            kept[key] = added
+            notes.append(f"{key} stays {now[key]}: the file's {said[key]}, as before, and {added} by `extend`")
+    return {**source, "sweep": content, "extended": kept}, notes
 
 
 def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], ledger: Ledger) -> Iterator[Problem]:
@@ -123,7 +157,5 @@ def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
 
 
 def _flat(spec: SweepSpec) -> dict[str, Any]:
-    from orchestrator.reading import flat
-
     content = {key: value for key, value in spec.source["sweep"].items() if value is not None}
     return {str(key): value for key, value in flat(content).items()}

@@ -73,7 +73,7 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
     with connected(engine.paths.driver_log, **options), interruptible() as interrupted:
         session = Session(engine, on_event, interrupted)
         if engine.spec.max_concurrent is None:
-            check_fits(engine.spec.resources)
+            check_fits(session.resources)
         with tempfile.TemporaryDirectory(prefix="meansweep-tune-") as scratch:
             try:
                 _run_tune(session, scratch)
@@ -92,7 +92,7 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
 
 def _run_tune(session: Session, scratch: str) -> None:
     """Turn Tune's loop until the engine is done (`tune.run` without its reporters, loggers and signal handlers)."""
-    resources = session.engine.spec.resources
+    resources = session.resources
     bundles = [resource_bundle(resources)] * max(1, resources.workers)
     experiment = Experiment(
         name="sweep",
@@ -153,6 +153,8 @@ class Session:
 
     def __init__(self, engine: Engine, on_event: OnEvent | None, interrupted: threading.Event) -> None:
         self.engine = engine
+        self.resources = engine.spec.resources
+        """What each trial gets; of an edited sweep, from the next driver on, since Tune makes its workers alike."""
         self._on_event = on_event or (lambda engine: None)
         self._interrupted = interrupted
         self._live: dict[str, _Run] = {}
@@ -222,9 +224,8 @@ class Session:
 
     def limit(self) -> int:
         """Return how many trials may run: as many as fit on the nodes that are there now."""
-        spec = self.engine.spec
         # With `max_concurrent` more may be asked for than fits: an autoscaler starts nodes for them.
-        return spec.max_concurrent or capacity(self._read_nodes(), spec.resources)
+        return self.engine.spec.max_concurrent or capacity(self._read_nodes(), self.resources)
 
     def _read_nodes(self) -> list[dict[str, Any]]:
         now = time.monotonic()
@@ -236,7 +237,7 @@ class Session:
         return frozenset(node["NodeID"] for node in self._read_nodes() if node["Alive"])
 
     def _work(self, assignment: Assignment) -> Work:
-        work = Work(assignment, self.engine.spec.resources, self._cwd, environment=self._environment)
+        work = Work(assignment, self.resources, self._cwd, environment=self._environment)
         if self._shared is None and _shares_data(assignment.trainer):
             self._shared = SharedData.remote(work)  # type: ignore[attr-defined]
         return replace(work, shared=self._shared)
@@ -337,7 +338,7 @@ class EngineScheduler(TrialScheduler):
             # A paused trial is a stopped run for Tune: its continuation is a new assignment from the checkpoint.
             return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
         outcome = result["outcome"]
-        if outcome.kind == "infrastructure" and self._session.engine.spec.resources.workers > 1:
+        if outcome.kind == "infrastructure" and self._session.resources.workers > 1:
             self._session.died(trial.trial_id, outcome, NODE_PATIENCE)  # another of its workers, with its node
         else:
             self._session.ended(trial.trial_id, outcome)

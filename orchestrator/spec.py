@@ -83,6 +83,11 @@ class SweepSpec:
         return self.metrics[0]
 
     @property
+    def extended(self) -> Mapping[str, int]:
+        """What `extend` has added to the file's own numbers: dotted key -> trials."""
+        return cast(Mapping[str, int], self.source.get("extended", {}))
+
+    @property
     def own_trainer(self) -> bool:
         """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
         return self.trainer == DEFAULT_TRAINER
@@ -143,6 +148,7 @@ class SweepSpec:
         spec = _assemble(reader, copy.deepcopy(source["sweep"]), base, file=source.get("file"), stem="sweep")
         if reader.problems:
             raise ConfigError(reader.problems)
+        spec.source.update({key: source[key] for key in ("extended",) if source.get(key)})
         return spec
 
 

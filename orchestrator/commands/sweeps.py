@@ -381,9 +381,9 @@ def edit(
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
     command = control.edit(spec)
-    _, changes = edits.revised(Ledger.open(paths), command)
-    for change in changes:
-        typer.echo(f"  {change}")
+    _, changes, notes = edits.revised(Ledger.open(paths), command)
+    for line in [*changes, *notes]:
+        typer.echo(f"  {line}")
     if not changes:
         typer.echo("nothing would change")
     elif not dry_run:

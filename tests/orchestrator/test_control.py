@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator import control, mailbox
+from orchestrator import control, edits, mailbox
 from orchestrator.engine import Engine
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
@@ -365,6 +365,43 @@ def test_an_edit_that_would_falsify_what_is_recorded_is_refused(
         with pytest.raises(ConfigError, match=error):
             edited(home, toy.sweep(run_cap=3, **changes))
         assert Ledger.open(home.sweep("toy")).revision == 0
+
+
+def test_a_file_older_than_an_extension_does_not_take_it_back_and_another_number_does(home: Home) -> None:
+    run(home, toy.sweep(run_cap=2, budget={"trials": 9}))
+    control.request(home.sweep("toy"), control.extend(3))
+    control.request(home.sweep("toy"), control.extend(1))
+    said = edited(home, toy.sweep(run_cap=2, budget={"trials": 9}, retries=5))
+    assert said.startswith("revision 3: retries: - -> 5; run_cap stays 6: the file's 2, as before, and 4 by `extend`")
+    assert "budget.trials stays 13" in said
+    again = edited(home, toy.sweep(run_cap=2, budget={"trials": 9}, retries=5))
+    assert again.startswith("nothing has changed; run_cap stays 6")
+    spec = Ledger.open(home.sweep("toy")).spec()
+    assert (spec.run_cap, spec.budget.trials, spec.retries) == (6, 13, 5)
+    assert len(run(home, toy.sweep())) == 6
+    assert "run_cap: 6 -> 3" in edited(home, toy.sweep(run_cap=3, budget={"trials": 9}, retries=5))
+    assert Ledger.open(home.sweep("toy")).spec().budget.trials == 13
+    assert "run_cap: 3 -> 2" in edited(home, toy.sweep(run_cap=2, budget={"trials": 9}, retries=5))
+
+
+def test_a_file_that_names_the_extended_number_has_it_for_its_own(home: Home) -> None:
+    run(home, toy.sweep(run_cap=2))
+    control.request(home.sweep("toy"), control.extend(3))
+    assert "run_cap: 5 is the file's own number now" in edited(home, toy.sweep(run_cap=5))
+    assert "run_cap: 5 -> 2" in edited(home, toy.sweep(run_cap=2))
+
+
+def test_edited_resources_count_from_the_next_driver_on_and_the_edit_says_so(home: Home, engine: Engine) -> None:
+    edits_to = toy.sweep(run_cap=4, resources={"cpu": 2, "gpu": 0.5})
+    assert "from the next driver on" in edits.revised(engine.ledger, control.edit(toy.spec(edits_to))).notes[0]
+    first = work_of(engine)
+    ask(engine, control.edit(toy.spec(edits_to)))
+    assert engine.spec.resources.cpu == 2
+    assert work_of(engine).resources == first.resources == {"cpu": 1.0, "gpu": 0.0, "custom": {}}
+    engine.finish("for the test")
+    engine.ledger.close()
+    with (engine := open_engine(home, toy.sweep())).ledger:
+        assert [work_of(engine).resources["gpu"] for _ in range(3)] == [0.5] * 3  # also those of the last driver
 
 
 def test_before_the_first_trial_anything_but_the_name_may_change(home: Home) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.paths import Home, TrialPaths
 from orchestrator.runner_inline import run_inline
 from orchestrator.runner_nodes import capacity, resource_bundle
 from orchestrator.runner_process import Work, wait_for_gpu_memory
-from orchestrator.runner_ray import run_ray
+from orchestrator.runner_ray import Session, run_ray
 from orchestrator.settings import Resources
 from tests.guardian import Guardian
 from tests.orchestrator import toy_trainers as toys
@@ -331,6 +332,18 @@ def test_capacity_counts_whole_trials_on_each_living_node():
     assert capacity(there, Resources(cpu=1, gpu=0.6)) == 2  # a share does not cross GPUs
     assert capacity(there, Resources(cpu=1, workers=2)) == 3
     assert capacity(there, Resources(cpu=1, custom={"tpu": 1.0})) == 0
+
+
+def test_an_edit_of_the_resources_changes_nothing_for_the_workers_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_ray, "nodes", lambda: [{**node(CPU=4.0), "NodeID": "a"}])
+    engine = ScriptedEngine(tmp_path, [], resources=Resources(cpu=2))
+    session = Session(engine, None, threading.Event())
+    session._shared = "made already"
+    engine.spec.resources = Resources(cpu=1, workers=2)
+    assert session.limit() == 2
+    assert session._work(trial(tmp_path, "0")).resources == Resources(cpu=2)
+    engine.spec.max_concurrent = 1
+    assert session.limit() == 1
 
 
 def test_a_bundle_names_what_ray_counts():
