@@ -18,9 +18,9 @@ from meanflow_core.weighting import row_weight
 class MeanFlowLoss:
     """The loss and what it is made of. Only `loss` carries gradient.
 
-    `loss` is the mean of `weighted` over the batch. `weighted` and `squared_error` are [B], the latter summed over a
-    row's entries; `u`, `target`, `velocity` (the guided v~) and `du_dt` (0 where r = t) are like x. Rows are in the
-    caller's order.
+    `loss` is the mean of `weighted` over the batch. `weighted`, `squared_error` (summed over a row's entries) and
+    `weight` (their ratio) are [B]; `u`, `target`, `velocity` (the guided v~) and `du_dt` (0 where r = t) are like x.
+    Rows are in the caller's order.
     """
 
     loss: Tensor
@@ -30,6 +30,7 @@ class MeanFlowLoss:
     target: Tensor
     velocity: Tensor
     du_dt: Tensor
+    weight: Tensor
 
 
 def meanflow_loss(
@@ -120,8 +121,11 @@ def meanflow_loss(
         velocity = torch.cat([guided.leading, rest])
         du_dt = torch.cat([du_dt, torch.zeros_like(rest)])
     squared_error = (u - target).square().flatten(1).sum(1)
-    weighted = row_weight(squared_error, objective.weight) * squared_error
-    return MeanFlowLoss(weighted.mean(), weighted.detach(), squared_error.detach(), u.detach(), target, velocity, du_dt)
+    weight = row_weight(squared_error, objective.weight)
+    weighted = weight * squared_error
+    return MeanFlowLoss(
+        weighted.mean(), weighted.detach(), squared_error.detach(), u.detach(), target, velocity, du_dt, weight
+    )
 
 
 def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int | None) -> Tensor | None:

@@ -99,6 +99,8 @@ class Meter:
             "train/grad_norm": totals["grad_norm"],
             "train/u_norm": totals["u_norm"] / self._batch,
             "train/target_norm": totals["target_norm"] / self._batch,
+            "train/velocity_norm": (totals["velocity_power"] / self._batch) ** 0.5,
+            "train/weight": totals["weight"] / self._batch,
         }
         if self._batch > self._rows:
             row["train/velocity_error"] = totals["velocity_error"] / (self._batch - self._rows)

@@ -9,7 +9,7 @@ from meanflow_core.batches import Part
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.loss import meanflow_loss
 
-SUMS = ("squared_error", "velocity_error", "du_dt_norm", "u_norm", "target_norm", "velocity_power")
+SUMS = ("squared_error", "velocity_error", "du_dt_norm", "u_norm", "target_norm", "velocity_power", "weight")
 """What `TrainingLoss` adds up over the rows of a part beside the loss, in this order."""
 
 
@@ -55,6 +55,7 @@ class TrainingLoss(nn.Module):
                     result.u.flatten(1).norm(dim=1).sum(),
                     result.target.flatten(1).norm(dim=1).sum(),
                     result.velocity.square().sum(),
+                    result.weight.sum(),
                 ]
             )
         return result.loss, sums

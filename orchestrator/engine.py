@@ -28,6 +28,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.limits import SweepClock, natural_end, reached_target, room_for_trials, spent
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
 from orchestrator.proposals import Proposals
+from orchestrator.provenance import recorded
 from orchestrator.records import TrialRecord, TrialState
 from orchestrator.reuse import Known
 from orchestrator.summary import summarize
@@ -123,6 +124,7 @@ class Engine:
                 "environment": self.ledger.environment(),
                 "trials": self.ledger.trials(),
                 "plan": self.ledger.fact("plan"),
+                "code": recorded(self.paths.code),
             }
             self.tracker.sweep_started(self.spec, {key: value for key, value in info.items() if value is not None})
 

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.provenance import code_of
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str 
     """
     return {
         "code": code_version(spec.trainer),
+        "commit": code_of(package_of(spec.trainer)).name,
         "torch": _version("torch"),
         "device": device,
-        "data": described_data(spec.base.get("data")),
+        "data": described_data(spec.base.get("data"), spec.base.get("evaluation")),
         "fingerprint": fingerprint,
         "python": platform.python_version(),
         "meansweep": _version("meansweep"),
@@ -86,14 +88,28 @@ def learn(ledger: Ledger, history: TrialHistory, facts: Mapping[str, str]) -> li
     return found
 
 
-def described_data(section: Any) -> str:
+PATHS = ("path", "vae", "features", "reference")
+"""Keys whose values are paths, even where they have no "/" in them."""
+
+
+def described_data(section: Any, evaluation: Any = None) -> str:
     """Return a hash of the configuration's `data` section and of the sizes of the files that it names.
 
     It is known before any data is read, so that equal configurations of other sweeps can be found at once.
+
+    Args:
+        section: `data`.
+        evaluation: `evaluation`, of which only the files that it names count.
     """
-    named = section.values() if isinstance(section, Mapping) else ()
-    sizes = [_size(Path(value)) for value in named if isinstance(value, str) and "/" in value]
+    sizes = [*_sizes(section), *(size for size in _sizes(evaluation) if size is not None)]
     return hashlib.sha256(json.dumps([section, sizes], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _sizes(section: Any) -> list[int | None]:
+    """Return the sizes of what a section names: values with a "/" in them, and those that are paths by their keys."""
+    named = section.items() if isinstance(section, Mapping) else ()
+    paths = [value for key, value in named if isinstance(value, str) and ("/" in value or key in PATHS)]
+    return [_size(Path(path.removeprefix("inception:")).expanduser()) for path in paths]
 
 
 def _size(path: Path) -> int | None:
@@ -108,7 +124,7 @@ def code_version(trainer: str) -> str:
 
     Nothing is imported.
     """
-    package = trainer.partition(":")[0].partition(".")[0]
+    package = package_of(trainer)
     spec = importlib.util.find_spec(package)
     if spec is None:
         return "unknown"
@@ -121,6 +137,11 @@ def code_version(trainer: str) -> str:
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def package_of(trainer: str) -> str:
+    """Return the top-level package, or the module, of a trainer `package.module:Class`."""
+    return trainer.partition(":")[0].partition(".")[0]
 
 
 def _version(package: str) -> str | None:

@@ -92,6 +92,8 @@ class EventTracker:
         self._sweep.text("sweep.yaml", as_yaml(spec.source.get("sweep", {})))
         self._sweep.text("plan.json", as_json(info.get("plan")))
         self._sweep.text("environment.json", as_json(self._environment))
+        for name, text in (info.get("code") or {}).items():
+            self._sweep.text(f"code/{name}", text)
         self._sweep.tags({"meansweep.state": "running"})
         if not new:
             self._sweep.set_status(RUNNING)
@@ -133,6 +135,7 @@ class EventTracker:
             run.text("config.yaml", as_yaml(config))
             swept = any(name.startswith("data.") for name in record.values)
             run.dataset(config.get("data"), "" if swept else self._data_digest())
+        self._show_lineage(run, record)
         run.set_status(RUNNING)
         self._open[record.id] = None
 
@@ -179,6 +182,21 @@ class EventTracker:
         self._open.pop(record.id, None)
         self._rank(record)
 
+    def _show_lineage(self, run: RunWriter, record: TrialRecord) -> None:
+        """Show whose weights and which values a member of a population went on with; its parameters stay as they were.
+
+        MLflow's parameters cannot change, so the values become metrics `pbt/<parameter>` by step.
+        """
+        changes = record.labels.get("lineage", [])
+        if not changes:
+            return
+        told = [f"step {change['step']}: from trial {change['donor']}" for change in changes]
+        run.tags({"meansweep.lineage": "; ".join(told)})
+        run.points(
+            (step, {f"pbt/{name}": value for name, value in values.items() if isinstance(value, int | float)})
+            for step, values in [(0, record.values), *((change["step"], change["values"]) for change in changes)]
+        )
+
     @property
     def _known(self) -> SweepSpec:
         if self._spec is None:
@@ -190,7 +208,7 @@ class EventTracker:
 
     def _common_tags(self, run: RunWriter, kind: str) -> None:
         name = self._known.name
-        run.common_tags(name, kind, f"meansweep run {name}", str(self._environment.get("code", "")))
+        run.common_tags(name, kind, f"meansweep run {name}", self._environment)
 
     def _data_digest(self) -> str:
         return str(self._environment.get("data", "")).rpartition(":")[2]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine import Engine
-from orchestrator.environment import drift, environment
+from orchestrator.environment import drift, environment, package_of
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
+from orchestrator.provenance import record
 from orchestrator.reuse import known_configurations, warm_observations
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def start_sweep(
     try:
         if plan is not None:
             ledger.note("plan", dict(plan))
+        record(ledger.paths.code, package_of(spec.trainer))
         known = known_configurations(home, spec, here, without=spec.name) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
@@ -100,6 +102,7 @@ def resume_sweep(
         if strict and differences:
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])
+        record(ledger.paths.code, package_of(spec.trainer))
         known = known_configurations(home, spec, here, without=name) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(

@@ -95,6 +95,11 @@ class SweepPaths:
         return self.root / "mailbox"
 
     @property
+    def code(self) -> Path:
+        """The folder with the changes to the code's commit, and the packages, of the drivers so far."""
+        return self.root / "code"
+
+    @property
     def driver_log(self) -> Path:
         """What the driver logged."""
         return self.root / "driver.log"

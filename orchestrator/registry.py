@@ -51,7 +51,7 @@ class FinalRunLogger:
         self._run.begin(f"final {name}", sweep or "final", parent_id=parent)
         self._run.params({**params, "seed": str(config.seed), "trainer.steps": str(config.trainer.steps)})
         environment = evidence.get("environment") or {}
-        self._run.common_tags(sweep, "final", f"meansweep train {name}", str(environment.get("code", "")))
+        self._run.common_tags(sweep, "final", f"meansweep train {name}", environment)
         self._run.tags(
             {
                 "meansweep.trial": trial,

@@ -87,13 +87,14 @@ class RunWriter:
         kept = {name: value[:LARGEST_TEXT] for name, value in tags.items() if value}
         self._sink.append(self._key, "tags", {"tags": kept})
 
-    def common_tags(self, sweep: str, kind: str, command: str, code: str = "") -> None:
-        """Set the tags that every run has."""
+    def common_tags(self, sweep: str, kind: str, command: str, environment: Mapping[str, Any]) -> None:
+        """Set the tags that every run has; `environment` is what `orchestrator.environment.environment` returned."""
         self.tags(
             {
                 "meansweep.sweep": sweep,
                 "meansweep.kind": kind,
-                "meansweep.code": code,
+                "meansweep.code": str(environment.get("code") or ""),
+                "mlflow.source.git.commit": str(environment.get("commit") or "").partition(" ")[0],
                 "mlflow.user": _user(),
                 "mlflow.source.name": command,
                 "mlflow.source.type": "LOCAL",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.provenance import leave_note
 
 SHIPPED = ("meanflow_core", "orchestrator")
 LEFT_OUT = {"__pycache__", "data", "meansweep-data", "mlruns", "node_modules", "venv", "build", "dist"}
@@ -31,6 +32,8 @@ def staged(trainer: str | None = None, files: Sequence[Path] = ()) -> Iterator[P
         packages = {*SHIPPED, *([trainer.partition(":")[0].partition(".")[0]] if trainer else [])}
         for package in sorted(packages):
             copy_package(package, folder)
+        if trainer:
+            leave_note(trainer.partition(":")[0].partition(".")[0], folder)
         for file in files:
             shutil.copy2(file, folder)
         yield folder

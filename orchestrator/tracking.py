@@ -39,8 +39,8 @@ class Tracker(Protocol):
         Args:
             spec: the sweep.
             info: what is known, all optional: `plan` and `environment` (JSON-able; its `code` and `data` identify
-                the code and the data), `trials` (the recorded trials of a sweep that goes on; what a killed driver
-                could not show any more is shown now).
+                the code and the data), `code` (texts by file name: see `orchestrator.provenance.record`), `trials` (the
+                recorded trials of a sweep that goes on; what a killed driver could not show any more is shown now).
         """
         ...
 

@@ -97,7 +97,8 @@ def no_features(data: str) -> Iterator[Problem]:
     """Images without a network that gives their features."""
     rule = (
         f"{data} needs a feature network for its metrics: `inception:PATH` (torch-fidelity's {INCEPTION}), "
-        "a TorchScript file, or `package.module:function`"
+        "a TorchScript file, or `package.module:function`; without one, `torch.nn:Flatten` compares pixels (with "
+        "evaluation.metrics: [sliced_wasserstein])"
     )
     yield Problem(key="evaluation.features", value=None, rule=rule)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_core.batches import Batches
 from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +25,10 @@ CONFIG = {
     "evaluation": {"samples": 51, "nfe": [1], "batch_size": 8},
     "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
 }
-WRAPPERS = ("func.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module", "whole loss inside DDP")
+WRAPPERS = (
+    "func.jvp through DDP", "functional.jvp through DDP", "functional.jvp through DDP, static graph", "jvp on .module",
+    "forward through DDP, jvp on .module", "whole loss inside DDP",
+)  # fmt: skip
 
 
 def gradient(net):
@@ -56,7 +60,10 @@ def arrangement(kind, rank):
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
 
     def loss_of(call):
-        u, du = torch.func.jvp(call, (x,), (torch.ones_like(x),))
+        if kind.startswith("functional"):  # two backward passes instead of forward mode
+            u, du = torch.autograd.functional.jvp(call, x, torch.ones_like(x), create_graph=True)
+        else:
+            u, du = torch.func.jvp(call, (x,), (torch.ones_like(x),))
         return (u - du.detach() + x).square().mean()
 
     class Loss(nn.Module):
@@ -68,7 +75,10 @@ def arrangement(kind, rank):
             return loss_of(self.net)
 
     whole = kind == "whole loss inside DDP"
-    wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
+    if kind.endswith("static graph"):
+        wrapped = DistributedDataParallel(net, static_graph=True)
+    else:
+        wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
 
     def loss():
         if whole:
@@ -77,7 +87,7 @@ def arrangement(kind, rank):
             with torch.no_grad():
                 _, du = torch.func.jvp(net, (x,), (torch.ones_like(x),))
             return (wrapped(x) - du + x).square().mean()
-        return loss_of(wrapped if kind == "func.jvp through DDP" else wrapped.module)
+        return loss_of(wrapped if "jvp through DDP" in kind else wrapped.module)
 
     for _ in range(2):  # the first step of the wrong arrangement may pass: DDP builds its buckets after it
         net.zero_grad()
@@ -182,6 +192,8 @@ def test_only_a_forward_through_the_wrapper_without_jvp_synchronises(ranks):
     _, found = ranks
     assert found[0]["arrangements"] == {
         "func.jvp through DDP": "raises",
+        "functional.jvp through DDP": "synchronised",
+        "functional.jvp through DDP, static graph": "not synchronised",  # and no error
         "jvp on .module": "not synchronised",
         "forward through DDP, jvp on .module": "synchronised",
         "whole loss inside DDP": "synchronised",

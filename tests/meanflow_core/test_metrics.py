@@ -224,6 +224,18 @@ def test_a_function_s_network_gives_the_features():
     ] == pytest.approx(0, abs=1e-9)
 
 
+def test_the_pixels_themselves_can_be_the_features():
+    data = images()
+    x = torch.cat(list(data.reference()))
+    config = EvaluationConfig(features="torch.nn:Flatten", metrics=["sliced_wasserstein", "mmd"])
+    evaluator = build_evaluator(config, data)
+    assert torch.equal(load_features(config.features, data)(x), x.flatten(1))
+    exact, off = evaluator.evaluate(x, None), evaluator.evaluate(0.5 * x, None)
+    assert exact["sliced_wasserstein"] == pytest.approx(0, abs=1e-6)
+    assert off["sliced_wasserstein"] > 0.1
+    assert off["mmd"] > exact["mmd"]
+
+
 def test_a_torchscript_file_gives_the_features_and_travels(tmp_path):
     path = tmp_path / "pooled.pt"
     torch.jit.script(Pooled()).save(str(path))

@@ -52,7 +52,7 @@ def test_a_row_is_logged_at_every_interval_and_at_the_end(shared):
     assert [step for step, _ in rows] == seen == [5, 10, 12]
     assert trainer.step == 12
     wanted = {"loss", "squared_error", "velocity_error", "grad_norm", "du_dt_norm", "steps_per_second"}
-    wanted |= {"u_norm", "target_norm", "lr", "images_seen"}
+    wanted |= {"u_norm", "target_norm", "velocity_norm", "weight", "lr", "images_seen"}
     assert {f"train/{name}" for name in wanted} == set(rows[0][1])
     assert all(math.isfinite(value) for _, row in rows for value in row.values())
     assert rows[-1][1]["train/images_seen"] == 12 * 32
@@ -341,13 +341,16 @@ def meter(**kwargs):
 def test_a_row_holds_means_over_steps_and_rows():
     m = meter()
     for step, loss in ((1, 2.0), (2, 4.0)):
-        sums = sums_of(squared_error=16, velocity_error=12, du_dt_norm=6, u_norm=8, target_norm=24, velocity_power=80)
+        sums = sums_of(
+            squared_error=16, velocity_error=12, du_dt_norm=6, u_norm=8, target_norm=24, velocity_power=72, weight=2
+        )
         m.add(step, torch.tensor(loss), sums, torch.tensor(5.0))
     row = m.row(2)
     assert row.pop("train/steps_per_second") == pytest.approx(2.0)
     assert row == pytest.approx({
         "train/loss": 3.0, "train/squared_error": 2.0, "train/velocity_error": 2.0, "train/du_dt_norm": 3.0,
-        "train/u_norm": 1.0, "train/target_norm": 3.0, "train/grad_norm": 5.0,
+        "train/u_norm": 1.0, "train/target_norm": 3.0, "train/grad_norm": 5.0, "train/velocity_norm": 3.0,
+        "train/weight": 0.25,
     })  # fmt: skip
 
 

@@ -24,7 +24,9 @@ from tests.orchestrator import toy
 
 def test_the_shipped_code_runs_alone_in_another_folder(tmp_path):
     with staged("tests.orchestrator.toy:Curve") as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["meanflow_core", "orchestrator", "tests"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *("meanflow_core", "orchestrator", "tests", "tests.provenance.json"),
+        ]
         assert (folder / "meanflow_core/data/build.py").exists()  # `data` holds code there
         assert not list(folder.rglob("__pycache__"))
         program = "import orchestrator.cli, meanflow_core.data.build as b, tests.orchestrator.toy; print(b.__file__)"

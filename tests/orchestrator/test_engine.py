@@ -603,16 +603,24 @@ def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> N
     assert [trial.labels for trial in engine.ledger.trials()] == [{}, {}]
 
 
-def test_data_that_has_grown_is_other_data(tmp_path: Path) -> None:
+def test_data_that_has_grown_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.environment import described_data
 
-    folder = tmp_path / "images"
-    folder.mkdir()
-    section = {"name": "image_folder", "path": str(folder)}
-    before = described_data(section)
-    assert described_data(dict(section)) == before
-    (folder / "more.png").touch()
-    assert described_data(section) != before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "net.pt").touch()
+    sections = [{"name": "image_folder", "path": path} for path in (str(tmp_path / "images"), "images")]
+    evaluations = [{"features": path} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
+
+    def described() -> list[str]:
+        return [*map(described_data, sections), *(described_data(None, each) for each in evaluations)]
+
+    before = described()
+    assert described() == before
+    (tmp_path / "images" / "more.png").touch()
+    (tmp_path / "net.pt").write_text("other weights")
+    assert all(now != then for now, then in zip(described(), before, strict=True))
+    assert described_data(None, {"features": "torch.nn:Flatten", "seed": 1}) == described_data(None)  # names no file
 
 
 # ------------------------------------------------------------------------------------------- other things

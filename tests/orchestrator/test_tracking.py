@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import SWEEP, EventTracker
+from orchestrator.opening import start_sweep
 from orchestrator.paths import Home
 from orchestrator.records import Failure, TrialState
+from orchestrator.runner_inline import run_inline
 from orchestrator.store import Store, connect
 from orchestrator.sync import check, sync
 from orchestrator.tracking import MemoryTracker, MlflowTracker, run_ids
+from tests.orchestrator import toy
 from tests.orchestrator.example_sweep import METRIC, record, spec
 from tests.orchestrator.mlflow_stores import events_of, picture, read_back, sqlite_store
+from tests.orchestrator.test_population import SHORT
+from tests.orchestrator.test_population import content as population
 
 VALUES = {"objective.time.law": "uniform", "optimizer.lr": 0.000123456789, "objective.guidance.kappa": 0.5}
 ROOT = Path(__file__).parents[2]
@@ -268,6 +273,41 @@ def test_a_driver_killed_in_mid_sweep_leaves_nothing_out_and_no_run_open(tmp_pat
     found = read_back(outbox, store)
     assert (found["7"].status, found["sweep"].status) == ("KILLED", "KILLED")
     assert found["7"].tags["meansweep.state"] == "interrupted"
+
+
+@pytest.mark.mlflow
+def test_a_member_of_a_population_keeps_its_parameters_and_shows_its_new_values_as_metrics(tmp_path):
+    store, outbox = sqlite_store(tmp_path), tmp_path / "outbox"
+    tracker = MlflowTracker(outbox, store, interval=0.05, strict=True)
+    engine = start_sweep(Home(tmp_path / "home"), toy.spec(population(**SHORT)), tracker=lambda _: tracker)
+    with engine.ledger:
+        run_inline(engine)
+        trials = engine.ledger.trials()
+    assert tracker.close(30) == 0
+    report = check(outbox, store)
+    assert report.complete, report  # and so nothing was refused: MLflow refuses to change a parameter
+    runs = read_back(outbox, store)
+    assert any("lineage" in trial.labels for trial in trials)
+    for trial in trials:
+        run, changes = runs[trial.id], trial.labels.get("lineage", [])
+        shown = run.metrics.get("pbt/rate", {})
+        assert {step: value for step, value in shown.items() if step} == {
+            change["step"]: pytest.approx(change["values"]["rate"]) for change in changes
+        }
+        told = [f"step {change['step']}: from trial {change['donor']}" for change in changes]
+        assert run.tags.get("meansweep.lineage", "") == "; ".join(told)
+        assert float(run.params["rate"]) == pytest.approx(shown.get(0, trial.values["rate"]), rel=1e-5)
+
+
+def test_a_trial_that_a_killed_driver_left_open_is_closed_with_the_sweep_though_nobody_took_it_up():
+    killed = MemoryTracker()
+    killed.sweep_started(spec(), INFO)
+    start(killed, "2")
+    after = EventTracker(killed._sink, strict=True)
+    after.sweep_started(spec(), {**INFO, "trials": [trial("2", 4.0, "waiting", reports={500: {METRIC: 4.0}})]})
+    assert killed.runs["2"].status == "RUNNING"
+    after.sweep_ended("stopped", {})
+    assert (killed.runs["2"].status, killed.runs["2"].tags["meansweep.state"]) == ("KILLED", "interrupted")
 
 
 def test_errors_of_tracking_stay_out_of_the_sweep(caplog):

@@ -1,0 +1,101 @@
+"""Which code trains here: its commit, what has been changed since, and the installed packages. Kept with the sweep."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+NOTE = "{}.provenance.json"
+"""Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
+LARGEST_DIFF = 2**20
+"""Bytes of changes that are kept."""
+PATIENCE = 10
+"""Seconds for one question to git."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A state of the repository that holds a trainer's package."""
+
+    commit: str | None = None
+    """None: it is in no git repository that could be asked."""
+    changes: str = ""
+    """The difference to the commit, as `git apply` takes it, new files of Python among it."""
+
+    @property
+    def name(self) -> str | None:
+        """The commit, and whether that is all."""
+        return f"{self.commit} with changes" if self.changes else self.commit
+
+
+@functools.cache
+def code_of(package: str) -> Code:
+    """Return the commit and the changes of an importable package's repository. Nothing is imported.
+
+    Asked once a process: what is changed on disk later is not what it runs.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or not found.origin:
+        return Code()
+    source = Path(found.origin).resolve()
+    note = (source.parent if found.submodule_search_locations is None else source.parents[1]) / NOTE.format(package)
+    if note.is_file():
+        return Code(**json.loads(note.read_text()))
+    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
+        return Code()  # in no repository, or, as an installed package, in one that does not hold it
+    root = Path((_git(source.parent, "rev-parse", "--show-toplevel") or "").strip())
+    commit = (_git(root, "rev-parse", "HEAD") or "").strip()
+    return Code(commit, _changes(root)) if commit else Code()
+
+
+def leave_note(package: str, folder: Path) -> None:
+    """Write what is known of a package's code beside a copy of it in `folder`."""
+    (folder / NOTE.format(package)).write_text(json.dumps(asdict(code_of(package))))
+
+
+def record(folder: Path, package: str) -> None:
+    """Write `packages-NN.txt` and `changes-NN.diff` into a folder, each only where it differs from the one before."""
+    found = {"packages": (packages(), "txt"), "changes": (code_of(package).changes, "diff")}
+    for stem, (text, suffix) in found.items():
+        before = sorted(folder.glob(f"{stem}-*.{suffix}"))
+        if text != (before[-1].read_text() if before else ""):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stem}-{len(before) + 1:02}.{suffix}").write_text(text)
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """Return what `record` has written into a folder, by the files' names."""
+    return {file.name: file.read_text() for file in sorted(folder.glob("*-*.*"))}
+
+
+@functools.cache
+def packages() -> str:
+    """Return the packages installed when this process began, one `name==version` a line, as pip takes them."""
+    known: dict[str, str] = {}
+    for place in sys.path:
+        for entry in Path(place).glob("*.dist-info"):  # `importlib.metadata` would open a file of each: a second
+            name, _, version = entry.name.removesuffix(".dist-info").partition("-")
+            known.setdefault(name.lower().replace("_", "-"), version)
+    return "".join(f"{name}=={version}\n" for name, version in sorted(known.items()))
+
+
+def _changes(root: Path) -> str:
+    found = _git(root, "diff", "HEAD", "--binary") or ""
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py") or ""
+    for name in filter(None, new.split("\0")):
+        found += _git(root, "diff", "--no-index", "--", "/dev/null", name, fine=(0, 1)) or ""
+    return found if len(found) <= LARGEST_DIFF else found[:LARGEST_DIFF] + "\n(cut off here: too long)\n"
+
+
+def _git(folder: Path, *words: str, fine: tuple[int, ...] = (0,)) -> str | None:
+    """Return what git says; None where there is no git, or it does not know."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode in fine else None
