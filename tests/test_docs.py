@@ -1,5 +1,6 @@
 """The documents are true where a machine can tell: links lead somewhere, commands parse, no machine's paths."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -57,3 +58,25 @@ def test_no_file_names_a_folder_of_one_machine():
     own = re.compile(r"(?<![\w.~-])/(?:work|root)/")
     texts = [path for path in tracked if b"\0" not in (ROOT / path).read_bytes()]
     assert [path for path in texts if own.search((ROOT / path).read_text())] == []
+
+
+PROMISE = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
+
+
+def names_in(path):
+    """The tests of a file as pytest names them, `Class::test` for those in a class."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef))
+
+
+def test_every_promise_names_a_test_that_exists():
+    page = (ROOT / "docs/promises.md").read_text()
+    named = PROMISE.findall(page)
+    there = {file: set(names_in(ROOT / file)) for file in {file for file, _ in named} if (ROOT / file).exists()}
+    assert [f"{file}::{test}" for file, test in named if test not in there.get(file, ())] == []
+    assert all(test.rpartition("::")[2].startswith("test_") for _, test in named)
+    promises = page.partition("## What it does not do")[0].split("\n- ")[1:]
+    assert [text for text in promises if not PROMISE.search(text) and "(measured)" not in text] == []

@@ -188,7 +188,7 @@ def test_a_training_goes_on_with_another_number_of_processes(ranks, alone):
         assert found[0]["rows logged"][name] == pytest.approx(row[name], rel=1e-3)
 
 
-def test_only_a_forward_through_the_wrapper_without_jvp_synchronises(ranks):
+def test_which_ways_to_put_a_derivative_and_ddp_together_synchronise(ranks):
     _, found = ranks
     assert found[0]["arrangements"] == {
         "func.jvp through DDP": "raises",

@@ -11,6 +11,7 @@ from meanflow_core.checkpoint import CheckpointError, load_checkpoint, save_chec
 from meanflow_core.config import load_config
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, TrainingDiverged
+from meanflow_core.loss import meanflow_loss
 from meanflow_core.meters import Meter
 from meanflow_core.objective import SUMS
 from meanflow_core.sampling import Sampling, image_grid
@@ -357,6 +358,30 @@ def test_a_row_holds_means_over_steps_and_rows():
 def row_with(m, step, **values):
     m.add(step, torch.tensor(1.0), sums_of(velocity_power=80, **values), torch.tensor(1.0))
     return m.row(step)
+
+
+def test_what_is_logged_is_what_the_loss_was_made_of(shared):
+    trainer = Trainer(small(**{"trainer.log_every": 1, "objective.weight.power": 0.75}), shared=shared)
+    trainer.train(3)
+    (part,) = trainer._batches.parts(trainer.step, trainer.images_seen)
+    with torch.no_grad():
+        found = meanflow_loss(
+            trainer.net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
+            objective=trainer.config.objective, rows=part.rows,
+        )  # fmt: skip
+    ((_, row),) = trainer.train(1)
+    m = part.rows
+    assert {name: row[f"train/{name}"] for name in ("loss", "squared_error", "velocity_error", "weight")} == {
+        "loss": pytest.approx(float((found.weight * found.squared_error).mean()), rel=1e-4),
+        "squared_error": pytest.approx(float(found.squared_error.mean()), rel=1e-4),
+        "velocity_error": pytest.approx(float(found.squared_error[m:].mean()), rel=1e-4),
+        "weight": pytest.approx(float(((found.squared_error + 1e-3) ** -0.75).mean()), rel=1e-4),
+    }
+    norms = {"u": found.u, "target": found.target, "du_dt": found.du_dt[:m]}
+    for name, tensor in norms.items():
+        assert row[f"train/{name}_norm"] == pytest.approx(float(tensor.flatten(1).norm(dim=1).mean()), rel=1e-4)
+    power = float(found.velocity.square().flatten(1).sum(1).mean())
+    assert row["train/velocity_norm"] == pytest.approx(power**0.5, rel=1e-4)
 
 
 def test_an_error_far_above_its_least_is_an_explosion():

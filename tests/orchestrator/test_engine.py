@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from meanflow_core.errors import ConfigError
+from orchestrator import control
 from orchestrator.engine import Engine
 from orchestrator.failures import LOST_LIMIT, bug_hash, goes_on
 from orchestrator.journal import LedgerError
@@ -161,6 +162,18 @@ def test_infrastructure_is_retried_as_often_as_allowed(charged: int, again: bool
 @pytest.mark.parametrize("kind", ["diverged", "oom", "bug"])
 def test_what_would_happen_again_is_not_retried(kind: Any) -> None:
     assert not goes_on(kind, charged=0, lost=0, retries=9)
+
+
+def test_the_search_is_told_of_what_the_configuration_did_and_of_nothing_else(start: Start) -> None:
+    kinds = ("diverged", "oom", "bug", "infrastructure")
+    engine = start(toy.sweep(method="tpe", run_cap=5, retries=0))
+    for kind in kinds:
+        engine.ended(work_of(engine).trial, Outcome(kind=kind, reason=kind))
+    proposals = engine._proposals
+    told = proposals.observations(proposals.searched())
+    assert [(seen.state, seen.bad) for seen in told] == [(TrialState.FAILED, bad) for bad in (True, True, False, False)]
+    shown = proposals._search._study_of(told)
+    assert [trial.params["x"] for trial in shown] == [seen.values["x"] for seen in told if seen.bad]
 
 
 def test_a_damaged_checkpoint_is_not_tried_twice(start: Start, tmp_path: Path) -> None:
@@ -461,11 +474,18 @@ def test_a_race_ends_when_one_is_left(start: Start) -> None:
 def test_replicates_are_not_stopped_early_and_not_shown_to_the_search(home: Home) -> None:
     content = toy.sweep(
         method="tpe", run_cap=6, early_terminate={"type": "asha", "min_iter": 10, "eta": 3},
-        replicates={"top": 1, "seeds": 3},
+        replicates={"top": 1, "seeds": 3}, parameters={"x": {"min": 0.0, "max": 1.0}},
     )  # fmt: skip
-    trials = run(home, content)
-    plain = run(Home(home.root / "other"), {**content, "replicates": {"top": 1, "seeds": 1}})
-    assert essence([t for t in trials if not t.replicate]) == essence([t for t in plain if not t.replicate])
+    found = []
+    for place, seeds in ((home, 3), (Home(home.root / "other"), 1)):
+        told = {**content, "replicates": {"top": 1, "seeds": seeds}}
+        run(place, told)
+        control.request(place.sweep("toy"), control.extend(8))  # now the search goes on, and the replicates are there
+        found.append(run(place, told))
+    trials, plain = found
+    searched = [trial for trial in trials if not trial.replicate]
+    assert len(searched) == 14
+    assert essence(searched) == essence([trial for trial in plain if not trial.replicate])
     assert all(list(trial.reports)[-1] == 90 for trial in trials if trial.replicate)
 
 

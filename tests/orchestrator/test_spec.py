@@ -356,6 +356,7 @@ def test_a_metric_that_the_data_are_not_judged_by_is_refused(tmp_path):
     problem = wrong(tmp_path, base=toy, metric={"name": "eval/fid_1nfe"})["metric.name"]
     assert "wasserstein, sliced_wasserstein, mmd" in problem.rule
     read(tmp_path, base=toy, metric={"name": "eval/mmd_2nfe"})
+    assert "metric.name" in wrong(tmp_path, metric={"name": "train/loss"})  # about 1 whatever happens
     images = {"data": {"name": "image_folder"}}
     assert set(wrong(tmp_path, base=images)) == {"base.evaluation.features"}
     read(tmp_path, base={**images, "evaluation": {"features": "net.pt"}})
@@ -397,6 +398,15 @@ def test_a_combination_that_breaks_a_rule_is_shown_and_can_be_forbidden(tmp_path
     assert "forbid" in problem.rule
     spec = read(tmp_path, parameters=dit, forbid=[{"model.width": 64, "model.heads": 3}], method="grid")
     assert spec.space.grid_size() == 3
+
+
+def test_nested_keys_are_dotted_ones_written_otherwise(tmp_path):
+    ratio, law = {"values": [0.25, 0.5]}, {"value": "uniform", "when": {"objective.time.ratio": 0.5}}
+    inner = {"time": {"parameters": {"ratio": ratio, "law": law}}}
+    nested = read(tmp_path, parameters={"objective": {"parameters": inner}}, method="grid")
+    dotted = read(tmp_path, parameters={"objective.time.ratio": ratio, "objective.time.law": law}, method="grid")
+    assert list(nested.space.grid()) == list(dotted.space.grid())
+    assert len(list(nested.space.grid())) == 2
 
 
 def test_the_kind_of_model_can_be_swept_with_its_own_keys(tmp_path):

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def test_the_sample_grid_is_a_picture(tmp_path):
     [report] = run_trial(assignment(tmp_path, "Talkative", steps=(2,)))
     with Image.open(report.images["samples"]) as picture:
         assert picture.size == (8, 8)
+
+
+@pytest.mark.parametrize("reports", [1, 3], ids=["stopped early", "finished"])
+def test_memory_is_given_back_when_the_trainer_has_gone(tmp_path, monkeypatch, reports):
+    made, gone = [], []
+
+    def make(*_):
+        trainer = toys.Toy(toys.config(steps=6))
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr("orchestrator.trial.free_memory", lambda: gone.append(made[0]() is None))
+    run = run_trial(assignment(tmp_path), make_trainer=make)
+    assert len([next(run) for _ in range(reports)]) == reports
+    assert gone == []
+    run.close()
+    assert gone == [True]
 
 
 def test_a_failures_traceback_is_in_the_log(tmp_path):
