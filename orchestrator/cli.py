@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
         address, remote_home, words = service.remote_address(words)
         if address is not None:
             return service.run_on_cluster(address, words, remote_home)
-        result = app(words, standalone_mode=False)
+        result = app(words, standalone_mode=False, prog_name="meansweep")
         return result if isinstance(result, int) else DONE
     except ConfigError as error:
         for problem in error.problems:

@@ -32,8 +32,8 @@ def main(words: Sequence[str]) -> int:
         if words and words[0] == "--follow":
             print(BEGIN, flush=True)
             return subprocess.call(_command(words[1:]), cwd=code)
-        written = Path(scratch, "out")
-        there, asked = redirect_out(words, str(written))
+        there, asked = redirect_out(words, str(Path(scratch, "out")))
+        written = Path(scratch, "out" + Path(asked or "").suffix)
         done = subprocess.run(_command(there), cwd=code, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         result = {
             "code": done.returncode,
@@ -46,14 +46,15 @@ def main(words: Sequence[str]) -> int:
 
 
 def redirect_out(words: Sequence[str], target: str) -> tuple[list[str], str | None]:
-    """Return the words with the file of `-o` replaced by `target`, and the file that was asked for."""
+    """Return the words with the file of `-o` replaced by `target` with its ending, and the file that was asked for."""
     found, asked = list(words), None
     for index, word in enumerate(words):
         if word in _OUT and index + 1 < len(words):
-            asked, found[index + 1] = words[index + 1], target
+            asked = words[index + 1]
+            found[index + 1] = target + Path(asked).suffix
         elif word.startswith(("--out=", "--csv=")):
             option, _, asked = word.partition("=")
-            found[index] = f"{option}={target}"
+            found[index] = f"{option}={target}{Path(asked).suffix}"
     return found, asked
 
 

@@ -121,6 +121,8 @@ def sample(
     """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
     from orchestrator.samples import sample_picture
 
+    if out.suffix.lower() != ".png":
+        raise ConfigError([Problem(key="--out", value=str(out), rule="must end in .png")])
     place = home_at(home)
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)

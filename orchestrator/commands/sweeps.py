@@ -359,12 +359,15 @@ def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
 
 
 def extend(
-    more: Annotated[int, typer.Argument(metavar="N", min=1, help="How many trials more.")],
+    more: Annotated[str, typer.Argument(metavar="N", help="How many trials more: 8 or +8.")],
     sweep: SweepArgument = None,
     home: HomeOption = None,
 ) -> None:
     """Let a sweep run more trials than it was to. Also a finished one: then `resume` runs them."""
-    _request(home, sweep, "extend", more)
+    more, sweep = _trial_and_sweep(more.removeprefix("+"), sweep and sweep.removeprefix("+"))  # in either order too
+    if not more.isdecimal() or int(more) < 1:
+        raise ConfigError([Problem(key="N", value=more, rule="must be a number of trials, 1 or more")])
+    _request(home, sweep, "extend", int(more))
 
 
 def edit(

@@ -72,9 +72,9 @@ def test_the_sweep_file_that_travels_means_the_same_and_stands_alone(tmp_path):
 
 
 def test_a_file_that_is_asked_for_comes_back():
-    assert redirect_out(["best", "s", "-o", "best.yaml"], "/t") == (["best", "s", "-o", "/t"], "best.yaml")
-    assert redirect_out(["export", "--out=x.csv"], "/t") == (["export", "--out=/t"], "x.csv")
-    assert redirect_out(["export", "--csv", "x.csv"], "/t") == (["export", "--csv", "/t"], "x.csv")
+    assert redirect_out(["best", "s", "-o", "best.yaml"], "/t") == (["best", "s", "-o", "/t.yaml"], "best.yaml")
+    assert redirect_out(["export", "--out=x.csv"], "/t") == (["export", "--out=/t.csv"], "x.csv")
+    assert redirect_out(["export", "--csv", "x.csv"], "/t") == (["export", "--csv", "/t.csv"], "x.csv")
     assert redirect_out(["status"], "/t") == (["status"], None)
 
 

@@ -33,6 +33,17 @@ def test_a_finished_sweep_is_not_started_for_nothing(home, capsys):
     assert "has ended already" in said(capsys, "stop", code=2)
 
 
+def test_the_number_to_extend_by_is_taken_before_or_after_the_sweep(home, capsys):
+    for words in (["+2", "toy"], ["toy", "2"], ["2"]):
+        assert "run_cap" in said(capsys, "extend", *words)
+    assert "must be a number of trials" in said(capsys, "extend", "toy", code=2)
+    assert "must be a number of trials" in said(capsys, "extend", "0", code=2)
+
+
+def test_a_picture_of_samples_is_a_png(home, capsys):
+    assert "must end in .png" in said(capsys, "sample", "best", "-o", "grid", code=2)
+
+
 def test_the_winner_of_a_trainer_of_ones_own_is_its_plain_configuration(home, capsys):
     said(capsys, "best", "-o", "best.yaml")
     best = yaml.safe_load(Path("best.yaml").read_text())
