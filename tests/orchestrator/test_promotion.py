@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from orchestrator.records import TrialRecord, TrialState
 from orchestrator.settings import EarlyTerminate
 from orchestrator.stopping import Curve
 from tests.orchestrator import toy
-from tests.orchestrator.simulation import Trace, drive, essence, open_engine, read, run
+from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
 
 LENGTH, RUNGS = 90, (10, 30)
 PROMOTE = {"type": "asha", "min_iter": 10, "eta": 3, "promote": True}
@@ -195,6 +196,74 @@ def test_replicates_begin_when_nobody_waits_at_a_rung_any_more_and_wait_at_none(
     again = [trial for trial in trials if trial.replicate]
     assert [list(trial.reports) for trial in again] == [[10, 30, 60, 90]] * 2
     assert not [trial for trial in trials if trial.state is TrialState.AT_RUNG]
+
+
+BEST, OTHERS = (0.9, 0.8, 0.7), (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # by what they report at step 10, and at 30
+
+
+def around(values: tuple[float, ...], name: str = "toy", **changes: Any) -> dict[str, Any]:
+    return toy.grid(name, x=values, **({"early_terminate": PROMOTE} | changes))
+
+
+def test_results_taken_over_have_their_places_at_the_rungs_and_nobody_worse_goes_on(home: Home) -> None:
+    often = {**toy.grid()["base"], "trainer": {"steps": 90, "eval_every": 10}}
+    run(home, around(BEST, "first", early_terminate=None, base=often))
+    trace = Trace()
+    trials = run(home, around((*BEST, *OTHERS)), trace=trace)
+    assert [trial.labels.get("reused") for trial in trials] == ["first/0", "first/1", "first/2", *[None] * 6]
+    assert [list(trial.reports) for trial in trials[:3]] == [list(range(10, 100, 10))] * 3
+    assert [(trial.steps, trial.state.value) for trial in trials[3:]] == [(10, "pruned")] * 6
+    assert trace.handed == [(str(number), 0) for number in range(3, 9)]
+
+
+def test_results_without_a_report_at_a_rung_have_no_place_there_and_one_at_the_next(home: Home) -> None:
+    run(home, around(BEST, "first", early_terminate=None))
+    trials = run(home, around((*BEST, *OTHERS)))
+    assert [list(trial.reports) for trial in trials[:3]] == [[30, 60, 90]] * 3
+    at_second = [(trial.values["x"], trial.steps, trial.reason) for trial in trials[3:] if trial.steps > 10]
+    assert at_second == [  # a third of six
+        (0.6, 30, "asha: place 4 of 5 at step 30, the best 1/3 goes on"),
+        (0.5, 30, "asha: place 5 of 5 at step 30, the best 1/3 goes on"),
+    ]
+
+
+def test_what_is_known_is_passed_over_as_if_it_were_not_in_the_space(home: Home, tmp_path: Path) -> None:
+    alone = [row[1:] for row in essence(run(Home(tmp_path / "alone"), around(OTHERS)))]
+    run(home, around(BEST, "first"))  # of these one is trained to its end, and only that is known
+    trials = run(home, around((*BEST, *OTHERS), on_duplicate="skip"))
+    (finished,) = [trial for trial in read(home, "first") if trial.state is TrialState.FINISHED]
+    assert [trial.values["x"] for trial in trials] == [x for x in (*BEST, *OTHERS) if x != finished.values["x"]]
+    run(home, around(BEST, "all", early_terminate=None))
+    skipped = run(home, around((*BEST, *OTHERS), "second", on_duplicate="skip"))
+    assert [row[1:] for row in essence(skipped)] == alone
+
+
+@pytest.mark.parametrize("how", ["reuse", "skip"])
+def test_promotion_beside_known_results_survives_a_kill_at_every_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    killer = Killer(monkeypatch)
+    second = around((0.5, 0.1, 0.2, 0.45), early_terminate={**PROMOTE, "eta": 2}, on_duplicate=how)
+
+    def prepared(folder: str) -> Home:
+        killer.arm(None)
+        run(Home(tmp_path / folder), around((0.5,), "first"))
+        killer.arm(None)
+        return Home(tmp_path / folder)
+
+    expected = essence(run(prepared("whole"), second))
+    writes = killer.count
+    assert len(expected) == (4 if how == "reuse" else 3)
+    for kill in range(1, writes + 1, 2):
+        home = prepared(str(kill))
+        killer.arm(kill, ("before", "within", "after")[kill % 3])
+        with contextlib.suppress(Killed):
+            engine = open_engine(home, second)
+            with engine.ledger:
+                drive(engine)
+                engine.finish()
+        killer.arm(None)
+        assert essence(run(home, second)) == expected, kill
 
 
 def test_a_sweep_that_is_extended_lets_those_go_on_that_were_left_behind(home: Home) -> None:
