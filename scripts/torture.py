@@ -7,8 +7,9 @@ drawn at random, started again, killed again, up to a number of times drawn at r
 ledger must then hold the same configurations, seeds, reported values (so rung values) and decisions as that of the
 undisturbed sweep, and no more work may have been done twice than one stretch for each kill. Exit code 1 otherwise.
 
-In `two`, two workers report in turn, under asha. Which of them reports first may change with a kill, and decisions with
-it; configurations and seeds may not. (tests/orchestrator/test_resume.py kills at every write of the ledger.)
+In `two` and `two-promote`, two workers report in turn, under asha. Which of them reports first may change with a kill,
+and decisions with it; configurations and seeds may not, and with promotion no trial may go past a rung unless it was
+among its best by then. (tests/orchestrator/test_resume.py kills at every write of the ledger.)
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.runner_inline import run_inline
 from tests.orchestrator import toy
-from tests.orchestrator.simulation import drive, essence, open_engine
+from tests.orchestrator.simulation import drive, essence, open_engine, unearned
 
 NAP = 0.004  # seconds a stretch of training takes, so that kills fall into all parts of the loop
 ASHA = {"type": "asha", "min_iter": 10, "eta": 3}
@@ -46,8 +47,9 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "hyperband": {"method": "random", "run_cap": 16, "early_terminate": {**ASHA, "type": "hyperband", "brackets": 2}},
     "pbt": {"method": "pbt", "run_cap": 6, "parameters": {"x": {"min": 0.0, "max": 1.0}}},
     "two": {"method": "random", "run_cap": 16, "early_terminate": ASHA},
+    "two-promote": {"method": "random", "run_cap": 16, "early_terminate": {**ASHA, "promote": True}},
 }
-TWO_WORKERS = ("two",)
+TWO_WORKERS = ("two", "two-promote")
 
 
 def start_driver(folder: Path, method: str) -> int:
@@ -100,6 +102,10 @@ def decided(folder: Path, method: str) -> list[tuple[Any, ...]]:
     if unended:
         raise RuntimeError(f"a sweep that is over has left trials {', '.join(unended)}")
     rows = essence(trials)
+    if method == "two-promote":
+        beyond = unearned(Home(folder).sweep("torture").journal, rungs=(10, 30), eta=3, run_cap=16)
+        if beyond:
+            raise RuntimeError("; ".join(beyond))
     return [row[:4] for row in rows] if method in TWO_WORKERS else rows  # id, seed, values, hash
 
 
@@ -140,7 +146,7 @@ def torture(method: str, runs: int, folder: Path, seed: int) -> bool:
     verdict = "all as undisturbed" if not wrong else f"{wrong} DIFFER"
     took = time.perf_counter() - began
     print(
-        f"{method:9} {runs} runs, {kills} kills, {repeated} stretches repeated, {verdict}  ({took:.0f} s)", flush=True
+        f"{method:11} {runs} runs, {kills} kills, {repeated} stretches repeated, {verdict}  ({took:.0f} s)", flush=True
     )
     return wrong == 0
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,37 @@ def essence(trials: list[TrialRecord]) -> list[tuple[Any, ...]]:
         (t.id, t.seed, t.values, t.config_hash, t.state.value, t.reason, t.reports, t.metric, t.revision)
         for t in trials
     ]
+
+
+def unearned(journal: Path, *, rungs: Sequence[int], eta: float, run_cap: int) -> list[str]:
+    """Return every report beyond a rung by a trial of a promoting sweep that was never among its best there.
+
+    The ledger's lines are gone through in the order in which they were written: a trial that goes on from a rung must
+    be among the best 1/eta of those that had come there by then, rounded down, or up once all trials are born.
+    """
+    births, found = 0, []
+    there: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
+    stands, earned = dict[int, int](), dict[int, set[int]]()
+    for line in journal.read_text().splitlines():
+        entry = json.loads(line)
+        births += "distributions" in entry  # the creation of a trial
+        row = entry.get("trial_id", -1)
+        for key in entry.get("user_attr", {}):
+            kind, _, rest = key.partition(":")
+            if kind == "report":
+                step = stands[row] = int(rest)
+                skipped = [rung for rung in rungs if rung < step and rung not in earned.get(row, ())]
+                found += [f"trial {row} reported at step {step} and was never let on from {rung}" for rung in skipped]
+                if step in there:
+                    there[step][row] = entry["user_attr"][key]["metrics"]["loss"]
+            elif kind in ("run", "promoted") and stands.get(row) in there:
+                values = there[stands[row]]
+                share = len(values) / eta
+                best = sorted(values, key=lambda other: values[other])[
+                    : int(share) if births < run_cap else ceil(share)
+                ]
+                earned.setdefault(row, set()).update([stands[row]] if row in best else [])
+    return found
 
 
 class Killer:

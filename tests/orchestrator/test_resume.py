@@ -12,7 +12,7 @@ from orchestrator.messages import Assignment, Report
 from orchestrator.paths import Home, relocated
 from orchestrator.records import TrialState
 from tests.orchestrator import toy
-from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
+from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run, unearned
 
 ASHA = {"type": "asha", "min_iter": 10, "eta": 3}
 PROMOTE = {"type": "asha", "min_iter": 15, "eta": 2, "promote": True, "brackets": 2}
@@ -88,17 +88,22 @@ def test_kills_over_and_over_change_nothing(tmp_path: Path, killer: Killer, kind
     assert essence(read(home)) == expected
 
 
+@pytest.mark.parametrize("rule", [None, {**ASHA, "promote": True}], ids=["", "promote"])
 def test_with_several_workers_no_trial_is_lost_or_doubled_and_random_draws_are_the_same(
-    tmp_path: Path, killer: Killer
+    tmp_path: Path, killer: Killer, rule: dict[str, Any] | None
 ) -> None:
-    content = toy.sweep(run_cap=12)
+    content = toy.sweep(run_cap=12, early_terminate=rule)
     expected = [row[:4] for row in essence(run(Home(tmp_path / "whole"), content, workers=3))]
     for at in range(5, 60, 7):
         home = Home(tmp_path / f"{at}")
         assert not killed_run(home, content, killer, at, "after", Trace(), workers=3)
         trials = run(home, content, workers=3)
         assert [row[:4] for row in essence(trials)] == expected
-        assert all(trial.state is TrialState.FINISHED for trial in trials)
+        assert all(trial.state is TrialState.FINISHED or (rule and trial.state.ended) for trial in trials)
+        if rule:
+            journal = home.sweep("toy").journal
+            assert unearned(journal, rungs=(10, 30), eta=3, run_cap=12) == []
+            assert unearned(journal, rungs=(10, 30), eta=6, run_cap=12) != []  # so it does find them
 
 
 def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, killer: Killer) -> None:
