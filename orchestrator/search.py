@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MODELS = ("tpe", "cmaes", "gp", "nsga2")
 """Methods that learn from results; the others know all their draws beforehand."""
-_MODEL_TRIES = 50
-"""Draws of a model that may be forbidden or known before it is overruled."""
+_MODEL_TRIES = {"tpe": 50, "cmaes": 50, "gp": 5, "nsga2": 50}
+"""Draws of a model that may be forbidden or known before it is overruled; a second each of a Gaussian process."""
 _TRIES = 500
 """Draws after which a space counts as exhausted, unless it is small enough to look."""
 _SMALL = 100_000
@@ -97,7 +97,9 @@ class Search:
         models = self.spec.method in MODELS
         known = list(observations) if models else []
         for at in range(position, position + _TRIES):
-            asked = models and at - position < _MODEL_TRIES  # a model that insists on what is known is overruled
+            asked = (
+                models and at - position < _MODEL_TRIES[self.spec.method]
+            )  # a model that insists on what is known is overruled
             values, sampler = self._modelled(at, known) if asked else (self._free(at), {})
             if self.space.allowed(values) and accept(values):
                 return Draw(at, values, sampler)

@@ -55,14 +55,15 @@ class Worker:
         module, _, name = self.work.trainer.partition(":")
         trainer = getattr(importlib.import_module(module), name)(self.work.config)
         if self.work.checkpoint:
-            trainer.load_state_dict(json.loads(Path(self.work.checkpoint).read_text()))
+            trainer.load_state_dict(json.loads((Path(self.work.checkpoint) / "state.json").read_text()))
         for step in self.work.remaining:
             rows = [(step, trainer.train(step - trainer.step))]
             if self.clock is not None:
                 self.clock.now += self.seconds
             metrics = trainer.evaluate()
-            checkpoint = Path(self.work.folder) / f"step-{step}.json"
-            checkpoint.write_text(json.dumps(trainer.state_dict()))
+            checkpoint = Path(self.work.folder) / f"step-{step}"
+            checkpoint.mkdir(exist_ok=True)
+            (checkpoint / "state.json").write_text(json.dumps(trainer.state_dict()))
             yield Report(step=step, metrics=metrics, rows=rows, checkpoint=str(checkpoint), seconds=self.seconds)
 
 

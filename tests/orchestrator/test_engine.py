@@ -19,7 +19,6 @@ from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wa
 from orchestrator.opening import resume_sweep, start_sweep
 from orchestrator.paths import Home
 from orchestrator.records import TrialState
-from orchestrator.runner_inline import run_inline
 from orchestrator.summary import standing, summarize
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Clock, Trace, drive, essence, read, run
@@ -651,31 +650,6 @@ def test_several_metrics_are_searched_without_early_stopping(home: Home) -> None
     trials = run(home, toy.sweep(method="nsga2", run_cap=10, metric=None, metrics=metrics))
     assert all(trial.state is TrialState.FINISHED for trial in trials)
     assert all(trial.metric == trial.reports[90]["loss"] for trial in trials)
-
-
-@pytest.mark.parametrize("method", ["grid", "random", "qmc", "tpe", "cmaes", "gp", "nsga2", "pbt"])
-def test_conditions_forbidden_combinations_and_zipped_keys_hold_in_every_trial(start: Start, method: str) -> None:
-    parameters = {
-        "x": {"min": 0.0, "max": 1.0} if method != "grid" else {"values": [0.2, 0.7]},
-        "law": {"values": ["a", "b"]},
-        "z": {"min": 1, "max": 3, "when": {"law": "b"}},
-        "width": {"values": [64, 128]},
-        "depth": {"values": [8, 4]},
-    }
-    cap = {"grid": None, "gp": 5, "pbt": 4}.get(method, 8)  # a gp takes seconds to ask
-    forbid = [{"law": "a", "x": {"max": 0.5}}]
-    content = toy.sweep(
-        method=method, run_cap=cap, parameters=parameters, forbid=forbid, zip=[["width", "depth"]]
-    )  # fmt: skip
-    content["base"] = {**content["base"], "law": "a", "z": 0, "width": 1, "depth": 1}
-    engine = start(content)
-    run_inline(engine)
-    trials = engine.ledger.trials()
-    assert len(trials) == (cap or 2 * (1 + 2 * 3))  # of a grid: widths times (a with the large x, b with each x and z)
-    for trial in trials:
-        assert ("z" in trial.values) == (trial.values["law"] == "b")
-        assert trial.values["law"] == "b" or trial.values["x"] > 0.5
-        assert (trial.values["width"], trial.values["depth"]) in ((64, 8), (128, 4))
 
 
 def test_the_tracker_hears_of_everything_and_of_no_trial_twice(start: Start) -> None:

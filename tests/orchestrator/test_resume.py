@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_a_missing_checkpoint_sends_a_trial_back_to_the_one_before(tmp_path: Pat
     home, trace = Home(tmp_path), Trace()
     expected = essence(run(Home(tmp_path / "whole"), content))
     killed_run(home, content, killer, killer.count - 4, "before", trace, workers=1)
-    (home.sweep("toy").trial("0").root / "step-60.json").unlink()
+    shutil.rmtree(home.sweep("toy").trial("0").root / "step-60")
     trace.handed.clear()
     trials = run(home, content, trace=trace)
     assert trace.handed == [("0", 30)]
