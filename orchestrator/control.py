@@ -59,11 +59,15 @@ def request(paths: SweepPaths, command: Mapping[str, Any]) -> str:
         return f"asked the driver (process {busy.pid} on {busy.host}) {_ASKED[command['command']].format(**command)}"
     with ledger:
         check(ledger, command)
-        before = ledger.revision, ledger.trials()
-        said = apply(ledger, command)
-        if (ledger.revision, ledger.trials()) == before or command["command"] not in CONTINUING:
-            return said
+        if command["command"] not in CONTINUING:
+            return apply(ledger, command)
+        before, state = (ledger.revision, ledger.trials()), ledger.state()
+        # Before the change: who is killed between the two must not leave a sweep that has more to do as finished.
         ledger.set_state("stopped", "changed since it ended")
+        said = apply(ledger, command)
+        if (ledger.revision, ledger.trials()) == before:
+            ledger.set_state(state.state, state.reason, traceback=state.traceback)
+            return said
         return f"{said}; `meansweep resume {paths.name}` runs what is to be run"
 
 

@@ -22,7 +22,8 @@ TRANSIENT = ("stop", "pause", "resume", "trial-stop", "trial-pause")
 def post(paths: SweepPaths, command: Mapping[str, Any]) -> None:
     """Leave a command for the driver."""
     paths.mailbox.mkdir(parents=True, exist_ok=True)
-    name = f"{time.time_ns():020d}-{os.getpid()}-{next(_COUNT)}"
+    last = max((int(file.name.partition("-")[0]) for file in _waiting(paths) if "-" in file.name), default=0)
+    name = f"{max(time.time_ns(), last + 1):020d}-{os.getpid()}-{next(_COUNT)}"  # a clock may jump back
     aside = paths.mailbox / f".{name}"
     aside.write_text(json.dumps(dict(command)))
     aside.rename(paths.mailbox / f"{name}.json")

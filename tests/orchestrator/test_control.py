@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from orchestrator.engine import Engine
 from orchestrator.ledger import Ledger
 from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
 from orchestrator.opening import resume_sweep
-from orchestrator.paths import Home
+from orchestrator.paths import Home, SweepPaths
 from orchestrator.records import TrialRecord, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
@@ -156,6 +157,15 @@ def test_a_command_is_carried_out_though_the_driver_is_killed_over_it(home: Home
         break  # killed before it asked for the next
     engine.ledger.close()
     assert len(run(home, toy.sweep())) == 5
+
+
+def test_commands_are_taken_in_their_order_though_the_date_jumps_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for date, more in ((2_000, 1), (1_000, 2), (3_000, 3), (2_500, 4)):
+        monkeypatch.setattr("time.time_ns", lambda date=date: date)
+        mailbox.post(engine.paths, control.extend(more))
+    assert [command["trials"] for command in mailbox.take(engine.paths)] == [1, 2, 3, 4]
 
 
 def test_an_unreadable_command_is_dropped(engine: Engine) -> None:
@@ -421,38 +431,55 @@ def test_the_copy_of_the_sweep_file_is_the_sweep_as_it_is_now(home: Home) -> Non
     assert read_yaml(home.sweep("toy").spec).content["run_cap"] == 5
 
 
-def test_a_kill_in_an_edit_leaves_the_old_sweep_or_the_new_one(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    killer = Killer(monkeypatch)
-    run(home, toy.grid(x=(0.1, 0.4)))
-    killer.arm(None)
-    new = toy.grid(x=(0.05, 0.1, 0.4, 0.8))
-    with monkeypatch.context():
-        killer.arm(1, "after")
-        with pytest.raises(Killed):
-            edited(home, new)
-    killer.arm(None)
-    assert [trial.values["x"] for trial in run(home, toy.grid())] == [0.1, 0.4, 0.05, 0.8]
-
-
 def test_an_edited_grid_runs_what_is_new_in_it(home: Home) -> None:
     run(home, toy.grid(x=(0.1, 0.4)))
     edited(home, toy.grid(x=(0.05, 0.1, 0.4, 0.8)))
     assert [trial.values["x"] for trial in run(home, toy.grid())] == [0.1, 0.4, 0.05, 0.8]
 
 
-def test_extend_then_a_crash_then_resume(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+NARROWER = toy.sweep(run_cap=4, parameters={"x": {"min": 0.0, "max": 0.4}, "y": {"values": [0.1, 0.4, 0.7]}})
+CHANGES = {"extend": control.extend(2), "edit": control.edit(toy.spec(NARROWER)), "retry": control.retry_failed()}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_and_what_follows_survive_a_kill_at_every_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     killer = Killer(monkeypatch)
-    whole = Home(home.root / "whole")
-    run(whole, toy.sweep(run_cap=3))
-    control.request(whole.sweep("toy"), control.extend(3))
-    expected = essence(run(whole, toy.sweep()))
-    run(home, toy.sweep(run_cap=3))
-    killer.arm(1, "after")
-    with pytest.raises(Killed):
-        control.request(home.sweep("toy"), control.extend(3))
-    killer.arm(9, "within")
-    engine = resume_sweep(home, "toy")
-    with engine.ledger, pytest.raises(Killed):
-        drive(engine)
-    killer.arm(None)
-    assert essence(run(home, toy.sweep())) == expected
+    trainer = toy.trained("Buggy", bug_from=0.84) if kind == "retry" else {}
+
+    def prepared(folder: str) -> SweepPaths:
+        killer.arm(None)
+        run(Home(tmp_path / folder), toy.sweep(run_cap=2, **trainer))
+        killer.arm(None)
+        return Home(tmp_path / folder).sweep("toy")
+
+    def go_on(paths: SweepPaths) -> None:
+        """What a user does: asks for the change unless it is there, and resumes unless all is done."""
+        before = Ledger.open(paths)
+        last = before.trial("1")
+        done = before.revision if kind != "retry" else last.state is not TrialState.FAILED or len(last.attempts) > 1
+        if not done:
+            control.request(paths, CHANGES[kind])
+        now = Ledger.open(paths)
+        if now.state().state == "finished" and all(trial.state.ended for trial in now.trials()):
+            return  # `meansweep resume` has nothing to do
+        engine = resume_sweep(Home(paths.root.parents[1]), "toy")
+        with engine.ledger:
+            drive(engine)
+            engine.finish()
+
+    whole = prepared("whole")
+    assert states(Ledger.open(whole).trials()) == (["finished", "failed"] if kind == "retry" else ["finished"] * 2)
+    go_on(whole)
+    writes, expected = killer.count, essence(Ledger.open(whole).trials())
+    assert writes > 5
+    for kill, how in zip(range(1, writes + 1), itertools.cycle(("before", "within", "after"))):
+        paths = prepared(str(kill))
+        killer.arm(kill, how)
+        with pytest.raises(Killed):
+            go_on(paths)
+        killer.arm(None)
+        go_on(paths)
+        assert Ledger.open(paths).state().state == "finished"
+        assert essence(Ledger.open(paths).trials()) == expected, (kill, how)

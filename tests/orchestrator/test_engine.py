@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.paths import Home
 from orchestrator.records import TrialState
 from orchestrator.summary import standing, summarize
 from tests.orchestrator import toy
-from tests.orchestrator.simulation import Clock, Trace, drive, essence, read, run
+from tests.orchestrator.simulation import Clock, Trace, drive, essence, open_engine, read, run
 
 Start = Callable[..., Engine]
 
@@ -360,6 +361,41 @@ def test_a_clock_that_jumps_back_spends_nothing_negative(start: Start, clock: Cl
     budget = engine.summary()["budget"]
     assert budget["gpu_hours"]["used"] == 0
     assert budget["wall_clock"]["used"] == 0
+
+
+def test_a_date_that_jumps_to_and_fro_changes_no_decision_no_budget_and_no_time(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = toy.sweep(
+        run_cap=8, early_terminate={"type": "asha", "min_iter": 10, "eta": 3}, replicates={"top": 1, "seeds": 1},
+        resources={"gpu": 0.5}, budget={"wall_clock": 3600, "gpu_hours": 1},
+    )  # fmt: skip
+
+    def outcome(home: Home) -> tuple[Any, ...]:
+        clock = Clock()
+        for _ in range(2):  # two drivers, the first of which is stopped by hand
+            engine = open_engine(home, content, clock=clock)
+            with engine.ledger:
+                drive(engine, clock=clock, seconds=3.0, on_report=lambda engine, work, report: stop_at_fifth(engine))
+                summary = engine.finish()
+                trials = engine.ledger.trials()
+        times = [(trial.busy_seconds, trial.gpu_seconds, trial.wasted_seconds) for trial in trials]
+        return essence(trials), times, summary["budget"], summary["state"]
+
+    def stop_at_fifth(engine: Engine) -> None:
+        if len(engine.ledger.sessions()) == 1 and engine.wall() >= 15.0:
+            engine.halt("stopped", "by hand")
+
+    expected = outcome(Home(tmp_path / "steady"))
+    assert expected[3] == "finished"
+    date, jumps = [1.8e9], itertools.cycle([30 * 86400.0, -70 * 86400.0, 0.25, 40 * 86400.0])
+
+    def jumping() -> float:
+        date[0] += next(jumps)
+        return date[0]
+
+    monkeypatch.setattr("time.time", jumping)
+    assert outcome(home) == expected
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3])

@@ -136,13 +136,17 @@ def test_samples_meet_bounds_conditions_and_forbids(found, seed, tmp_path_factor
     if spec is None:
         return
     chance = random.Random(seed)
-    for _ in range(50):
+    for _ in range(170):  # of sixty spaces: ten thousand samples
         point = spec.space.suggest(lambda p: p.from_unit(chance.random()))
         problems = spec.space.problems(point)
         forbidden = any(meets(entry, point) for entry in found["forbid"])
         assert problems == (["the combination is forbidden"] if forbidden else [])
         for name, definition in found["parameters"].items():
             assert (name in point) == meets(definition.get("when", {}), point)
+            ends = {end: definition[end] for end in ("min", "max") if end in definition}
+            if name in point:
+                assert meets({name: ends}, point)
+                assert point[name] in definition.get("values", [point[name]])
         if "zip" in found:
             rows = zip(found["parameters"]["za"]["values"], found["parameters"]["zb"]["values"], strict=True)
             assert (point["za"], point["zb"]) in list(rows)
