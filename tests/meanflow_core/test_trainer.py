@@ -175,6 +175,7 @@ def test_the_whole_loss_compiles_as_one_graph(shared, monkeypatch):
     assert list(traced.state_dict()["net"]) == list(eager.state_dict()["net"])
 
 
+@torch._dynamo.config.patch(recompile_limit=1)  # as after torch's usual 8 trials
 def test_compiled_trainings_have_a_graph_for_each_configuration_and_count_of_rows(shared, monkeypatch):
     graphs, plain = [], torch.nn.Module.compile
 
@@ -183,7 +184,6 @@ def test_compiled_trainings_have_a_graph_for_each_configuration_and_count_of_row
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=count, **options))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # as after torch's usual 8 trials
     words = ["trainer.accumulation=4", "trainer.compile=true", "objective.time.ratio=0.3", "model.depth=1"]
     torch.compiler.reset()
     trainer = Trainer(changed([*words, "objective.guidance.dropout=0.3"]), shared=shared)
