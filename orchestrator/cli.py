@@ -13,6 +13,7 @@ from meanflow_core.checkpoint import CheckpointError
 from meanflow_core.errors import ConfigError
 from orchestrator.commands import models, results, service, sweeps
 from orchestrator.commands.common import CommandFailed
+from orchestrator.records import LedgerError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Typer carries its own copy of click and does not name this class, the base of all usage errors.
@@ -62,7 +63,7 @@ def run(words: list[str]) -> int:
     except UsageProblem as error:
         error.show(sys.stderr)
         return WRONG_INPUT
-    except (CommandFailed, CheckpointError) as error:
+    except (CommandFailed, CheckpointError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):

@@ -17,11 +17,9 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
+from orchestrator.records import LedgerError as LedgerError  # known without Optuna, and by this name too
+
 _ATTEMPTS, _PAUSE = 20, 0.05  # a reader that asks who drives holds the lock for an instant
-
-
-class LedgerError(RuntimeError):
-    """The ledger cannot be read or written; says which file, why, and what to do."""
 
 
 class SweepBusy(RuntimeError):

@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,9 +143,26 @@ def connect(store: Store) -> MlflowClient:
     if store.uri.startswith("sqlite:///"):
         file = Path(store.uri.removeprefix("sqlite:///"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        if store.artifacts is not None and file.is_file():
+        _make_whole(file)
+        if store.artifacts is not None:
             _follow_a_move(file, store.artifacts)
     return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+
+
+def _make_whole(file: Path) -> None:
+    """Let MLflow make its data base elsewhere, then move it: what a kill or a full disk leaves half made stays so."""
+    with file.with_name(f".{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            return
+        from mlflow import MlflowClient
+
+        for left in file.parent.glob(f".{file.name}-*"):  # by a kill
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
+            aside = Path(folder) / file.name
+            MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+            aside.rename(file)
 
 
 _PLACES = (

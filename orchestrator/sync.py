@@ -162,7 +162,7 @@ def _reaching(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = without_password(str(error) or type(error).__name__)
+        reason = without_password(str(error).partition("\n")[0] or type(error).__name__)
         raise ConnectionError(f"{store.name} cannot be reached or is not well: {reason}") from error
 
 

@@ -132,8 +132,10 @@ def sync(
         report = check_store(outbox, store)
     except BlockingIOError as error:
         raise CommandFailed(f"{name}: what runs is sending; try again when it has ended") from error
-    except OSError as error:
-        raise CommandFailed(f"{store.name} cannot be reached: {error}") from error
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{name}: nothing has been tracked yet") from error
+    except ConnectionError as error:
+        raise CommandFailed(str(error)) from error
     typer.echo(report)
     if not report.complete:
         raise typer.Exit(1)

@@ -1,10 +1,12 @@
 """What the commands say to people about a sweep that has ended."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 import yaml
+from optuna.storages.journal import JournalFileBackend
 
 from meanflow_core.config import load_config
 from meanflow_core.run_folder import RunFolder
@@ -26,6 +28,30 @@ def said(capsys, *words, code=0):
     assert run(list(words)) == code
     out, err = capsys.readouterr()
     return out + err
+
+
+def test_a_full_disk_is_one_line_and_the_sweep_goes_on_once_there_is_room(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEANSWEEP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(toy.grid()))
+    write, written = JournalFileBackend.append_logs, []
+
+    def until_full(backend, logs):
+        written.append(logs)
+        if len(written) > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(backend, logs)
+
+    with monkeypatch.context() as full:
+        full.setattr(JournalFileBackend, "append_logs", until_full)
+        full.setattr("orchestrator.tracking.MlflowTracker.close", lambda *_, **__: 0)
+        told = said(capsys, "run", str(file), "--inline", code=1)
+    assert told.splitlines()[-1].startswith("error: ")
+    assert "No space left on device); nothing recorded is lost: make room, then `meansweep resume`" in told
+    assert "Traceback" not in told
+    monkeypatch.setattr("orchestrator.tracking.MlflowTracker.close", lambda *_, **__: 0)
+    assert "toy: finished" in said(capsys, "resume", "--inline")
 
 
 def test_a_finished_sweep_is_not_started_for_nothing(home, capsys):

@@ -1,6 +1,8 @@
 """Whatever happens between an outbox and a store, the store ends up with every point exactly once."""
 
 import math
+import os
+import resource
 import time
 
 import pytest
@@ -247,6 +249,31 @@ def test_a_store_that_is_down_is_one_kind_of_error_and_named_without_its_passwor
         with pytest.raises(ConnectionError, match=r"http://127.0.0.1:9") as caught:
             call()
         assert "secret" not in str(caught.value)
+
+
+def test_a_data_base_that_a_full_disk_left_half_made_is_made_anew(tmp_path):
+    file = tmp_path / "mlflow.db"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # MLflow's empty data base is several times larger
+    try:
+        with pytest.raises(Exception, match=r"(?i)disk|full|I/O"):
+            connect(Store(f"sqlite:///{file}")).search_experiments()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
+    (tmp_path / ".mlflow.db-abc").mkdir()  # as a kill may leave it
+    assert [each.name for each in connect(Store(f"sqlite:///{file}")).search_experiments()] == ["Default"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_events_are_on_the_disk_before_they_are_sent(outbox, store, monkeypatch):
+    open_run(outbox, "sweep")
+    delivery, order = Delivery(outbox, store), []
+    sync_to_disk, apply = os.fsync, delivery._apply
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("disk"), sync_to_disk(descriptor)))
+    monkeypatch.setattr(delivery, "_apply", lambda records: (order.append("sent"), apply(records)))
+    assert delivery.send() == 1
+    assert order[:2] == ["disk", "sent"]
 
 
 def test_the_position_is_kept_per_store_not_per_password(tmp_path):

@@ -554,6 +554,21 @@ def test_results_of_other_code_or_data_are_not_reused(home: Home, monkeypatch: p
     assert run(home, toy.grid("second", x=(0.1,)))[0].labels == {}
 
 
+def test_results_from_another_environment_or_with_copied_weights_are_not_reused(home: Home) -> None:
+    marks = {"0": ("drift", ["torch: 2.12 -> 2.13"]), "1": ("lineage", [{"step": 30, "donor": "2"}])}
+
+    def mark(engine: Engine, work: Assignment, report: Report) -> None:
+        if report.step == 30 and work.trial in marks:
+            engine.ledger.label(work.trial, *marks[work.trial])
+
+    engine = start_sweep(home, toy.spec(toy.grid("first", x=(0.1, 0.2, 0.3))))
+    with engine.ledger:
+        drive(engine, on_report=mark)
+        engine.finish()
+    labels = [trial.labels for trial in run(home, toy.grid("second", x=(0.1, 0.2, 0.3)))]
+    assert labels == [{}, {}, {"reused": "first/2"}]
+
+
 def test_equal_configurations_within_a_sweep_are_drawn_again(home: Home) -> None:
     content = toy.sweep(run_cap=50, parameters={"x": {"values": [0.1, 0.2]}, "y": {"values": [0.1, 0.4, 0.7]}})
     trials = run(home, content)
@@ -700,6 +715,10 @@ def test_the_tracker_hears_of_everything_and_of_no_trial_twice(start: Start) -> 
     runs = tracker.runs
     assert set(runs) == {"sweep", "0", "1"}
     assert sorted(run.status for run in runs.values()) == ["FINISHED"] * 3
+    for trial in engine.ledger.trials():
+        shown = runs[trial.id].metrics
+        assert shown["loss"] == {step: metrics["loss"] for step, metrics in trial.reports.items()}
+        assert list(shown["train/loss"]) == [30, 60, 90]  # a row of training comes with a report and is nowhere else
 
 
 def test_the_status_of_a_sweep_whose_driver_died_says_so(start: Start) -> None:
