@@ -555,7 +555,10 @@ def test_results_of_other_code_or_data_are_not_reused(home: Home, monkeypatch: p
 
 
 def test_results_from_another_environment_or_with_copied_weights_are_not_reused(home: Home) -> None:
-    marks = {"0": ("drift", ["torch: 2.12 -> 2.13"]), "1": ("lineage", [{"step": 30, "donor": "2"}])}
+    marks = {
+        "0": ("drift", ["torch: 2.12 -> 2.13"]),
+        "1": ("lineage", [{"step": 30, "donor": "2", "values": {"x": 0.2}}]),
+    }
 
     def mark(engine: Engine, work: Assignment, report: Report) -> None:
         if report.step == 30 and work.trial in marks:
