@@ -205,7 +205,7 @@ def take_up(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> s
         return f"trial {history.id} goes on"
     failure = history.end["failure"]
     afresh = failure is not None and failure["kind"] in ("diverged", "oom")
-    labels = {key: value for key, value in history.labels.items() if key != "drift"}
+    labels = {key: value for key, value in history.labels.items() if key != "drift" or not afresh}
     if history.state is TrialState.PRUNED and protect:
         labels["protected"] = True
     carry = {

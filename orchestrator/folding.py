@@ -56,7 +56,8 @@ class TrialHistory:
                 self.runs.append(event)
                 self.passed = self.last_step
                 if event["drift"]:
-                    self.labels = {**self.labels, "drift": event["drift"]}
+                    known = self.labels.get("drift", [])
+                    self.labels = {**self.labels, "drift": [*dict.fromkeys([*known, *event["drift"]])]}
             case "promoted":
                 self.passed = int(rest)
             case "report":

@@ -20,7 +20,7 @@ BASE = {
     "model": {"name": "mlp", "width": 24, "depth": 1},
     "optimizer": {"lr": 1e-3},
     "ema": {"decays": [0.9]},
-    "trainer": {"steps": 9, "batch_size": 32, "eval_every": 3, "checkpoint_every": 3, "log_every": 1},
+    "trainer": {"steps": 9, "batch_size": 32, "eval_every": 9, "checkpoint_every": 3, "log_every": 1},
     "evaluation": {"samples": 40, "nfe": [1]},
 }
 SWEEP = {
@@ -95,6 +95,12 @@ def test_the_final_training_reproduces_its_trial_and_its_weights_sample_alone(pl
     (result,) = json.loads(out)
     assert code == 0
     assert (result["steps"], result["reproduced"], result["largest_difference"]) == (9, True, 0.0)
+    rows = [json.loads(line) for line in (place / "home/final/best/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval/fid_1nfe" in row] == [
+        3,
+        6,
+        9,
+    ]  # 9 is its own, the others are the trial's
     grid = place / "grid.png"
     code, _ = ask(place, capsys, "sample", "best", "-n", "20", "--nfe", "1,2", "--labels", "0-3", "-o", str(grid))
     assert code == 0

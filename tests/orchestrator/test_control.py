@@ -254,6 +254,8 @@ def test_a_trial_that_is_retried_has_all_its_retries_again(home: Home) -> None:
 
 
 def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home: Home) -> None:
+    run(home, toy.grid("memory", x=(0.1, 0.6), **toy.trained("OutOfMemory")))
+    assert control.request(home.sweep("memory"), control.retry_failed()).startswith("nothing to retry (1 diverged or")
     run(home, toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Diverging")))
     message = control.request(home.sweep("toy"), control.retry_failed())
     assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` takes up a single one)"
@@ -266,9 +268,10 @@ def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home:
 
 
 def test_a_trial_stopped_early_goes_on_from_its_checkpoint_and_is_not_judged_again(home: Home) -> None:
-    asha = {"type": "asha", "min_iter": 30, "eta": 3}
+    asha = {"type": "asha", "min_iter": 30, "eta": 2}  # at step 60, too, it is the worse of the two
     trials = run(home, toy.grid(x=(0.9, 0.0), early_terminate=asha))
     assert states(trials) == ["finished", "pruned"]
+    assert trials[1].steps == 30
     with pytest.raises(ConfigError, match="has finished"):
         control.request(home.sweep("toy"), control.retry_trial("0"))
     control.request(home.sweep("toy"), control.retry_trial("1"))
@@ -277,6 +280,24 @@ def test_a_trial_stopped_early_goes_on_from_its_checkpoint_and_is_not_judged_aga
     assert trace.handed == [("1", 30)]
     assert states(trials) == ["finished", "finished"]
     assert list(trials[1].reports) == [30, 60, 90]
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("Buggy", True), ("Diverging", False)], ids=["goes on", "starts again"])
+def test_what_ran_in_another_environment_stays_labelled_as_long_as_its_reports_count(
+    home: Home, kind: str, kept: bool
+) -> None:
+    content = toy.grid(x=(0.1, 0.6), **toy.trained(kind, bug_from=0.6))
+    for device, expected in (("cpu", 0), ("gpu", 2), ("cpu", 1)):
+        engine = open_engine(home, content, device=device)
+        with engine.ledger:
+            if expected:
+                drive(engine)
+                engine.finish()
+        if expected == 2:
+            assert [trial.labels["drift"] for trial in read(home)] == [["the device type: cpu -> gpu"]] * 2
+            control.request(home.sweep("toy"), control.retry_trial("1"))
+    assert read(home)[1].state is TrialState.FAILED
+    assert ("drift" in read(home)[1].labels) is kept
 
 
 def test_a_trial_taken_up_again_survives_kills_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,12 @@ def test_equal_values_go_on_in_the_order_of_their_numbers() -> None:
 
 
 def test_brackets_count_by_themselves() -> None:
-    curves = {str(n): curve(n, 9.0 - n, 9.0 - n) for n in range(4)}
+    curves = {str(n): curve(n, value, value) for n, value in enumerate((1.0, 8.0, 2.0, 9.0))}
     held = dict.fromkeys(curves, 1)
     two = rule(brackets=2, eta=2)
-    assert next_promotion(two, "minimize", curves, held, last=False) == "3"
-    assert next_promotion(two, "minimize", curves, {"0": 1, "1": 1, "2": 1}, last=False) == "2"
-    assert next_promotion(two, "minimize", curves, {"0": 1, "1": 1}, last=False) is None
+    assert next_promotion(two, "minimize", curves, held, last=False) == "0"
+    assert next_promotion(two, "minimize", curves, {"1": 1, "2": 1, "3": 1}, last=False) == "1"  # the best of its own
+    assert next_promotion(two, "minimize", curves, {"2": 1, "3": 1}, last=False) is None
 
 
 # ------------------------------------------------------------------------------------------- the engine
