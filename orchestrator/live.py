@@ -140,14 +140,15 @@ class LiveDisplay:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
-    def update(self, trials: Trials, **known: Any) -> None:
+    def update(self, trials: Trials, *, spec: SweepSpec | None = None, **known: Any) -> None:
         """Take note of a change.
 
         Args:
             trials: every trial so far, or a function that returns them and is called only when they are to be shown.
+            spec: the sweep, if it has been edited or extended.
             known: what `status` takes: `state`, `wall_seconds`, `concurrency`.
         """
-        self._pending = (trials, known)
+        self._pending, self._spec = (trials, known), spec or self._spec
         if self._clock() - self._shown >= self._interval:
             self._show()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cost import expected_reaching
 from orchestrator.groups import group_by_config
 from orchestrator.leaderboard import order
 from orchestrator.records import TrialRecord, TrialState
@@ -117,18 +118,35 @@ def time_left(
         wall_seconds: time spent, for a sweep with a limit of it.
         concurrency: how many trials run at once; by default as many as run now.
     """
-    through = (TrialState.FINISHED, TrialState.PRUNED, TrialState.AT_RUNG)  # few of the last go on
-    costs = [trial.busy_seconds for trial in trials if trial.state in through and trial.busy_seconds]
-    if not costs or left is None:
+    open_trials = [trial for trial in trials if not trial.state.ended]
+    if left is None:
         return None
-    mean = sum(costs) / len(costs)
-    open_trials = [trial for trial in trials if not trial.state.ended and trial.state not in through]
+    if spec.early_terminate is not None and spec.early_terminate.promote and (left or open_trials):
+        work = _work_of_promotion(spec, trials, left)
+    else:
+        costs = [trial.busy_seconds for trial in trials if trial.state.ended and trial.busy_seconds]
+        mean = sum(costs) / len(costs) if costs else None
+        work = None if mean is None else left * mean + sum(max(mean - trial.busy_seconds, 0.0) for trial in open_trials)
+    if work is None:
+        return None
     running = sum(trial.state is TrialState.RUNNING for trial in open_trials)
-    work = left * mean + sum(max(mean - trial.busy_seconds, 0.0) for trial in open_trials)
     seconds = work / max(concurrency or running, 1)
     if wall_seconds is not None and spec.budget.wall_clock is not None:
         seconds = min(seconds, max(spec.budget.wall_clock - wall_seconds, 0.0))
     return seconds
+
+
+def _work_of_promotion(spec: SweepSpec, trials: Sequence[TrialRecord], left: int) -> float | None:
+    """Seconds of work to come where trials wait at rungs: so many are expected to get so far, at the pace so far."""
+    done = sum(trial.steps for trial in trials)
+    if not done:
+        return None
+    more = spec.replicates.top * spec.replicates.seeds if spec.replicates else 0
+    reaching = expected_reaching(spec, max(left + len(trials) - more, 1), spec.config_for({}))
+    starts = [0, *(step for step, _ in reaching)]
+    expected = sum(count * (step - start) for start, (step, count) in zip(starts, reaching, strict=False))
+    pace = sum(trial.busy_seconds for trial in trials) / done
+    return max(expected + more * reaching[-1][0] - done, 0.0) * pace
 
 
 def status_table(found: Status) -> Table:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.opening import MakeTracker
     from orchestrator.paths import Home
     from orchestrator.spec import SweepSpec
+    from orchestrator.tracking import Tracker
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
 OverridesArgument = Annotated[
@@ -225,7 +226,7 @@ def _drive(engine: Engine, *, inline: bool) -> None:
         except KeyboardInterrupt:  # while the runner was still starting
             ledger.set_state("interrupted", "interrupted by Ctrl-C")
         finally:
-            left = 0 if tracker is None else tracker.close(timeout=30.0)
+            left = 0 if tracker is None else _let_go(tracker)
             if left:
                 typer.echo(f"{left} events wait for MLflow; `meansweep sync {spec.name}` sends them", err=True)
         if ledger.state().state == "interrupted":
@@ -234,9 +235,17 @@ def _drive(engine: Engine, *, inline: bool) -> None:
         _conclude(ledger)
 
 
+def _let_go(tracker: Tracker) -> int:
+    """Close a tracker and return how many events MLflow has still to get; Ctrl-C does not wait for them."""
+    try:
+        return tracker.close(timeout=30.0)
+    except KeyboardInterrupt:
+        return tracker.close(timeout=0.0)
+
+
 def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
     def show(engine: Engine) -> None:
-        display.update(engine.ledger.trials, state="running", wall_seconds=engine.wall())
+        display.update(engine.ledger.trials, spec=engine.spec, state="running", wall_seconds=engine.wall())
 
     if inline:
         from orchestrator.runner_inline import run_inline

@@ -111,6 +111,17 @@ def test_a_trial_that_comes_to_rest_is_told_each_time_and_so_is_its_end():
     ]
 
 
+def test_an_extended_sweep_is_shown_at_its_new_length():
+    out = io.StringIO()
+    with LiveDisplay(spec(run_cap=2, replicates=None), Console(file=out)) as display:
+        display.update([record(1, 3.0)], spec=spec(run_cap=2, replicates=None))
+        display.update([record(1, 3.0), record(2, 4.0)], spec=spec(run_cap=7, replicates=None))
+    assert [line.split("; ")[2].partition(" (")[0] for line in out.getvalue().splitlines()] == [
+        "1 of 2 ended",
+        "2 of 7 ended",
+    ]
+
+
 def test_a_trial_that_fails_again_after_a_retry_is_told_again():
     failed = [record(4, None, state="failed", failure=Failure("bug", "broken"), ended=at) for at in (550.0, 700.0)]
     again = record(4, None, state="waiting")

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.records import Failure
-from orchestrator.settings import Budget
+from orchestrator.settings import Budget, EarlyTerminate
 from orchestrator.space import Space
 from orchestrator.status import expected_trials, status, status_table, steps_of
 from tests.orchestrator.example_sweep import record, spec, trials
@@ -45,12 +45,19 @@ def test_the_budget_sums_every_trial():
     assert "1m of work lost" in shown(found)
 
 
-def test_what_waits_at_a_rung_is_counted_as_such_and_costs_no_more_time():
-    some = [record(1, 1.0, busy_seconds=60.0), record(2, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
-    found = status(spec(), some, state="running", concurrency=1)
-    assert found["trials"]["at-rung"] == 1
-    assert "1 of 33 ended (1 finished), 1 at-rung" in shown(found)
-    assert found["eta_seconds"] == pytest.approx(31 * 40)
+def test_the_time_left_allows_for_those_who_will_be_promoted():
+    rule = EarlyTerminate(type="asha", min_iter=500, eta=3, promote=True)
+    sweep = spec(early_terminate=rule, run_cap=3, replicates=None)
+    some = [record(0, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
+    some.append(record(1, None, state="running", steps=0))
+    found = status(sweep, some, state="running")
+    assert (found["trials"]["at-rung"], found["trials"]["running"]) == (1, 1)
+    assert "0 of 3 ended, 1 running, 1 at-rung" in shown(found)
+    # three come to step 500, one of them to 1500 and to 4500: 5500 steps, of which 500 took 20 s
+    assert found["eta_seconds"] == pytest.approx(5000 * 20 / 500)
+    assert status(sweep, some[1:], state="running")["eta_seconds"] is None
+    ended = [record(0, 2.0), *(record(key, 3.0, state="pruned", steps=500, busy_seconds=1.0) for key in (1, 2))]
+    assert status(sweep, ended, state="finished")["eta_seconds"] == 0
 
 
 def test_the_time_left_is_the_remaining_work_on_what_runs_now():
