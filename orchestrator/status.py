@@ -124,7 +124,8 @@ def time_left(
     if spec.early_terminate is not None and spec.early_terminate.promote and (left or open_trials):
         work = _work_of_promotion(spec, trials, left)
     else:
-        costs = [trial.busy_seconds for trial in trials if trial.state.ended and trial.busy_seconds]
+        through = (TrialState.FINISHED, TrialState.PRUNED)
+        costs = [trial.busy_seconds for trial in trials if trial.state in through and trial.busy_seconds]
         mean = sum(costs) / len(costs) if costs else None
         work = None if mean is None else left * mean + sum(max(mean - trial.busy_seconds, 0.0) for trial in open_trials)
     if work is None:

@@ -49,7 +49,7 @@ def test_the_time_left_allows_for_those_who_will_be_promoted():
     rule = EarlyTerminate(type="asha", min_iter=500, eta=3, promote=True)
     sweep = spec(early_terminate=rule, run_cap=3, replicates=None)
     some = [record(0, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
-    some.append(record(1, None, state="running", steps=0))
+    some.append(record(1, None, state="running", steps=0, busy_seconds=0.0))
     found = status(sweep, some, state="running")
     assert (found["trials"]["at-rung"], found["trials"]["running"]) == (1, 1)
     assert "0 of 3 ended, 1 running, 1 at-rung" in shown(found)
