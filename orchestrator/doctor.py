@@ -168,9 +168,7 @@ def check_token() -> Check:
     return Check(
         name="Ray token",
         ok=closed or local,
-        detail="asked for"
-        if closed
-        else "not asked for" + (" (this machine's own Ray, loopback only)" if local else ""),
+        detail="asked for" if closed else "not asked for" + (" (this machine's own Ray)" if local else ""),
         what_to_do=""
         if closed or local
         else "whoever reaches the cluster can run code on it: `ray get-auth-token --generate`, the token into "

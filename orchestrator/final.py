@@ -190,6 +190,7 @@ def _train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from orchestrator.process_group import torch_config
     from orchestrator.runner_nodes import connected
 
     with connected(folder / "ray.log", **({} if address is None else {"address": address})):
@@ -199,6 +200,7 @@ def _train_on_ray(
             check_workers(workers, gpus, ray.cluster_resources())  # type: ignore[no-untyped-call]
         trainer = TorchTrainer(
             _worker,
+            torch_config=torch_config(),
             train_loop_config={"config": config.to_dict(), "folder": str(folder), "evaluate_at": evaluate_at},
             scaling_config=ScalingConfig(
                 num_workers=workers,

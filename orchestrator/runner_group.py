@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,8 +17,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from meanflow_core.errors import TrainingDiverged
 from orchestrator.messages import Report
+from orchestrator.process_group import join_process_group
 from orchestrator.runner_process import Work, prepare_process, run_on_this_worker
 from orchestrator.settings import Resources
+
+SETTLING = 5.0
+"""Seconds for the other ranks to fail too when one has."""
 
 
 class WorkerGroup:
@@ -40,13 +46,12 @@ class WorkerGroup:
             ).remote(rank, size)
             for rank in range(1, size)
         ]
-        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        address = f"tcp://{host}:{_free_port()}"
-        joins = [other.join.remote(address) for other in self._others]
-        self._together(joins, partial(join_process_group, address, 0, size, resources.gpu > 0))
+        self._joined = False
 
     def run(self, work: Work) -> Iterator[Report]:
         """Yield rank 0's reports, all ranks moving from one to the next together."""
+        if not self._joined:
+            self._join(work.resources)
         ray.get([other.begin.remote(work) for other in self._others])
         own = run_on_this_worker(work)
         try:
@@ -60,17 +65,32 @@ class WorkerGroup:
             with contextlib.suppress(ray.exceptions.RayError):  # a rank that died has nothing to let go of
                 ray.get([other.end.remote() for other in self._others])
 
+    def _join(self, resources: Resources) -> None:
+        # Not while Ray starts this actor: what takes long, or fails, there is not yet a trial's.
+        host, port = ray.util.get_node_ip_address(), _free_port()  # type: ignore[no-untyped-call]
+        own = partial(join_process_group, host, port, 0, resources.workers, on_gpu=resources.gpu > 0)
+        try:
+            self._together([other.join.remote(host, port) for other in self._others], own)
+        except (RuntimeError, ray.exceptions.RayTaskError) as error:
+            raise ConnectionError(
+                f"the workers of this trial did not find one another at {host}:{port}; are all ports open between the "
+                "nodes? $GLOO_SOCKET_IFNAME and $NCCL_SOCKET_IFNAME name the network interface to use"
+            ) from error
+        self._joined = True
+
     def _together(self, references: list[Any], act: Callable[[], Any]) -> Any:
-        """Do rank 0's part while watching the others: a rank that dies must not leave rank 0 waiting for it."""
+        """Do rank 0's part while watching the others: one that fails must not leave the rest waiting for it."""
         own = self._thread.submit(act)
-        waiting = list(references)
-        while waiting or not own.done():
+        waiting, until = list(references), math.inf
+        while (waiting or not own.done()) and time.monotonic() < until:
             if waiting:
                 done, waiting = ray.wait(waiting, timeout=0.05 if own.done() else 0.2)
                 for reference in done:
                     self._check(reference, own)
             else:
                 own.exception()  # waits
+            if until == math.inf and own.done() and own.exception() is not None:
+                until = time.monotonic() + SETTLING  # a rank that died may be the reason, and says more
         return own.result()
 
     @staticmethod
@@ -82,7 +102,7 @@ class WorkerGroup:
         except Exception:
             # Ranks mostly fail together; rank 0's own divergence says more than the same one wrapped by Ray.
             with contextlib.suppress(TimeoutError):
-                if isinstance(own.exception(timeout=5), TrainingDiverged):
+                if isinstance(own.exception(timeout=SETTLING), TrainingDiverged):
                     own.result()
             raise
 
@@ -101,9 +121,9 @@ class Rank:
         self._rank, self._size = rank, size
         self._stretches: Any = None
 
-    def join(self, address: str) -> None:
+    def join(self, host: str, port: int) -> None:
         """Join the process group."""
-        join_process_group(address, self._rank, self._size, bool(ray.get_gpu_ids()))
+        join_process_group(host, port, self._rank, self._size, on_gpu=bool(ray.get_gpu_ids()))
 
     def begin(self, work: Work) -> None:
         """Take a trial."""
@@ -120,13 +140,6 @@ class Rank:
         if self._stretches is not None:
             self._stretches.close()
         self._stretches = None
-
-
-def join_process_group(address: str, rank: int, size: int, on_gpu: bool) -> None:
-    """Join torch's default process group."""
-    import torch.distributed
-
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", init_method=address, rank=rank, world_size=size)
 
 
 def _free_port() -> int:

@@ -34,7 +34,7 @@ _ENVIRONMENT = {
 
 @contextlib.contextmanager
 def connected(log: Path, **options: Any) -> Iterator[None]:
-    """Connect to the Ray that `$RAY_ADDRESS` names, or start one for the block (loopback only, without dashboard).
+    """Connect to the Ray that `$RAY_ADDRESS` names, or start one for the block (without dashboard).
 
     What Ray logs in this process goes to `log`. A Ray that was already connected is used and left connected.
 
@@ -62,7 +62,6 @@ def _start(options: Mapping[str, Any]) -> None:
         "address": "local",
         "include_dashboard": False,
         "log_to_driver": False,
-        "_node_ip_address": "127.0.0.1",
     }
     for left in reversed(range(_STARTS)):
         try:

@@ -13,7 +13,7 @@ CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {
-        *("runner_ray", "runner_worker", "runner_process", "runner_group", "runner_nodes"),
+        *("runner_ray", "runner_worker", "runner_process", "runner_group", "runner_nodes", "process_group"),
         *("cluster_jobs", "doctor", "final"),
     },
     "mlflow": {"store", "delivery", "registry", "pyfunc_model"},

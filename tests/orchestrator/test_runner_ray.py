@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator import runner_ray
+from orchestrator import runner_group, runner_ray
 from orchestrator.messages import Assignment, Verdict
 from orchestrator.paths import Home, TrialPaths
+from orchestrator.process_group import interface_of
+from orchestrator.runner_group import WorkerGroup
 from orchestrator.runner_inline import run_inline
 from orchestrator.runner_nodes import capacity, resource_bundle
 from orchestrator.runner_process import Work, wait_for_gpu_memory
@@ -238,7 +241,32 @@ def test_two_workers_train_one_trial_together(local_ray, tmp_path):
         assert [r.step for r in engine.reports[n]] == [2, 4]
         assert engine.reports[n][-1].metrics["world"] == 2
         assert engine.reports[n][-1].metrics["sum_of_ranks"] == 3
+        assert engine.reports[n][-1].metrics["on_rays_network"] == 1
     assert [what for what, _ in engine.events[:4]] == ["given", "report 2", "report 4", "stopped"]
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(local_ray, monkeypatch):
+    @ray.remote(num_cpus=0)
+    def wait_long():
+        time.sleep(60)
+
+    def fail():
+        raise RuntimeError("connection refused")
+
+    monkeypatch.setattr(runner_group, "SETTLING", 0.1)
+    group = object.__new__(WorkerGroup)  # of which only this method is looked at
+    group._thread = ThreadPoolExecutor(1)
+    other = wait_long.remote()
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="connection refused"):
+        group._together([other], fail)
+    assert time.monotonic() - began < 30
+    ray.cancel(other, force=True)
+
+
+def test_gloo_listens_where_ray_reaches_the_node():
+    assert interface_of("127.0.0.1") in {name for _, name in socket.if_nameindex()}
+    assert interface_of("203.0.113.7") is None
 
 
 def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
@@ -253,7 +281,7 @@ def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(lo
     assert engine.reports["0"][-1].step == 4
 
 
-def test_an_own_ray_starts_and_stops_quietly_on_the_loopback(tmp_path):
+def test_an_own_ray_starts_and_stops_quietly(tmp_path):
     program = (
         "import sys\n"
         "from pathlib import Path\n"

@@ -123,12 +123,22 @@ class Team(Toy):
     """Trains in a torch process group: its score is the mean of what its ranks hold."""
 
     def evaluate(self) -> dict[str, float]:
+        import ray
         import torch
         import torch.distributed as dist
 
+        from orchestrator.process_group import interface_of
+
         total = torch.tensor([float(dist.get_rank() + 1)])
         dist.all_reduce(total)
-        return {"eval/score": self.value, "world": float(dist.get_world_size()), "sum_of_ranks": float(total)}
+        return {
+            "eval/score": self.value,
+            "world": float(dist.get_world_size()),
+            "sum_of_ranks": float(total),
+            "on_rays_network": float(
+                os.environ.get("GLOO_SOCKET_IFNAME") == interface_of(ray.util.get_node_ip_address())
+            ),
+        }
 
 
 def config(*, steps: int = 4, eval_every: int = 2, seed: int = 0, **toy: Any) -> dict[str, Any]:
