@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.condition import same
+from orchestrator.axes import coordinate, distribution, value_at
 from orchestrator.parameter import Parameter
 from orchestrator.records import TrialState
 
@@ -109,9 +109,9 @@ class Search:
         """Return the values as Optuna's parameters, (value, distribution) by name; those out of range are left out."""
         found = {}
         for parameter in self.space.parameters:
-            coordinate = _coordinate(parameter, values)
-            if coordinate is not None:
-                found[parameter.name] = (coordinate.value, self._distributions[parameter.name])
+            place = coordinate(parameter, values)
+            if place is not None:
+                found[parameter.name] = (place.value, self._distributions[parameter.name])
         return found
 
     # ------------------------------------------------------------------------------- without a model
@@ -179,11 +179,11 @@ class Search:
             relative = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
 
             def choose(parameter: Parameter) -> Any:
-                distribution = self._distributions[parameter.name]
-                coordinate = relative.get(parameter.name)
-                if coordinate is None:
-                    coordinate = sampler.sample_independent(study, trial, parameter.name, distribution)
-                return _value(parameter, coordinate)
+                place = relative.get(parameter.name)
+                if place is None:
+                    axis = self._distributions[parameter.name]
+                    place = sampler.sample_independent(study, trial, parameter.name, axis)
+                return value_at(parameter, place)
 
             values = self.space.suggest(choose)
         return values, {key: value for key, value in storage.noted.items() if key.startswith(_KEPT)}
@@ -213,7 +213,7 @@ class Search:
 
     @cached_property
     def _distributions(self) -> dict[str, BaseDistribution]:
-        return {parameter.name: _distribution(parameter) for parameter in self._varied}
+        return {parameter.name: distribution(parameter) for parameter in self._varied}
 
     def _study_of(self, known: Sequence[Observation]) -> list[FrozenTrial]:
         """Return the trials as the sampler shall see them, numbered from 0."""
@@ -283,7 +283,7 @@ class Search:
             state=native,
             values=None if values is None else list(values),
             params={name: value for name, (value, _) in params.items()},
-            distributions={name: distribution for name, (_, distribution) in params.items()},
+            distributions={name: axis for name, (_, axis) in params.items()},
             intermediate_values=steps,
             system_attrs=dict(seen.sampler),
         )
@@ -295,53 +295,6 @@ class Search:
             return None
         worst = [max if metric.goal == "minimize" else min for metric in self.spec.metrics]
         return tuple(pick(column) for pick, column in zip(worst, zip(*seen, strict=True), strict=True))
-
-
-# ------------------------------------------------------------------------------------ parameters in Optuna
-
-
-@dataclass(frozen=True)
-class _Coordinate:
-    value: Any
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Return Optuna's distribution; a law that Optuna lacks is searched over its quantiles."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if not parameter.native:
-        return FloatDistribution(0.0, 1.0)
-    if parameter.kind == "categorical":
-        return CategoricalDistribution(parameter.labels)
-    assert parameter.low is not None
-    assert parameter.high is not None
-    if parameter.kind == "int":
-        step = 1 if parameter.log else int(parameter.step or 1)
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def _coordinate(parameter: Parameter, values: Mapping[str, Any]) -> _Coordinate | None:
-    """Return where a combination lies on a parameter's axis; None if it has no place there."""
-    if parameter.kind == "constant" or not all(key in values for key in parameter.keys):
-        return None
-    value: Any = tuple(values[key] for key in parameter.members) if parameter.members else values[parameter.name]
-    if not parameter.contains(value):
-        return None
-    if not parameter.native:
-        return _Coordinate(parameter.to_unit(value))
-    if parameter.kind != "categorical":
-        return _Coordinate(value)
-    pairs = zip(parameter.choices, parameter.labels, strict=True)
-    return _Coordinate(next(label for choice, label in pairs if same(choice, value)))
-
-
-def _value(parameter: Parameter, coordinate: Any) -> Any:
-    if not parameter.native:
-        return parameter.from_unit(coordinate)
-    if parameter.kind == "categorical":
-        return parameter.labelled(coordinate)
-    return coordinate
 
 
 def _seed(seed: int, position: int) -> int:

@@ -17,7 +17,7 @@ DOORS = {
         *("cluster_jobs", "doctor", "final"),
     },
     "mlflow": {"store", "delivery", "registry", "pyfunc_model"},
-    "optuna": {"ledger", "journal", "search", "stopping", "importance", "charts_parameters"},
+    "optuna": {"ledger", "journal", "search", "axes", "stopping", "importance", "charts_parameters"},
     "omegaconf": set(),
     "yaml": set(),
 }
