@@ -14,6 +14,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.commands import models, results, service, sweeps
 from orchestrator.commands.common import CommandFailed
 from orchestrator.records import LedgerError
+from orchestrator.remote_words import REMOTE, remote_address
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Typer carries its own copy of click and does not name this class, the base of all usage errors.
@@ -22,7 +23,7 @@ UsageProblem: Any = typer.BadParameter.mro()[2]
 app = typer.Typer(
     name="meansweep",
     help="Find good hyper-parameters for MeanFlow models, and train the winner.",
-    epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(service.REMOTE)}.",
+    epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(REMOTE)}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(words: list[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        address, remote_home, words = service.remote_address(words)
+        address, remote_home, words = remote_address(words)
         if address is not None:
             return service.run_on_cluster(address, words, remote_home)
         result = app(words, standalone_mode=False, prog_name="meansweep")

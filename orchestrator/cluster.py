@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,26 @@ from orchestrator.cluster_jobs import (
     ClusterError,
     connect,
     drivers_of,
+    exit_code,
     follow_job,
+    job_server,
     output_of,
     start,
     trainings_of,
     variables_of,
     wait,
 )
-from orchestrator.remote import read_result, redirect_out
-from orchestrator.spec import read_spec
+from orchestrator.remote import DRIVING, read_result, redirect_out
+from orchestrator.remote_words import from_here, positional, value_of
+from orchestrator.spec import SweepSpec, read_spec
 from orchestrator.staging import staged, sweep_content
 
+SWEEP_FILE = "sweep.yaml"
+"""Name of a sweep's file among what is shipped."""
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
-VALUED = ("-n", "-o", "--out", "--csv", "--home", "--name", "--sweep", "--trial", "--workers", "--gpus", "--top")
-"""Options that are followed by a value."""
+SIGN_OF_LIFE = 15.0
+"""Seconds in which a new driver is asked whether it has opened its sweep."""
 
 
 def submit(
@@ -63,21 +69,27 @@ def submit(
         ClusterError: the cluster cannot be reached, or (with `follow`) the sweep failed.
     """
     spec = read_spec(file, overrides)
+    address = job_server(address)
     client = connect(address)
     running = [job for job in drivers_of(client, spec.name) if job.status in UNDER_WAY]
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
     with staged(spec.trainer) as folder:
-        content = write_yaml(sweep_content(spec.source))
-        (folder / "sweep.yaml").write_text(content, encoding="utf-8")
+        write_sweep(spec, folder)
         tags = {SWEEP_TAG: spec.name, "trainer": spec.trainer}
-        job = start(client, folder, ["--follow", "run", "sweep.yaml"], home, tags=tags)
+        job = start(client, folder, ["--follow", "run", SWEEP_FILE], home, tags=tags)
     if follow:
-        code = follow_job(client, job, leaving=f"it runs on; meansweep logs {spec.name} -f --address {address}")
+        leaving = f"it runs on; meansweep logs {spec.name} -f --address {address}"
+        code = follow_job(client, job, leaving=leaving, show=partial(from_here, address=address))
         if code:
             raise ClusterError(f"the sweep {spec.name} ended with exit code {code}; its output is above")
     return spec.name
+
+
+def write_sweep(spec: SweepSpec, folder: Path) -> None:
+    """Write a sweep's file, standing alone, into a folder that is shipped."""
+    (folder / SWEEP_FILE).write_text(write_yaml(sweep_content(spec.source)), encoding="utf-8")
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -105,20 +117,26 @@ class _Remote:
     """One command that runs on the cluster."""
 
     def __init__(self, address: str, words: list[str], home: str | None) -> None:
-        self.address, self.words, self.named = address, words, home
-        self.client = connect(address)
+        self.address, self.words, self.named = job_server(address), words, home
+        self.client = connect(self.address)
         self.following = bool({"-f", "--follow"} & set(words))
         self.said = positional(words[1:])
         drivers = drivers_of(self.client, None)
         known = {job.metadata[SWEEP_TAG] for job in drivers}
         self.sweep = next((word for word in self.said if word in known), None)
-        self._know([job for job in drivers if self.sweep in (None, job.metadata[SWEEP_TAG])])
+        mine = [job for job in drivers if self.sweep in (None, job.metadata[SWEEP_TAG])]
+        self.driver = mine[-1] if mine else None
+        self._know(mine or trainings_of(self.client, None))
 
-    def _know(self, drivers: Sequence[Any]) -> None:
-        """Take the home and the variables of the sweep's last driver."""
-        self.driver = drivers[-1] if drivers else None
-        self.home = self.named or (self.driver.metadata.get("home") if self.driver is not None else None) or None
-        self.variables = {} if self.driver is None else variables_of(self.driver)
+    def _know(self, jobs: Sequence[Any]) -> None:
+        """Take the home and the variables of the last of these jobs."""
+        last = jobs[-1] if jobs else None
+        self.home = self.named or (last.metadata.get("home") if last is not None else None) or None
+        self.variables = {} if last is None else variables_of(last)
+
+    def _show(self, text: str) -> str:
+        """Return what is printed here of a text from there."""
+        return from_here(text, self.address, None if self.driver is not None else self.named)
 
     def run(self) -> int:
         """Run it and return its exit code."""
@@ -133,7 +151,7 @@ class _Remote:
                 with staged() as folder:
                     job = self._start(folder, ["--follow", *self.words])
                 try:
-                    return follow_job(self.client, job)
+                    return follow_job(self.client, job, show=self._show)
                 except KeyboardInterrupt:
                     self.client.stop_job(job)  # it only looks on
                     raise
@@ -144,15 +162,35 @@ class _Remote:
 
     def _resume(self) -> int:
         words = [word for word in self.words if word not in ("-f", "--follow")]
+        running = self.driver if self.driver is not None and self.driver.status in UNDER_WAY else None
         tags = dict(self.driver.metadata) if self.driver is not None else {}
         tags[SWEEP_TAG] = self.sweep or next(iter(self.said), "") or tags.get(SWEEP_TAG, "")
         with staged(tags.get("trainer") or None) as folder:
             job = self._start(folder, ["--follow", *words], tags)
         there = f"{tags[SWEEP_TAG]} --address {self.address}".lstrip()
-        if self.following:
-            return follow_job(self.client, job, leaving=f"it runs on; meansweep logs {there} -f")
-        print(f"resumed; next: meansweep status {there}")
-        return 0
+        leaving = f"it runs on; meansweep logs {there} -f"
+        if self._drives(job):
+            if self.following:
+                return follow_job(self.client, job, leaving=leaving, show=self._show)
+            print(f"resumed; next: meansweep status {there}")
+            return 0
+        code = exit_code(self.client, job)
+        print(self._show(output_of(self.client, job)), end="", file=sys.stderr if code else sys.stdout)
+        self.client.delete_job(job)  # or it would be taken for the sweep's last driver
+        if self.following and running is not None and not code:
+            return follow_job(self.client, running.submission_id, leaving=leaving, show=self._show)
+        return code
+
+    def _drives(self, job: str) -> bool:
+        """Whether a job becomes its sweep's driver: it says so, or does not end soon."""
+        deadline = time.monotonic() + SIGN_OF_LIFE
+        while True:
+            under_way = self.client.get_job_status(job) in UNDER_WAY
+            if any(line.startswith(DRIVING) for line in output_of(self.client, job).splitlines()):
+                return True
+            if not under_way or time.monotonic() > deadline:
+                return under_way
+            time.sleep(0.2)
 
     def _train(self) -> int:
         """Train on the cluster's workers; a training that runs there already is followed, not started again."""
@@ -171,7 +209,7 @@ class _Remote:
             )  # none: it would train beside the driver
             with staged(files=list(files.values())) as folder:
                 job = self._start(folder, ["--follow", *words], {TRAINING_TAG: name})
-        return follow_job(self.client, job, leaving="it trains on; the same command shows it again")
+        return follow_job(self.client, job, leaving="it trains on; the same command shows it again", show=self._show)
 
     def _check_training(self, file: Path) -> None:
         """Find a mistake here, where it costs nothing, and the home of the sweep that the configuration comes from."""
@@ -183,23 +221,34 @@ class _Remote:
             self._know(found)
 
     def _driver_output(self, driver: Any) -> int:
+        job = driver.submission_id
         if self.following and driver.status in UNDER_WAY:
-            return follow_job(self.client, driver.submission_id, leaving="it runs on")
-        lines = output_of(self.client, driver.submission_id).splitlines()
+            return follow_job(self.client, job, leaving="it runs on", show=self._show)
+        lines = self._show(output_of(self.client, job)).splitlines()
         most = int(value_of(self.words, "-n") or 50)
-        print("\n".join(lines[-most:] if most else lines))
+        for line in lines[-most:] if most else lines:
+            print(line)
+        if not lines:
+            print(f"its driver (job {job}, {driver.status}) has printed nothing yet", file=sys.stderr)
         return 0
 
     def _ask(self) -> int:
         words = list(self.words)
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
-        result = run_there(self.client, words, self.home, self.variables)
+        spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
+        with staged(spec.trainer if spec else None) as folder:
+            if spec is not None:
+                write_sweep(spec, folder)
+                words = [SWEEP_FILE if word == self.said[0] else word for word in words]
+                if self.sweep is None:
+                    self._know(drivers_of(self.client, spec.name) or drivers_of(self.client, None))
+            result = run_there(self.client, folder, words, self.home, self.variables)
         _, asked = redirect_out(words, "")
         if result["file"] is not None and asked is not None:
             Path(asked).write_bytes(base64.b64decode(result["file"]))
-        sys.stdout.write(result["out"])
-        sys.stderr.write(result["err"])
+        sys.stdout.write(self._show(result["out"]))
+        sys.stderr.write(self._show(result["err"]))
         if result["code"] == 2 and "no such sweep" in result["err"] and self.sweep is not None:
             sys.stderr.write(self._why_not_there(self.driver))
         return int(result["code"])
@@ -215,32 +264,14 @@ class _Remote:
         )
 
 
-def positional(words: Sequence[str]) -> list[str]:
-    """Return the words that are neither options nor values of options."""
-    return [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not word.startswith("-") and before not in VALUED
-    ]
-
-
-def value_of(words: Sequence[str], option: str) -> str | None:
-    """Return the value of an option, None where it is not given."""
-    for index, word in enumerate(words):
-        if word == option and index + 1 < len(words):
-            return words[index + 1]
-        if word.startswith(f"{option}=") and option.startswith("--"):
-            return word.partition("=")[2]
-    return None
-
-
 def run_json(client: Any, words: Sequence[str], home: str | None = None) -> Any:
     """Run a command with `--json` on the cluster and return what it printed.
 
     Raises:
         ClusterError: it could not be run there, or printed no JSON.
     """
-    result = run_there(client, words, home)
+    with staged() as folder:
+        result = run_there(client, folder, words, home)
     try:
         return json.loads(result["out"])
     except ValueError as error:
@@ -248,18 +279,18 @@ def run_json(client: Any, words: Sequence[str], home: str | None = None) -> Any:
 
 
 def run_there(
-    client: Any, words: Sequence[str], home: str | None, variables: Mapping[str, str] | None = None
+    client: Any, folder: Path, words: Sequence[str], home: str | None, variables: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a command on the cluster to its end and return its exit code, output and file.
+    """Run a command in a copy of `folder` on the cluster to its end; return its exit code, output and file.
 
     Raises:
         ClusterError: it could not be run there.
     """
-    with staged() as folder:
-        job = start(client, folder, words, home, variables=variables)
+    job = start(client, folder, words, home, variables=variables)
     wait(client, job)
     log = client.get_job_logs(job)
     result = read_result(log)
     if result is None:
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
+    client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import logging
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,34 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached, wants a token, or a job failed; the message says what to do."""
 
 
+def job_server(address: str) -> str:
+    """Return the address with `http://` before it if a job server answers there.
+
+    Without it Ray's client takes an address for that of Ray itself (HOST:6379), and tries for minutes to speak to it.
+    """
+    if "://" in address or ":" not in address:
+        return address
+    try:
+        urllib.request.urlopen(f"http://{address}/api/version", timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it wants a token: an answer
+    except (OSError, http.client.HTTPException):
+        return address
+    return f"http://{address}"
+
+
+def knock(address: str | None) -> None:
+    """Raise OSError at once where nobody listens at `HOST:PORT`; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "://" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def connect(address: str) -> Any:
     """Return a client of the cluster's job server.
+
+    Args:
+        address: see `job_server`.
 
     Raises:
         ClusterError: it cannot be reached, or refuses us; the message says what to do.
@@ -41,6 +71,7 @@ def connect(address: str) -> Any:
     for noisy in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{noisy}").setLevel(logging.WARNING)  # not a line for each upload
     try:
+        knock(address)
         client = JobSubmissionClient(address)
         client.list_jobs()  # the first request that needs the right token
     except Exception as error:  # Ray raises RuntimeError, ConnectionError and its own kinds for the same things
@@ -71,8 +102,9 @@ def explain(address: str, error: str) -> str:
             f"{address} refuses this token. `ray get-auth-token` on the head node prints the right one; it belongs "
             "into the file ~/.ray/auth_token, or the variable RAY_AUTH_TOKEN, which comes first."
         )
+    reason = error.strip().splitlines()[-1].rstrip(".") if error.strip() else "no answer"
     return (
-        f"{address} cannot be reached: {error.strip().splitlines()[-1] if error.strip() else 'no answer'}. It must be "
+        f"{address} cannot be reached: {reason}. It must be "
         "the address of the cluster's dashboard (http://HEAD:8265), through a tunnel if need be: "
         "`ssh -L 8265:localhost:8265 HEAD`, then --address http://127.0.0.1:8265."
     )
@@ -133,8 +165,8 @@ def drivers_of(client: Any, sweep: str | None) -> list[Any]:
     return _tagged(client, SWEEP_TAG, sweep)
 
 
-def trainings_of(client: Any, name: str) -> list[Any]:
-    """Return the runs of a final training, oldest first."""
+def trainings_of(client: Any, name: str | None) -> list[Any]:
+    """Return the runs of a final training (None: of all), oldest first."""
     return _tagged(client, TRAINING_TAG, name)
 
 
@@ -160,40 +192,44 @@ def output_of(client: Any, job: str) -> str:
 
 def wait(client: Any, job: str, *, sleep: Any = time.sleep) -> str:
     """Wait for a job's end and return its status."""
-    pause = 0.2
+    pause = 0.1
     while (status := str(client.get_job_status(job))) in UNDER_WAY:
         sleep(pause)
-        pause = min(2.0, pause * 1.2)
+        pause = min(2.0, pause * 1.05)  # half a second after nine seconds
     return status
 
 
-def follow_job(client: Any, job: str, *, leaving: str = "") -> int:
-    """Print what a job's command prints until it ends, and return its exit code.
+def exit_code(client: Any, job: str) -> int:
+    """Return the exit code of a job that has ended."""
+    info = client.get_job_info(job)
+    return int(info.driver_exit_code) if info.driver_exit_code is not None else int(str(info.status) != "SUCCEEDED")
+
+
+def follow_job(client: Any, job: str, *, leaving: str = "", show: Callable[[str], str] = str) -> int:
+    """Print what a job's command prints until it ends, line by line, and return its exit code.
 
     Args:
         client: of the cluster.
         job: the job.
         leaving: said on Ctrl-C, which leaves the job running.
+        show: what is printed of a text.
     """
 
     async def tail() -> None:
         begun, pending = False, ""
         async for text in client.tail_job_logs(job):
-            if begun:
-                print(text, end="", flush=True)
-                continue
             pending += text
-            if BEGIN in pending:  # before it stand Ray's own lines
-                begun = True
-                print(pending.partition(BEGIN + "\n")[2], end="", flush=True)
-        if not begun:
-            print(pending, end="", file=sys.stderr)
+            if not begun and BEGIN + "\n" in pending:  # before it stand Ray's own lines
+                begun, pending = True, pending.partition(BEGIN + "\n")[2]
+            if begun:
+                lines, newline, pending = pending.rpartition("\n")
+                print(show(lines + newline), end="", flush=True)
+        print(show(pending), end="", file=sys.stdout if begun else sys.stderr)
 
     try:
         asyncio.run(tail())
     except KeyboardInterrupt:
         print(f"\n{leaving}", file=sys.stderr)
         raise
-    status = wait(client, job)
-    code = client.get_job_info(job).driver_exit_code
-    return int(code) if code is not None else (0 if status == "SUCCEEDED" else 1)
+    wait(client, job)
+    return exit_code(client, job)

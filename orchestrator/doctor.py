@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster_jobs import job_server, knock
 from orchestrator.paths import Home
 from orchestrator.store import without_password
 
@@ -73,6 +73,7 @@ def check_all(
         mlflow: returns if MLflow answers, raises if not.
         remote_home: folder of all state on the cluster behind a job server; None: see `submit`.
     """
+    address = None if address is None else job_server(address)
     if address is not None and address.startswith("http"):
         return _check_remotely(address, remote_home)
     checks = [check_disk(home.root, "disk space here")]
@@ -138,7 +139,7 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
     where = address or os.environ.get("RAY_ADDRESS")
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            _knock(where)
+            knock(where)
             options = {"address": address} if address else {}
             with connected(Path(scratch) / "ray.log", **options):
                 alive = [node for node in nodes() if node["Alive"]]
@@ -152,13 +153,6 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
             todo = _UNREACHED if where else _NOT_STARTED
             return [Check(name="Ray", ok=False, detail=f"{where or 'this machine'}: {_reason(error)}", what_to_do=todo)]
     return [*found, *judge_nodes(facts, this_node())]
-
-
-def _knock(address: str | None) -> None:
-    """Raise at once where nobody listens; Ray itself would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if host and "://" not in host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def check_token() -> Check:

@@ -19,6 +19,8 @@ from typing import Any
 MARK = "meansweep-result:"
 BEGIN = "meansweep-output:"
 """Printed before the output of a command that is followed as it runs."""
+DRIVING = "driving"
+"""Begins a line by which a driver says that the sweep is open; a job without one has driven nothing."""
 _OUT = ("-o", "--out", "--csv")
 
 

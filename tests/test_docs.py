@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from orchestrator.cli import app
-from orchestrator.commands.service import remote_address
+from orchestrator.remote_words import remote_address
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])

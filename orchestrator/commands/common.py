@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.paths import Home, SweepPaths, valid_name
+from orchestrator.remote_words import HELP, REMOTE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +40,13 @@ SweepArgument = Annotated[
 
 class CommandFailed(Exception):
     """The command did not succeed, for a reason that is not the user's input; exit code 1."""
+
+
+def register_commands(app: typer.Typer, panel: str, *commands: Callable[..., Any]) -> None:
+    """Add commands to a panel of the help; the help of those that can run on a cluster says how."""
+    for command in commands:
+        epilog = HELP if command.__name__ in REMOTE else None
+        app.command(rich_help_panel=panel, epilog=epilog)(command)
 
 
 def home_at(path: Path | None) -> Home:

@@ -18,6 +18,7 @@ from orchestrator.commands.common import (
     home_at,
     print_json,
     read_sweep,
+    register_commands,
 )
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (best, train, sample):
-        app.command(rich_help_panel="Models")(command)
+    register_commands(app, "Models", best, train, sample)
 
 
 def best(

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.common import HomeOption, JsonOption, SweepArgument, console, print_json, read_sweep
+from orchestrator.commands.common import (
+    HomeOption,
+    JsonOption,
+    SweepArgument,
+    console,
+    print_json,
+    read_sweep,
+    register_commands,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (leaderboard, compare, importance, export, report):
-        app.command(rich_help_panel="Results")(command)
+    register_commands(app, "Results", leaderboard, compare, importance, export, report)
 
 
 def leaderboard(
@@ -70,7 +77,9 @@ def importance(sweep: SweepArgument = None, json: JsonOption = False, home: Home
 
 def export(
     sweep: SweepArgument = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="File to write (default: standard output).")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("-o", "--out", "--csv", help="File to write (default: standard output).")
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from meanflow_core.errors import ConfigError, Problem
 from orchestrator.commands.common import (
     CommandFailed,
     HomeOption,
@@ -17,64 +16,13 @@ from orchestrator.commands.common import (
     find_sweep,
     home_at,
     print_json,
+    register_commands,
 )
-
-REMOTE = (
-    "status",
-    "logs",
-    "stop",
-    "pause",
-    "resume",
-    "leaderboard",
-    "best",
-    "compare",
-    "importance",
-    "export",
-    "report",
-    "trial",
-    "retry",
-    "extend",
-    "sync",
-    "train",
-    "sample",
-)
-"""Commands that `--address` runs on the cluster, where the sweep's folder is."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (ui, sync, schema, doctor):
-        app.command(rich_help_panel="Service")(command)
-
-
-def remote_address(words: Sequence[str]) -> tuple[str | None, str | None, list[str]]:
-    """Take `--address URL` and `--remote-home FOLDER` out of a command line that is to run on a cluster.
-
-    Returns:
-        The address, None for a command that runs here; the home there; and the words without both.
-    """
-    rest = list(words)
-    if not rest or rest[0] not in REMOTE:
-        return None, None, rest
-    address, without = _take(rest, "--address", "the cluster's URL, e.g. http://127.0.0.1:8265")
-    if rest[0] == "train" and not (address or "").startswith("http"):
-        return None, None, rest  # none, or the address of Ray itself
-    if address is None:
-        return None, None, rest
-    home, without = _take(without, "--remote-home", "a folder that all nodes share")
-    return address, home, without
-
-
-def _take(words: list[str], option: str, needs: str) -> tuple[str | None, list[str]]:
-    """Return an option's value and the words without both."""
-    for index, word in enumerate(words):
-        if word == option:
-            if index + 1 == len(words):
-                raise ConfigError([Problem(key=option, rule=f"needs {needs}")])
-            return words[index + 1], words[:index] + words[index + 2 :]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2], words[:index] + words[index + 1 :]
-    return None, words
+    register_commands(app, "Service", ui, sync, schema, doctor)
 
 
 def run_on_cluster(address: str, words: Sequence[str], home: str | None = None) -> int:

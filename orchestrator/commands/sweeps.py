@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,10 @@ from orchestrator.commands.common import (
     home_at,
     print_json,
     read_sweep,
+    register_commands,
 )
+from orchestrator.remote_words import HELP
+from orchestrator.texts import count
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -47,15 +51,13 @@ TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's i
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    running: list[Callable[..., None]] = [plan, run, submit, resume, stop, pause, status, logs]
-    changing: list[Callable[..., None]] = [extend, edit, retry, rerun]
-    for panel, commands in (("Sweeps", running), ("Changes", changing)):
-        for command in commands:
-            app.command(rich_help_panel=panel)(command)
-    trial = typer.Typer(help="Stop, pause or retry one trial of a sweep, also of a running one.", no_args_is_help=True)
-    trial.command("stop")(trial_stop)
-    trial.command("pause")(trial_pause)
-    trial.command("retry")(trial_retry)
+    register_commands(app, "Sweeps", plan, run, submit, resume, stop, pause, status, logs)
+    register_commands(app, "Changes", extend, edit, retry, rerun)
+    about = "Stop, pause or retry one trial of a sweep, also of a running one."
+    trial = typer.Typer(help=about, epilog=HELP, no_args_is_help=True)
+    trial.command("stop", epilog=HELP)(trial_stop)
+    trial.command("pause", epilog=HELP)(trial_pause)
+    trial.command("retry", epilog=HELP)(trial_retry)
     app.add_typer(trial, name="trial", rich_help_panel="Changes")
 
 
@@ -217,9 +219,14 @@ def _tracker(home: Home) -> MakeTracker:
 def _drive(engine: Engine, *, inline: bool) -> None:
     """Run a sweep to its end with its table, and print what came of it. Closes its tracker and its ledger."""
     from orchestrator.live import LiveDisplay
+    from orchestrator.remote import DRIVING
 
     spec, tracker = engine.spec, engine.tracker
     with engine.ledger as ledger:
+        if not sys.stdout.isatty():  # a terminal has the table
+            ended = sum(trial.state.ended for trial in ledger.trials())
+            done = f"; {count(ended, 'trial')} of it ended before" if ended else ""
+            typer.echo(f"{DRIVING} {spec.name} in {ledger.paths.root}{done}")
         try:
             with LiveDisplay(spec, console(), log=ledger.paths.driver_log, before=ledger.trials()) as display:
                 _run(engine, display, inline=inline)

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from meanflow_core.errors import ConfigError
-from orchestrator.cluster import positional, run_remotely, submit, value_of
+from orchestrator.cluster import run_remotely, submit
 from orchestrator.cluster_jobs import explain
 from orchestrator.remote import BEGIN, MARK, read_result, redirect_out
+from orchestrator.remote_words import from_here, positional, value_of
 from orchestrator.spec import SweepSpec, read_spec
 from orchestrator.staging import copy_package, staged, sweep_content
 from tests.orchestrator import toy
@@ -117,11 +118,31 @@ def test_words_are_told_from_options_and_their_values():
     assert value_of(["train"], "--name") is None
 
 
+def test_commands_in_what_a_cluster_says_reach_it_from_here():
+    said = (
+        "stopped; `meansweep resume` goes on\nnext:\n  meansweep ui    # MLflow\n"
+        "  meansweep best s -o best.yaml && meansweep train best.yaml\n"
+        "`meansweep trial retry 7.2 s`, meansweep status s"
+    )
+    at = "--address http://c:1"
+    assert from_here(said, "http://c:1") == (
+        f"stopped; `meansweep resume {at}` goes on\nnext:\n  meansweep ui    # MLflow\n"
+        f"  meansweep best s -o best.yaml {at} && meansweep train best.yaml {at}\n"
+        f"`meansweep trial retry 7.2 s {at}`, meansweep status s {at}"
+    )
+    assert from_here(f"meansweep logs s -f {at}", "http://other") == f"meansweep logs s -f {at}"
+    assert from_here("`meansweep stop s`", "http://c", "/mnt/x") == (
+        "`meansweep stop s --address http://c --remote-home /mnt/x`"
+    )
+
+
 class Cluster:
     """A job server that has driven sweeps, and takes jobs without running them."""
 
     def __init__(self, *jobs: SimpleNamespace) -> None:
-        self.jobs, self.started = list(jobs), []
+        self.jobs, self.started, self.deleted = list(jobs), [], []
+        self.printed = ""
+        """Of a driver that is started."""
 
     def list_jobs(self) -> list[SimpleNamespace]:
         return self.jobs
@@ -133,7 +154,15 @@ class Cluster:
     def get_job_status(self, job: str) -> str:
         return "SUCCEEDED"
 
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        return SimpleNamespace(status="SUCCEEDED", driver_exit_code=0)
+
+    def delete_job(self, job: str) -> None:
+        self.deleted.append(job)
+
     def get_job_logs(self, job: str) -> str:
+        if job == "new" and self.printed:
+            return f"Ray's own line\n{BEGIN}\n{self.printed}"
         if job == "new":
             return MARK + json.dumps({"code": 2, "out": "", "err": "SWEEP: no such sweep in /mnt/x\n", "file": None})
         return f"Ray's own line\n{BEGIN}\nfirst\nlast\n"
@@ -188,6 +217,18 @@ def test_what_is_said_here_comes_first(cluster, monkeypatch):
     assert cluster.started[0]["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "http://other"
 
 
+def test_a_driver_is_told_from_a_job_that_had_nothing_to_drive(cluster, capsys):
+    cluster.printed = "driving a in /mnt/a/sweeps/a\n"
+    assert run_remotely("http://c", ["resume", "a"]) == 0
+    assert capsys.readouterr().out == "resumed; next: meansweep status a --address http://c\n"
+    cluster.printed = "a has finished; `meansweep extend N a` lets it run more trials\n"
+    assert run_remotely("http://c", ["resume", "a"]) == 0
+    assert capsys.readouterr().out == (
+        "a has finished; `meansweep extend N a --address http://c` lets it run more trials\n"
+    )
+    assert cluster.deleted == ["new"]  # `logs a` goes on showing what the last driver printed
+
+
 def test_the_drivers_output_needs_no_job(cluster, capsys):
     assert run_remotely("http://c", ["logs", "a", "-n", "1"]) == 0
     assert capsys.readouterr().out == "last\n"
@@ -203,7 +244,7 @@ def test_a_sweep_that_its_driver_has_not_made_is_explained(cluster, capsys, stat
 
 def test_a_training_is_sent_with_its_file_and_the_home_of_its_sweep_and_runs_once(cluster, tmp_path, monkeypatch):
     followed = []
-    monkeypatch.setattr("orchestrator.cluster.follow_job", lambda client, job, leaving: followed.append(job) or 0)
+    monkeypatch.setattr("orchestrator.cluster.follow_job", lambda client, job, **_: followed.append(job) or 0)
     best = tmp_path / "best.yaml"
     best.write_text("data: {name: digits}\nmodel: {name: mlp}\nevidence: {sweep: a}\n")
     assert run_remotely("http://c", ["train", str(best), "--workers", "2"]) == 0

@@ -7,9 +7,9 @@ import pytest
 
 from meanflow_core.errors import ConfigError
 from orchestrator.commands.models import _numbers, _predicted, _prediction
-from orchestrator.commands.service import remote_address
 from orchestrator.commands.sweeps import _gpu_share, _let_go, _trial_and_sweep
 from orchestrator.final import check_workers
+from orchestrator.remote_words import remote_address
 from orchestrator.spec import read_spec
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
