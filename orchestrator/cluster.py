@@ -37,6 +37,7 @@ from orchestrator.remote import DRIVING, read_result, redirect_out
 from orchestrator.remote_words import from_here, positional, value_of
 from orchestrator.spec import SweepSpec, read_spec
 from orchestrator.staging import staged, sweep_content
+from orchestrator.winner import trained_as, training_name
 
 SWEEP_FILE = "sweep.yaml"
 """Name of a sweep's file among what is shipped."""
@@ -195,30 +196,35 @@ class _Remote:
     def _train(self) -> int:
         """Train on the cluster's workers; a training that runs there already is followed, not started again."""
         files = {word: Path(word) for word in self.said if Path(word).is_file()}
-        name = value_of(self.words, "--name") or Path(self.said[0] if self.said else "").stem
+        name = value_of(self.words, "--name") or next(iter(self.said), "")
         if files:
-            self._check_training(next(iter(files.values())))
+            evidence = self._check_training(next(iter(files.values())))
+            name = value_of(self.words, "--name") or training_name(name, evidence)
         running = [job for job in trainings_of(self.client, name) if job.status in UNDER_WAY]
         if running:
             print(f"{name} is being trained there; this is what it prints", file=sys.stderr)
             job = running[-1].submission_id
         else:
             words = [files[word].name if word in files else word for word in self.words]
-            words += (
-                [] if value_of(words, "--workers") else ["--workers", "1"]
-            )  # none: it would train beside the driver
+            if not value_of(words, "--workers"):
+                words += ["--workers", "1"]  # none: it would train beside the driver
             with staged(files=list(files.values())) as folder:
                 job = self._start(folder, ["--follow", *words], {TRAINING_TAG: name})
         return follow_job(self.client, job, leaving="it trains on; the same command shows it again", show=self._show)
 
-    def _check_training(self, file: Path) -> None:
-        """Find a mistake here, where it costs nothing, and the home of the sweep that the configuration comes from."""
+    def _check_training(self, file: Path) -> Mapping[str, Any]:
+        """Find a mistake here, where it costs nothing, and the home of the sweep that the configuration comes from.
+
+        Returns:
+            What speaks for the configuration.
+        """
         from meanflow_core.config import load_config
 
-        config = load_config(file, [word for word in self.said if "=" in word])
-        found = drivers_of(self.client, str(config.evidence.get("sweep", "")))
+        evidence = load_config(file, [word for word in self.said if "=" in word]).evidence
+        found = drivers_of(self.client, str(evidence.get("sweep", "")))
         if found:
             self._know(found)
+        return evidence
 
     def _driver_output(self, driver: Any) -> int:
         job = driver.submission_id
@@ -234,6 +240,8 @@ class _Remote:
 
     def _ask(self) -> int:
         words = list(self.words)
+        if words[0] == "sample":  # a configuration lies here, its training there
+            words = [trained_as(word) or word for word in words]
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.errors import ConfigError, Problem, nearest
+from meanflow_core.yamlfile import read_yaml
 from orchestrator.reading import flat, put
 
 if TYPE_CHECKING:
@@ -65,6 +67,24 @@ def winning_mapping(
         if key in spec.set and key in base:
             put(config, key, base[key])
     return {**config, "evidence": {"trainer": spec.trainer, **evidence}}
+
+
+def training_name(file: Path | str, evidence: Mapping[str, Any]) -> str:
+    """Return the name of a configuration's final training: its file's, but of `best.yaml` that of its trial.
+
+    Every sweep's winner is written to a `best.yaml`; `SWEEP-TRIAL` tells them apart.
+    """
+    stem = Path(file).stem
+    known = evidence.get("sweep") and evidence.get("trial") is not None
+    return f"{evidence['sweep']}-{evidence['trial']}" if stem == "best" and known else stem
+
+
+def trained_as(file: str) -> str | None:
+    """Return the name of the final training of a configuration's file; None where it is none."""
+    if Path(file).suffix not in (".yaml", ".yml") or not Path(file).is_file():
+        return None
+    evidence = read_yaml(file).content.get("evidence")
+    return training_name(file, evidence if isinstance(evidence, dict) else {})
 
 
 def _chosen(

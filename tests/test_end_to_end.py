@@ -102,7 +102,7 @@ def test_the_final_training_reproduces_its_trial_and_its_weights_sample_alone(pl
         9,
     ]  # 9 is its own, the others are the trial's
     grid = place / "grid.png"
-    code, _ = ask(place, capsys, "sample", "best", "-n", "20", "--nfe", "1,2", "--labels", "0-3", "-o", str(grid))
+    code, _ = ask(place, capsys, "sample", str(best), "-n", "20", "--nfe", "1,2", "--labels", "0-3", "-o", str(grid))
     assert code == 0
     assert np.asarray(Image.open(grid)).shape[2] == 3
 
@@ -111,14 +111,14 @@ def test_the_same_training_again_has_nothing_left_to_do(place, capsys):
     best = place / "best.yaml"
     ask(place, capsys, "best", "tiny", "-o", str(best))
     ask(place, capsys, "train", str(best), "--no-register", "--json")
-    weights = place / "home/final/best/weights.safetensors"
+    weights = place / "home/final/tiny-0/weights.safetensors"
     before = weights.stat().st_mtime_ns
     assert ask(place, capsys, "train", str(best), "--no-register", "--json")[0] == 0
     assert weights.stat().st_mtime_ns == before
 
 
 def test_a_training_that_runs_and_one_of_another_configuration_are_left_alone(place, capsys):
-    best, folder = str(place / "best.yaml"), place / "home/final/best"
+    best, folder = str(place / "best.yaml"), place / "home/final/tiny-0"
     ask(place, capsys, "best", "tiny", "-o", best)
     ask(place, capsys, "train", best, "--no-register", "--json")
     events = (folder / "outbox/events.jsonl").read_bytes()
@@ -131,7 +131,7 @@ def test_a_training_that_runs_and_one_of_another_configuration_are_left_alone(pl
 def test_logs_and_sync_take_names_as_people_type_them(place, capsys):
     assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0", "tiny")[1]
     assert "trial 0, attempt 0" in ask(place, capsys, "logs", "0", "--sweep", "tiny")[1]
-    code, out = ask(place, capsys, "sync", "best", "--check")
+    code, out = ask(place, capsys, "sync", "tiny-0", "--check")
     assert (code, "each exactly once" in out) == (0, True)
 
 

@@ -72,7 +72,8 @@ def train(
         int | None, typer.Option(help="Train the K best of a sweep; did its short runs predict the order?")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the training (default: the file's name).", show_default=False)
+        str | None,
+        typer.Option(help="Of the training (default: the file's name; of best.yaml, SWEEP-TRIAL).", show_default=False),
     ] = None,
     register: Annotated[bool, typer.Option(help="Register the model in MLflow.")] = True,
     address: Annotated[
@@ -84,15 +85,20 @@ def train(
     """Train a configuration to its full length. The same command goes on after an interruption."""
     from meanflow_core.config import with_values
     from meanflow_core.yamlfile import parse_value
+    from orchestrator.winner import training_name
 
     words = list(overrides or [])
     if top is None:
-        configs = {check_name(name or Path(config).stem): _training_configuration(config, words)}
+        single = _training_configuration(config, words)
+        configs = {check_name(name or training_name(config, single.evidence)): single}
     else:
         changes = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
         found = _winners(home, config, top)
-        configs = {f"{config}-{c.evidence['trial']}": with_values(c, changes) if changes else c for c in found}
-    options = {"workers": workers, "gpus": gpus, "address": address}
+        configs = {
+            f"{check_name(name or config)}-{c.evidence['trial']}": with_values(c, changes) if changes else c
+            for c in found
+        }
+    options = {"workers": workers, "gpus": gpus, "address": _address_of_ray(address)}
     results = {
         label: _train_one(home_at(home), label, each, options, register=register, quiet=json)
         for label, each in configs.items()
@@ -108,7 +114,9 @@ def train(
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, a training's name or folder, or a weights file.")],
+    model: Annotated[
+        str, typer.Argument(help="models:/NAME/VERSION; a training's name, folder or configuration; or a weights file.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option("-n", min=1, help="Samples for each number of evaluations.")] = 64,
     nfe: Annotated[str, typer.Option(help="Numbers of network evaluations a sample, e.g. 1,2.")] = "1",
@@ -131,6 +139,15 @@ def sample(
 
 
 # ------------------------------------------------------------------------------------------------- helpers
+
+
+def _address_of_ray(address: str | None) -> str | None:
+    """Return Ray's own address; that of a job server would have been taken out before, had it been written as a URL."""
+    from orchestrator.cluster_jobs import job_server
+
+    if address is not None and (url := job_server(address)) != address:
+        raise ConfigError([Problem(key="--address", value=address, rule=f"is a job server: write {url}")])
+    return address
 
 
 def _training_configuration(file: str, words: list[str]) -> TrainConfig:
@@ -265,9 +282,11 @@ def _weights(home: Home, model: str) -> Path:
         from orchestrator.store import Store
 
         return resolve(Store.of(home), model)
-    path = Path(model)
-    named = home.final(path.name)
-    candidates = [path, path / "weights.safetensors", named / "weights.safetensors"]
+    from orchestrator.winner import trained_as
+
+    path, configured = Path(model), trained_as(model)
+    named = home.final(configured or path.name)
+    candidates = [*([] if configured else [path, path / "weights.safetensors"]), named / "weights.safetensors"]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -296,7 +296,7 @@ def _conclude(ledger: Ledger) -> None:
             "  meansweep ui                               # the runs in MLflow\n"
             f"  meansweep best {spec.name} -o best.yaml"
             + (
-                " && meansweep train best.yaml\n  meansweep sample best -n 100 --nfe 1,2 -o samples.png"
+                " && meansweep train best.yaml\n  meansweep sample best.yaml -n 100 --nfe 1,2 -o samples.png"
                 if spec.own_trainer
                 else "          # its configuration, for your own training"
             )

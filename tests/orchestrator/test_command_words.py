@@ -12,6 +12,7 @@ from meanflow_core.config import load_config
 from meanflow_core.run_folder import RunFolder
 from orchestrator.cli import run
 from orchestrator.paths import Home
+from orchestrator.winner import training_name
 from tests.orchestrator import simulation, toy
 
 
@@ -122,3 +123,11 @@ def test_a_final_training_of_the_same_name_is_refused_before_it_begins(tmp_path,
     RunFolder(tmp_path / "final" / "best").claim(load_config({"trainer.steps": 8}))
     text = said(capsys, "train", "best.yaml", code=2)
     assert text.startswith("--name: is a training of another configuration (trainer.steps: 8 there, 9 here); ")
+
+
+def test_the_winners_of_two_sweeps_and_a_file_with_a_name_of_its_own_are_trained_as_three():
+    of_digits, of_moons = ({"sweep": name, "trial": "7.2"} for name in ("digits", "moons"))
+    assert training_name("a/best.yaml", of_digits) == "digits-7.2"
+    assert training_name("best.yaml", of_moons) == "moons-7.2"
+    assert training_name("wider.yaml", of_digits) == "wider"
+    assert training_name("best.yaml", {}) == "best"  # somebody's own
