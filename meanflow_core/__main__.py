@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, summary in summaries:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("config", type=Path, help="a training configuration, or the folder of a training")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trainer.steps=2000")
+        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. trainer.steps=2000")
         sub.add_argument("--out", type=Path, help="folder of the training (default: runs/<name of the configuration>)")
         sub.set_defaults(command=command)
         if name == "sample":

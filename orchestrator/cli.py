@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A trainer may stand in the current folder, as with `python -m`; last, so that no file there hides a package.
     sys.path.append(os.getcwd())
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(words))
+    code = run(words)
+    gc.freeze()  # the interpreter's last collection would go through all objects of torch and Ray: seconds
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,13 +121,12 @@ def check_mlflow(ping: Callable[[], Any]) -> Check:
     try:
         ping()
     except Exception as error:  # whatever the client raises is the finding
-        return Check(
-            name="MLflow",
-            ok=False,
-            detail=f"{without_password(place)}: {_reason(error)}",
-            what_to_do="start the server, or mend $MLFLOW_TRACKING_URI (_USERNAME, _PASSWORD); a sweep runs without it "
-            "and `meansweep sync` sends everything later",
-        )
+        reason, todo = _reason(error), "start the server, or mend $MLFLOW_TRACKING_URI"
+        if "error code 401" in reason:
+            reason = "asks for a user and a password, and does not take these"
+            todo = "mend $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
+        todo += "; a sweep runs without it and `meansweep sync` sends everything later"
+        return Check(name="MLflow", ok=False, detail=f"{without_password(place)}: {reason}", what_to_do=todo)
     return Check(name="MLflow", ok=True, detail=without_password(place))
 
 
@@ -221,7 +221,7 @@ def touch(place: str, marker: str) -> dict[str, Any]:
         files.pipe_file(own, b"here")
         files.rm_file(own)
     except Exception as failure:  # every store raises its own kind, and a missing one an ImportError
-        error = f"{type(failure).__name__}: {_first_line(failure)}"
+        error = re.sub(rf"/{re.escape(marker)}[.\w]*", "", f"{type(failure).__name__}: {_first_line(failure)}")
     return {"seen": seen, "writable": not error, "error": error}
 
 
@@ -320,7 +320,10 @@ def _judge_storage(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
             detail = f"{place} is another one on {', '.join(blind)}"
             todo = _SHARE[name]
         elif closed:
-            detail = f"{place}: " + "; ".join(f"{label}: {error}" for label, error in closed.items())
+            said: dict[str, list[str]] = {}  # mostly all nodes say the same
+            for label, error in closed.items():
+                said.setdefault(error, []).append(label)
+            detail = f"{place}: " + "; ".join(f"{', '.join(labels)}: {error}" for error, labels in said.items())
             todo = _OPEN[name]
         yield Check(name=_STORAGE[name], ok=not (blind or closed), detail=detail, what_to_do=todo)
 

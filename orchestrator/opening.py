@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine import Engine
 from orchestrator.environment import drift, environment, package_of
+from orchestrator.journal import driver_of
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.provenance import record
@@ -111,3 +113,10 @@ def resume_sweep(
     except BaseException:
         ledger.close()
         raise
+
+
+def neighbours(paths: SweepPaths) -> list[str]:
+    """Return the other sweeps of this home that are driven on this machine now."""
+    drivers = {other.name: driver_of(other.lock) for other in Home(paths.root.parents[1]).all_sweeps()}
+    here = [name for name, driver in drivers.items() if driver is not None and driver[1] == socket.gethostname()]
+    return [name for name in here if name != paths.name]

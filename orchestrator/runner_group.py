@@ -47,6 +47,8 @@ class WorkerGroup:
             for rank in range(1, size)
         ]
         self._joined = False
+        self.nodes: frozenset[str] = frozenset()
+        """Those of the other processes, once they have joined."""
 
     def run(self, work: Work) -> Iterator[Report]:
         """Yield rank 0's reports, all ranks moving from one to the next together."""
@@ -76,6 +78,7 @@ class WorkerGroup:
                 f"the workers of this trial did not find one another at {host}:{port}; are all ports open between the "
                 "nodes? $GLOO_SOCKET_IFNAME and $NCCL_SOCKET_IFNAME name the network interface to use"
             ) from error
+        self.nodes = frozenset(ray.get([other.node.remote() for other in self._others]))
         self._joined = True
 
     def _together(self, references: list[Any], act: Callable[[], Any]) -> Any:
@@ -124,6 +127,10 @@ class Rank:
     def join(self, host: str, port: int) -> None:
         """Join the process group."""
         join_process_group(host, port, self._rank, self._size, on_gpu=bool(ray.get_gpu_ids()))
+
+    def node(self) -> str:
+        """Return the id of the node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def begin(self, work: Work) -> None:
         """Take a trial."""

@@ -131,16 +131,15 @@ class _Run:
     """Tune's own; known once its worker is there."""
     heard: float = math.inf
     """When its worker began or last reported."""
-    node: str | None = None
-    """Where it runs; known from its first report on."""
+    nodes: frozenset[str] = frozenset()
+    """Where its workers are; known once they have reported."""
     end: Outcome | None = None
     """How it seems to have ended, if its node may turn out to be the reason."""
     until: float = 0.0
 
     def lost_with_its_node(self, alive: frozenset[str]) -> bool:
-        """Whether its node is among those that are gone (any node, where its own is not known)."""
-        gone = self.alive - alive
-        return bool(gone) if self.node is None else self.node in gone
+        """Whether one of its nodes is gone (where they are not known: of those that there were when it began)."""
+        return not (self.nodes or self.alive) <= alive
 
     def kill(self) -> None:
         """End its worker at once."""
@@ -248,12 +247,16 @@ class Session:
         if run is not None:
             run.trial, run.heard = trial, time.monotonic()
 
-    def report(self, tune_id: str, report: Report, node: str) -> Verdict:
+    def heard_from(self, tune_id: str, nodes: frozenset[str]) -> None:
+        """Take in where a run's workers are."""
+        if tune_id in self._live:
+            self._live[tune_id].nodes = nodes
+
+    def report(self, tune_id: str, report: Report) -> Verdict:
         """Pass a report on and return the verdict; one of a run that is over is worth nothing any more."""
         run = self._live.get(tune_id)
         if run is None:
             return Verdict.STOP
-        run.node = node
         with self._noting_errors():
             verdict = self.engine.report(run.assignment.trial, report)
             run.heard = time.monotonic()
@@ -333,8 +336,9 @@ class EngineScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
         """Let the engine record a report, or an end, and return what Tune does next."""
+        self._session.heard_from(trial.trial_id, result["nodes"])
         if "report" in result:
-            verdict = self._session.report(trial.trial_id, result["report"], result["node"])
+            verdict = self._session.report(trial.trial_id, result["report"])
             # A paused trial is a stopped run for Tune: its continuation is a new assignment from the checkpoint.
             return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
         outcome = result["outcome"]

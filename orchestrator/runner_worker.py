@@ -63,14 +63,14 @@ class TrialWorker(tune.Trainable):
             outcome = classify(error, last_step=self._last.step, last_finite=self._last.metrics)
             self._end()
             self._failed = outcome.kind != "diverged"
-            return {"outcome": outcome, "failed": self._failed, "done": False}
+            return {"outcome": outcome, "failed": self._failed, "nodes": self._nodes(), "done": False}
         if report is not None:
             self._last = report
-            return {"report": report, "node": ray.get_runtime_context().get_node_id(), "done": False}
+            return {"report": report, "nodes": self._nodes(), "done": False}
         self._end()
         self._failed = allocated_memory() > LEFTOVER_BYTES
         outcome = Outcome(kind="finished", last_step=self._last.step)
-        return {"outcome": outcome, "failed": self._failed, "done": False}
+        return {"outcome": outcome, "failed": self._failed, "nodes": self._nodes(), "done": False}
 
     def cleanup(self) -> None:
         """Let go of everything; the process ends after this."""
@@ -93,6 +93,13 @@ class TrialWorker(tune.Trainable):
             self._stretches = self._group.run(work)
         else:
             self._stretches = run_on_this_worker(work)
+
+    def _nodes(self) -> frozenset[str]:
+        """Return the nodes that the trial's workers are on (the loss of any ends it); none before they have met."""
+        own = frozenset({str(ray.get_runtime_context().get_node_id())})
+        if self._group is None:
+            return own
+        return own | self._group.nodes if self._group.nodes else frozenset()
 
     def _end(self) -> None:
         if self._stretches is not None:

@@ -3,10 +3,11 @@
     python scripts/cluster_demo.py [--short] [--picture cluster-demo.png]
 
 On this machine it starts a Ray cluster of three nodes with a token (the head has no CPUs) and an MLflow server with a
-password, and sweeps over real digits from a folder that knows neither. A node is killed in mid-trial, MLflow goes away,
-the driver is killed, the sweep is stopped; it is resumed twice and must end complete, with every metric in MLflow once.
-The winner is trained on two workers, one of which is killed; it is registered, loaded back and sampled. Each claim is
-checked and printed with what was found; exit code 1 with the first that does not hold. All that it starts ends with it.
+password, and sweeps over real digits from a folder that knows neither. A node is killed in mid-trial, MLflow goes
+away, the driver is killed, the sweep is stopped; it is resumed twice and must end complete, with every metric in
+MLflow once. A trial with two workers loses the node of one. The winner is trained on two workers, one of which is
+killed; it is registered, loaded back and sampled. Each claim is checked and printed with what was found; exit code 1
+with the first that does not hold. All that it starts ends with it.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from meanflow_core.yamlfile import write_yaml  # noqa: E402
+from meanflow_core.yamlfile import read_yaml, write_yaml  # noqa: E402
 from orchestrator.journal import LedgerError, driver_of  # noqa: E402
 from orchestrator.ledger import Ledger  # noqa: E402
 from orchestrator.paths import Home, SweepPaths  # noqa: E402
 from orchestrator.records import TrialRecord, TrialState  # noqa: E402
 from orchestrator.store import Sent, Store, connect  # noqa: E402
 from orchestrator.sync import check  # noqa: E402
-from tests.cluster.local_cluster import TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
+from tests.cluster.local_cluster import MARK, TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server  # noqa: E402
 
-SWEEP, METRIC = "digits-cluster", "eval/fid_1nfe"
+SWEEP, PAIR, METRIC = "digits-cluster", "digits-pair", "eval/fid_1nfe"
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class Laptop:
         return [sys.executable, "-m", "orchestrator.cli", *command.split(), *address]
 
 
-def write_sweep(folder: Path, size: Size) -> None:
-    """Write the sweep's file and its base configuration."""
+def write_sweeps(folder: Path, size: Size) -> None:
+    """Write the sweep's file, that of a single trial with two workers, and their base configuration."""
     base = {
         "data": {"name": "digits"},
         "model": {"name": "mlp", "width": size.width, "depth": 3},
@@ -170,8 +171,10 @@ def write_sweep(folder: Path, size: Size) -> None:
         "resources": {"cpu": 1},
         "retries": 0,
     }
-    (folder / "base.yaml").write_text(write_yaml(base))
-    (folder / "sweep.yaml").write_text(write_yaml(sweep))
+    # The first trial of the sweep again: not to be taken from there.
+    pair = {**sweep, "name": PAIR, "run_cap": 1, "resources": {"cpu": 1, "workers": 2}, "on_duplicate": "run"}
+    for name, content in (("base", base), ("sweep", sweep), ("pair", pair)):
+        (folder / f"{name}.yaml").write_text(write_yaml(content))
 
 
 class Demo:
@@ -197,6 +200,7 @@ class Demo:
         self.lose_mlflow_and_the_driver()
         self.go_on_to_the_end()
         self.compare_with_mlflow()
+        self.lose_a_node_of_a_pair()
         self.train_the_winner()
         self.use_the_model(picture)
 
@@ -207,11 +211,11 @@ class Demo:
         self.stack.callback(self.cluster.close)
         self.cluster.start_head()
         self.mlflow = self.stack.enter_context(ExitStack())
-        self.url = self.mlflow.enter_context(password_server(self.mlflow_folder))
+        self.url = self.mlflow.enter_context(password_server(self.mlflow_folder, mark=MARK))
         self.nodes = [self.cluster.add_node(), self.cluster.add_node()]
         self.laptop = Laptop(self.laptop_folder, self.cluster, self.url)
         self.store = Store(self.url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@"))
-        write_sweep(self.laptop_folder, self.size)
+        write_sweeps(self.laptop_folder, self.size)
         home = self.cluster.home
         checks = self.laptop.types(f"doctor --remote-home {home}").stdout
         claim("the doctor finds nothing wrong on three nodes", "3 node(s)" in checks)
@@ -262,7 +266,7 @@ class Demo:
         time.sleep(max(0.0, self.size.outage - (time.monotonic() - gone_at)))
         say(f"MLflow comes back after {time.monotonic() - gone_at:.0f} s")
         port = int(self.url.rpartition(":")[2])
-        self.mlflow.enter_context(password_server(self.mlflow_folder, port))
+        self.mlflow.enter_context(password_server(self.mlflow_folder, port, mark=MARK))
 
     def go_on_to_the_end(self) -> None:
         resumed = self.laptop.types(f"resume {SWEEP}")
@@ -294,12 +298,46 @@ class Demo:
             points += len(held)
         claim("and that is every report", points == 4 * self.size.trials, points)
 
+    def lose_a_node_of_a_pair(self) -> None:
+        self.laptop.types(f"submit pair.yaml --remote-home {self.cluster.home}")
+        pair = Home(self.cluster.home).sweep(PAIR)
+        wait_for("a report of the trial with two workers", lambda: any(trial.reports for trial in self.trials(pair)))
+        leaders, others = (
+            [[pid for pid in descendants(node.pid) if name in command_of(pid)] for node in self.nodes]
+            for name in ("ray::TrialWorker", "ray::Rank")
+        )
+        found = [(len(a), len(b)) for a, b in zip(leaders, others, strict=True)]
+        claim(
+            "its two workers are on the two nodes, neither of which has room for both",
+            sorted(found) == [(0, 1), (1, 0)],
+            found,
+        )
+        say("the node of the one that does not lead is killed, and a new one joins")
+        lost = found.index((0, 1))
+        self.cluster.kill(self.nodes[lost])
+        self.nodes[lost] = self.cluster.add_node()
+        (trial,) = wait_for("the end of the trial", lambda: [t for t in self.trials(pair) if t.state.ended])
+        kinds = [failure.kind for failure in trial.attempts]
+        claim(
+            "the trial ends well, and no retry is charged",
+            (trial.state, kinds) == (TrialState.FINISHED, ["lost"]),
+            kinds,
+        )
+        text = pair.trial(trial.id).log.read_text()
+        claim(
+            "it went on from its last checkpoint",
+            f"from step {trial.attempts[0].step}\n" in text,
+            trial.attempts[0].step,
+        )
+
     def train_the_winner(self) -> None:
         self.laptop.types(f"best {SWEEP} -o best.yaml")
+        evidence = read_yaml(self.laptop_folder / "best.yaml").content["evidence"]
+        self.name = f"{SWEEP}-{evidence['trial']}"
         output = self.laptop_folder / "train.txt"
         training = self.laptop.begins("train best.yaml --workers 2", output)
         self.stack.callback(lambda: kill([training.pid]) if training.poll() is None else None)
-        checkpoints = Home(self.cluster.home).final("best") / "checkpoints"
+        checkpoints = Home(self.cluster.home).final(self.name) / "checkpoints"
         wait_for(
             "a checkpoint of the final training",
             lambda: training.poll() is not None or list(checkpoints.glob("step-*")),
@@ -317,23 +355,23 @@ class Demo:
         )
         said = re.search(r"^trial +(.*)$", text, re.M)
         claim("it says that it reproduced its trial", said and said[1].startswith("reproduced"), said and said[1])
-        claim("its model is registered", "models:/best/1" in text)
-        proof = check(Home(self.cluster.home).final("best") / "outbox", self.store)
+        claim("its model is registered", f"models:/{self.name}/1" in text)
+        proof = check(Home(self.cluster.home).final(self.name) / "outbox", self.store)
         claim("its metrics are in MLflow once, too", proof.complete, proof)
 
     def use_the_model(self, picture: Path) -> None:
-        found = json.loads(self.laptop.python(LOAD_BACK))
+        found = json.loads(self.laptop.python(LOAD_BACK.format(model=f"models:/{self.name}/1")))
         claim("MLflow loads the model and samples in one step", found["shape"] == [10, 8, 8, 3], found)
         claim("other labels give other pictures", found["differ"])
-        self.laptop.types("sample models:/best/1 -n 100 --nfe 1,2 -o samples.png", there=False)
+        self.laptop.types(f"sample models:/{self.name}/1 -n 100 --nfe 1,2 -o samples.png", there=False)
         shutil.copy(self.laptop_folder / "samples.png", picture)
         claim("meansweep sample draws them", picture.stat().st_size > 1000, picture)
 
     # ------------------------------------------------------------------------------------------ what is there
 
-    def trials(self) -> list[TrialRecord]:
+    def trials(self, sweep: SweepPaths | None = None) -> list[TrialRecord]:
         try:
-            return Ledger.open(self.sweep).trials()
+            return Ledger.open(sweep or self.sweep).trials()
         except LedgerError:  # not there yet
             return []
 
@@ -350,10 +388,10 @@ class Demo:
 
 LOAD_BACK = """
 import json, mlflow, numpy, pandas
-model = mlflow.pyfunc.load_model("models:/best/1")
-pictures = model.predict(pandas.DataFrame({"label": range(10), "seed": 0}))
-others = model.predict(pandas.DataFrame({"label": [3] * 10, "seed": 0}))
-print(json.dumps({"shape": pictures.shape, "dtype": str(pictures.dtype), "differ": bool((pictures != others).any())}))
+model = mlflow.pyfunc.load_model("{model}")
+pictures = model.predict(pandas.DataFrame(dict(label=range(10), seed=0)))
+others = model.predict(pandas.DataFrame(dict(label=[3] * 10, seed=0)))
+print(json.dumps(dict(shape=pictures.shape, differ=bool((pictures != others).any()))))
 """
 
 

@@ -95,7 +95,7 @@ def test_the_final_training_reproduces_its_trial_and_its_weights_sample_alone(pl
     (result,) = json.loads(out)
     assert code == 0
     assert (result["steps"], result["reproduced"], result["largest_difference"]) == (9, True, 0.0)
-    rows = [json.loads(line) for line in (place / "home/final/best/metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (place / "home/final/tiny-0/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "eval/fid_1nfe" in row] == [
         3,
         6,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,6 +99,28 @@ def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger,
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
     return paths, ledger, ledger.spec(), standing(ledger)
+
+
+def finish_sending(close: Callable[[float], int], name: str, *, seconds: float = 30.0) -> None:
+    """Wait for what MLflow has still to be sent, and say so where it takes longer than a moment.
+
+    Args:
+        close: sends what is left, at most so many seconds long, and returns how much remains; may be called again.
+        name: of the sweep or training.
+        seconds: the longest wait. Ctrl-C ends it.
+    """
+    began = time.monotonic()
+    try:
+        left = close(2.0)
+        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is away
+            typer.echo(
+                f"waiting for MLflow, at most {seconds:g} s (Ctrl-C ends the wait): {left} events left", err=True
+            )
+            left = close(seconds - 2.0)
+    except KeyboardInterrupt:
+        left = close(0.0)
+    if left:
+        typer.echo(f"{left} events wait for MLflow; `meansweep sync {name}` sends them", err=True)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -15,6 +15,7 @@ from orchestrator.commands.common import (
     JsonOption,
     SweepArgument,
     check_name,
+    finish_sending,
     home_at,
     print_json,
     read_sweep,
@@ -210,7 +211,7 @@ def _train_one(
                 raise
             finally:
                 logger.ended(state)
-                logger.close()
+                finish_sending(logger.close, name)
             model = register_model(store, name=name, result=result, config=config) if register else None
     except BlockingIOError as error:
         raise CommandFailed(f"{name} is being trained by another process; --name gives this one a folder") from error

@@ -21,13 +21,14 @@ from orchestrator.commands.common import (
     check_name,
     console,
     find_sweep,
+    finish_sending,
     home_at,
     print_json,
     read_sweep,
     register_commands,
 )
 from orchestrator.remote_words import HELP
-from orchestrator.texts import count
+from orchestrator.texts import count, join
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from orchestrator.opening import MakeTracker
     from orchestrator.paths import Home
     from orchestrator.spec import SweepSpec
-    from orchestrator.tracking import Tracker
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
 OverridesArgument = Annotated[
@@ -223,6 +223,8 @@ def _drive(engine: Engine, *, inline: bool) -> None:
 
     spec, tracker = engine.spec, engine.tracker
     with engine.ledger as ledger:
+        if not inline:
+            _tell_of_neighbours(ledger)
         if not sys.stdout.isatty():  # a terminal has the table
             ended = sum(trial.state.ended for trial in ledger.trials())
             done = f"; {count(ended, 'trial')} of it ended before" if ended else ""
@@ -233,21 +235,26 @@ def _drive(engine: Engine, *, inline: bool) -> None:
         except KeyboardInterrupt:  # while the runner was still starting
             ledger.set_state("interrupted", "interrupted by Ctrl-C")
         finally:
-            left = 0 if tracker is None else _let_go(tracker)
-            if left:
-                typer.echo(f"{left} events wait for MLflow; `meansweep sync {spec.name}` sends them", err=True)
+            if tracker is not None:
+                finish_sending(tracker.close, spec.name)
         if ledger.state().state == "interrupted":
             typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
             raise KeyboardInterrupt
         _conclude(ledger)
 
 
-def _let_go(tracker: Tracker) -> int:
-    """Close a tracker and return how many events MLflow has still to get; Ctrl-C does not wait for them."""
-    try:
-        return tracker.close(timeout=30.0)
-    except KeyboardInterrupt:
-        return tracker.close(timeout=0.0)
+def _tell_of_neighbours(ledger: Ledger) -> None:
+    """Say which sweeps each take this machine for their own; one Ray for all of them would share it out."""
+    from orchestrator.opening import neighbours
+
+    others = [] if os.environ.get("RAY_ADDRESS") else neighbours(ledger.paths)
+    if others:
+        typer.echo(
+            f"note: {join(others)} {'runs' if len(others) == 1 else 'run'} on this machine too, and each sweep counts "
+            "all its cores and GPUs as its own; `max_concurrent=N` limits the trials of one, and a Ray for all of them "
+            "(`ray start --head`, then RAY_ADDRESS=auto) shares the machine out",
+            err=True,
+        )
 
 
 def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:

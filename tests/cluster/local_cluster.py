@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.guardian import Guardian
 
 TOKEN = uuid.uuid4().hex
+MARK = f"RAY_AUTH_TOKEN={TOKEN}"
+"""Of the guardian: what has it in its environment ends with this process."""
 
 
 class LocalCluster:
@@ -34,7 +36,7 @@ class LocalCluster:
         self.address = f"http://127.0.0.1:{self.dashboard_port}"
         self.home = scratch / "home"
         self._nodes: list[subprocess.Popen[bytes]] = []
-        self._guardian = Guardian(scratch, f"RAY_AUTH_TOKEN={TOKEN}")
+        self._guardian = Guardian(scratch, MARK)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MEANSWEEP_"))},
             "RAY_AUTH_MODE": "token",

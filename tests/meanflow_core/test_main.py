@@ -103,6 +103,10 @@ def test_wrong_input_ends_with_two_and_says_what_is_wrong(tmp_path, config, caps
     assert "did you mean 'optimizer.lr'" in capsys.readouterr().err
     assert main(["train", str(tmp_path / "none.yaml")]) == 2
     assert main(["sample", str(config), "--nfe", "0"]) == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert capsys.readouterr().err.endswith("required: config\n")  # overrides are not
     assert not (tmp_path / "x").exists()
 
 

@@ -42,10 +42,10 @@ USER, PASSWORD = "admin", "a long p%40ssword"
 
 
 @contextlib.contextmanager
-def password_server(folder: Path, port: int = 0) -> Iterator[str]:
+def password_server(folder: Path, port: int = 0, *, mark: str = "") -> Iterator[str]:
     """Run an MLflow server over a store in a folder that asks for `USER` and `PASSWORD`; yields its URL.
 
-    Started again over the same folder and port it is the same server.
+    Started again over the same folder and port it is the same server. `mark` is that of a `Guardian`.
     """
     if not (folder / "auth.ini").exists():
         sqlite_store(folder)
@@ -58,6 +58,7 @@ def password_server(folder: Path, port: int = 0) -> Iterator[str]:
     secrets = {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests",
+        **dict([mark.split("=", 1)] if mark else []),
     }
     store = Store(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
     options = ("--app-name", "basic-auth")

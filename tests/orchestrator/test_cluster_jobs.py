@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ import yaml
 
 from meanflow_core.errors import ConfigError
 from orchestrator.cluster import run_remotely, submit
-from orchestrator.cluster_jobs import explain
+from orchestrator.cluster_jobs import explain, job_server
 from orchestrator.remote import BEGIN, MARK, read_result, redirect_out
 from orchestrator.remote_words import from_here, positional, value_of
 from orchestrator.spec import SweepSpec, read_spec
@@ -109,6 +112,26 @@ def test_the_far_end_runs_a_command_and_tells_its_parts_apart(tmp_path):
 )
 def test_what_keeps_us_from_a_cluster_is_explained(error, said):
     assert said in explain("http://c", error)
+
+
+def test_an_address_without_a_scheme_is_a_job_servers_where_one_answers():
+    class Closed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server, socket.create_server(("127.0.0.1", 0)) as mute:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        assert job_server(address) == f"http://{address}"
+        server.shutdown()
+        ray = f"127.0.0.1:{mute.getsockname()[1]}"
+        threading.Thread(target=lambda: mute.accept()[0].close(), daemon=True).start()  # Ray speaks no HTTP there
+        assert job_server(ray) == ray
+    for given in ("auto", "https://c:1", "127.0.0.1:9"):
+        assert job_server(given) == given
 
 
 def test_words_are_told_from_options_and_their_values():

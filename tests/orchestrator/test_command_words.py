@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from meanflow_core.config import load_config
 from meanflow_core.run_folder import RunFolder
 from orchestrator.cli import run
+from orchestrator.commands.common import finish_sending
 from orchestrator.paths import Home
 from orchestrator.winner import training_name
 from tests.orchestrator import simulation, toy
@@ -131,3 +132,49 @@ def test_the_winners_of_two_sweeps_and_a_file_with_a_name_of_its_own_are_trained
     assert training_name("best.yaml", of_moons) == "moons-7.2"
     assert training_name("wider.yaml", of_digits) == "wider"
     assert training_name("best.yaml", {}) == "best"  # somebody's own
+
+
+def test_other_sweeps_that_are_driven_here_are_named(home):
+    from orchestrator.journal import DriverLock
+    from orchestrator.opening import neighbours
+
+    simulation.run(home, toy.sweep(name="other", run_cap=1))
+    assert neighbours(home.sweep("toy")) == []
+    lock = DriverLock(home.sweep("other").lock)
+    assert (neighbours(home.sweep("toy")), neighbours(home.sweep("other"))) == (["other"], [])
+    lock.release()
+
+
+def test_a_wait_for_mlflow_is_said_and_one_that_has_given_up_is_no_wait(capsys, monkeypatch):
+    now, waited = [0.0], []
+    monkeypatch.setattr("orchestrator.commands.common.time.monotonic", lambda: now[0])
+
+    def close(seconds, takes=60.0):
+        waited.append(seconds)
+        now[0] += min(seconds, takes)
+        return 7
+
+    finish_sending(close, "toy")
+    assert (waited, "at most 30 s" in capsys.readouterr().err) == ([2.0, 28.0], True)
+    finish_sending(lambda seconds: close(seconds, takes=0.1), "toy")
+    assert capsys.readouterr().err == "7 events wait for MLflow; `meansweep sync toy` sends them\n"
+    assert waited == [2.0, 28.0, 2.0]
+
+
+def test_ctrl_c_while_mlflow_gets_the_last_events_does_not_wait_for_them(capsys):
+    waited = []
+
+    def close(seconds):
+        waited.append(seconds)
+        if seconds:
+            raise KeyboardInterrupt
+        return 7
+
+    finish_sending(close, "toy")
+    assert waited == [2.0, 0.0]
+    assert capsys.readouterr().err.startswith("7 events wait for MLflow")
+
+
+@pytest.mark.parametrize("words", [["status"], ["train"], ["edit"], ["trial"], ["trial", "stop"]])
+def test_the_help_of_what_runs_on_a_cluster_too_says_how(capsys, words):
+    assert "--address http://" in said(capsys, *words, "--help")

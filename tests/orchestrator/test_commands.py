@@ -7,7 +7,7 @@ import pytest
 
 from meanflow_core.errors import ConfigError
 from orchestrator.commands.models import _numbers, _predicted, _prediction
-from orchestrator.commands.sweeps import _gpu_share, _let_go, _trial_and_sweep
+from orchestrator.commands.sweeps import _gpu_share, _trial_and_sweep
 from orchestrator.final import check_workers
 from orchestrator.remote_words import remote_address
 from orchestrator.spec import read_spec
@@ -26,19 +26,6 @@ def test_a_trial_and_its_sweep_are_taken_in_either_order():
     assert _trial_and_sweep("7", None) == ("7", None)
     assert _trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
     assert _trial_and_sweep("digits", "moons") == ("digits", "moons")
-
-
-def test_ctrl_c_while_mlflow_gets_the_last_events_does_not_wait_for_them():
-    waited = []
-
-    def close(timeout):
-        waited.append(timeout)
-        if timeout:
-            raise KeyboardInterrupt
-        return 7
-
-    assert _let_go(SimpleNamespace(close=close)) == 7
-    assert waited == [30.0, 0.0]
 
 
 def test_numbers_are_read_as_ranges_and_lists():

@@ -98,6 +98,12 @@ def test_mlflow_that_does_not_answer_is_told(monkeypatch):
     assert not check.ok
     assert check.detail == "http://mlflow:5000: ConnectionError: refused"
     assert "meansweep sync" in check.what_to_do
+
+    def refused() -> None:
+        raise RuntimeError("API request to endpoint /x failed with error code 401 != 200. Response body: 'You are not")
+
+    assert "does not take these" in check_mlflow(refused).detail
+    assert "_PASSWORD" in check_mlflow(refused).what_to_do
     assert check_mlflow(lambda: None).ok
 
 
@@ -121,14 +127,14 @@ def test_a_place_that_other_nodes_do_not_see_is_noticed(tmp_path):
         assert (at(tmp_path / "other")["seen"], at(tmp_path / "other")["writable"]) == (False, True)
         missing = at(tmp_path / "missing")
         assert (missing["seen"], missing["writable"]) == (False, False)
-        assert "No such file" in missing["error"]
+        assert missing["error"].endswith(f"No such file or directory: '{tmp_path}/missing'")
     assert list(tmp_path.iterdir()) == [tmp_path / "other"]
 
 
 def test_a_place_that_nobody_can_write_is_told_with_the_reason_not_as_another_one():
     closed = {node: facts(storage=storage(False, "PermissionError: denied", "checkpoints")) for node in ("a", "b")}
     checks = judged(**closed)
-    assert checks["checkpoint storage"].detail == "/shared/home: a: PermissionError: denied; b: PermissionError: denied"
+    assert checks["checkpoint storage"].detail == "/shared/home: a, b: PermissionError: denied"
     assert "s3fs" in checks["checkpoint storage"].what_to_do
     assert not touch("nosuchstore://x", "marker")["writable"]
 
