@@ -163,7 +163,10 @@ def _reaching(store: Store) -> Iterator[None]:
         yield
     except Exception as error:
         reason = without_password(str(error).partition("\n")[0] or type(error).__name__)
-        raise ConnectionError(f"{store.name} cannot be reached or is not well: {reason}") from error
+        said = f"cannot be reached or is not well: {reason}"
+        if "error code 401" in reason:
+            said = "does not take this user and password ($MLFLOW_TRACKING_USERNAME, $MLFLOW_TRACKING_PASSWORD)"
+        raise ConnectionError(f"{store.name} {said}") from error
 
 
 def expected_points(outbox: Outbox) -> dict[str, dict[str, dict[int, float]]]:
