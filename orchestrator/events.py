@@ -158,6 +158,11 @@ class EventTracker:
         self._close(record)
         self._describe()
 
+    @property
+    def refused(self) -> int:
+        """See `Tracker`."""
+        return 0
+
     def close(self, timeout: float = 30.0) -> int:
         """See `Tracker`."""
         return 0

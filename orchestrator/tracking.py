@@ -33,6 +33,11 @@ class Tracker(Protocol):
     was never shown would be missing after a kill.
     """
 
+    @property
+    def refused(self) -> int:
+        """How many events the store will never take (a picture that has gone, a run that somebody deleted)."""
+        ...
+
     def sweep_started(self, spec: SweepSpec, info: Mapping[str, Any]) -> None:
         """Open the sweep's run, or go on with it.
 
@@ -108,6 +113,11 @@ class MlflowTracker(EventTracker):
     def problem(self) -> str | None:
         """Why the store cannot be reached at the moment; None: it can."""
         return self._sender.problem
+
+    @property
+    def refused(self) -> int:
+        """See `Tracker`."""
+        return len(self._sender.delivery.sent.refused)
 
     def close(self, timeout: float = 30.0) -> int:
         """See `Tracker`."""

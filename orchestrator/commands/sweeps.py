@@ -237,6 +237,9 @@ def _drive(engine: Engine, *, inline: bool) -> None:
         finally:
             if tracker is not None:
                 finish_sending(tracker.close, spec.name)
+                if tracker.refused:
+                    listed = f"`meansweep sync {spec.name} --check` says which and why"
+                    typer.echo(f"MLflow has refused {tracker.refused} events; {listed}", err=True)
         if ledger.state().state == "interrupted":
             typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
             raise KeyboardInterrupt

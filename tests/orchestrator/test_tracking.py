@@ -330,6 +330,16 @@ def test_starting_to_track_loads_no_mlflow_in_the_driver(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.mlflow
+def test_what_the_store_refused_is_counted_at_the_end(tmp_path):
+    tracker = MlflowTracker(tmp_path / "outbox", sqlite_store(tmp_path), interval=0.05, strict=True)
+    tracker.sweep_started(spec(), INFO)
+    start(tracker, "7")
+    tracker.report("7", 500, {METRIC: 18.0}, [], {"samples": str(tmp_path / "gone.png")})
+    assert tracker.close(30) == 0
+    assert tracker.refused == 1
+
+
 def test_a_large_checkpoint_stays_where_it_is(tmp_path):
     (tmp_path / "weights").write_bytes(b"w" * 2000)
     tracker = MemoryTracker(checkpoint_limit=1000)
