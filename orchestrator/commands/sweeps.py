@@ -279,6 +279,7 @@ def _conclude(ledger: Ledger) -> None:
     from orchestrator.failures import BAD_REGION
     from orchestrator.leaderboard import leaderboard
     from orchestrator.leaderboard_table import leaderboard_table
+    from orchestrator.records import TrialState
 
     spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
     rows = leaderboard(spec, trials)
@@ -289,6 +290,10 @@ def _conclude(ledger: Ledger) -> None:
         typer.echo(state.traceback, err=True)
     if state.state == "stopped":
         typer.echo(f"go on with: meansweep resume {spec.name}")
+    paused = [trial.id for trial in trials if trial.state is TrialState.PAUSED]
+    if paused:
+        again = f"`meansweep trial retry {paused[0]} {spec.name}` and `meansweep resume {spec.name}` let it go on"
+        typer.echo(f"still paused: {', '.join(paused)}; {again}")
     broken = [trial.id for trial in trials if trial.failure is not None and trial.failure.kind not in BAD_REGION]
     if broken:
         ids = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")

@@ -6,11 +6,16 @@ from types import SimpleNamespace
 import pytest
 
 from meanflow_core.errors import ConfigError
+from orchestrator import control
 from orchestrator.commands.models import _numbers, _predicted, _prediction
-from orchestrator.commands.sweeps import _gpu_share, _trial_and_sweep
+from orchestrator.commands.sweeps import _conclude, _gpu_share, _trial_and_sweep
 from orchestrator.final import check_workers
+from orchestrator.ledger import Ledger
+from orchestrator.paths import Home
 from orchestrator.remote_words import remote_address
 from orchestrator.spec import read_spec
+from tests.orchestrator import toy
+from tests.orchestrator.simulation import open_engine, run
 
 QUICKSTART = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
 
@@ -26,6 +31,17 @@ def test_a_trial_and_its_sweep_are_taken_in_either_order():
     assert _trial_and_sweep("7", None) == ("7", None)
     assert _trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
     assert _trial_and_sweep("digits", "moons") == ("digits", "moons")
+
+
+def test_a_sweep_that_ends_with_a_paused_trial_says_how_that_goes_on(tmp_path, capsys):
+    home = Home(tmp_path)
+    engine = open_engine(home, toy.sweep(run_cap=2))
+    engine.next()
+    engine.ledger.close()
+    control.request(home.sweep("toy"), control.pause_trial("0"))
+    run(home, toy.sweep())
+    _conclude(Ledger.open(home.sweep("toy")))
+    assert "still paused: 0; `meansweep trial retry 0 toy`" in capsys.readouterr().out
 
 
 def test_numbers_are_read_as_ranges_and_lists():
