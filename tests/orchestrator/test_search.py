@@ -67,17 +67,18 @@ def searched(search: Search, count: int) -> list[Draw]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_draws_what_the_space_allows(method: str) -> None:
     search = rich(method)
-    draws = searched(search, 14)
-    assert [search.space.problems(draw.values) for draw in draws] == [[]] * 14
-    assert len({json.dumps(draw.values) for draw in draws}) == 14
+    count = {"gp": 8}.get(method, 14)  # a gp takes a second for each after the fifth
+    draws = searched(search, count)
+    assert [search.space.problems(draw.values) for draw in draws] == [[]] * count
+    assert len({json.dumps(draw.values) for draw in draws}) == count
     assert {"mean" in draw.values for draw in draws} == {True, False}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_made_anew_goes_on_as_the_old_one_would_have(method: str) -> None:
-    draws = searched(rich(method), 13)
+    draws = searched(rich(method), 7 if method == "gp" else 13)
     known = [seen(n, draw.values, height(draw.values), sampler=draw.sampler) for n, draw in enumerate(draws)]
-    for number in (0, 3, 6, 12):
+    for number in (0, 3, 6) if method == "gp" else (0, 3, 6, 12):
         position = draws[number - 1].position + 1 if number else 0
         survived = json.loads(json.dumps([[o.values, o.metrics, o.sampler] for o in known[:number]]))
         read_back = [seen(n, values, *metrics, sampler=s) for n, (values, metrics, s) in enumerate(survived)]
