@@ -56,6 +56,15 @@ def test_a_full_disk_is_one_line_and_the_sweep_goes_on_once_there_is_room(tmp_pa
     assert "toy: finished" in said(capsys, "resume", "--inline")
 
 
+def test_a_plan_that_does_not_fit_its_budget_fails_where_that_is_asked_for(tmp_path, capsys):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(toy.sweep(run_cap=6, budget={"trials": 5})))
+    where = ("--home", str(tmp_path / "home"))
+    assert "does not fit: 6 trials" in said(capsys, "plan", str(file), *where)
+    assert "it does not fit: 6 trials" in said(capsys, "plan", str(file), "--budget", *where, code=1)
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_finished_sweep_is_not_started_for_nothing(home, capsys):
     assert said(capsys, "resume") == "toy has finished; `meansweep extend N toy` lets it run more trials\n"
     assert "has ended already" in said(capsys, "stop", code=2)
