@@ -602,7 +602,10 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
     schema = OmegaConf.structured(cls)
     OmegaConf.set_readonly(schema, None)
     try:
-        return OmegaConf.to_container(OmegaConf.merge(schema, {name: value}), resolve=True)[name]  # type: ignore[call-overload, index]
+        found = OmegaConf.to_container(OmegaConf.merge(schema, {name: value}), resolve=True)[name]  # type: ignore[call-overload, index]
+        if isinstance(found, list) and any(isinstance(item, list | dict) for item in found):
+            raise TypeError("OmegaConf looks at the items of a list no further")
+        return found
     except (OmegaConfBaseException, TypeError):  # TypeError: a mapping in the place of a list
         choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
         rule = f"must be one of {', '.join(choices)}" if choices else f"must be {_spoken(annotation)}"

@@ -64,9 +64,11 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     evaluation = spec.base["evaluation"]
     nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
     names = spec.set.get("evaluation.metrics", evaluation["metrics"])
+    data = spec.set.get("data.name", spec.base["data"]["name"])
     if {"evaluation.nfe", "evaluation.metrics", "data.name"} & set(spec.space.names):
         return
-    data = spec.set.get("data.name", spec.base["data"]["name"])
+    if not (isinstance(nfe, list) and isinstance(names, list | None) and isinstance(data, str)):
+        return  # `check_configs` will say so
     source = f"evaluation.metrics is {names}"
     if names is None and data in DEFAULT_METRICS:  # a data set of the user's own has what it likes
         names = list(DEFAULT_METRICS[data])

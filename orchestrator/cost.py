@@ -15,6 +15,9 @@ from orchestrator.probe import Measurement, work_of
 from orchestrator.spec import SweepSpec
 from orchestrator.stopping import keep_count
 
+PLAYED = 2000
+"""Most trials that are played through; of more, the same shares get as far."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -54,9 +57,9 @@ def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -
         return [(length, float(trials))]
     reaching: dict[int, float] = dict.fromkeys((*spec.rungs(config), length), 0.0)
     for bracket in range(rule.brackets):
-        own = spec.rungs(config, bracket=bracket)
-        arriving = _promoted if rule.promote else _arrivals
-        arrivals = list(arriving(len(range(bracket, trials, rule.brackets)), len(own), rule.eta))
+        own, dealt = spec.rungs(config, bracket=bracket), len(range(bracket, trials, rule.brackets))
+        arriving, played = _promoted if rule.promote else _arrivals, min(dealt, PLAYED)
+        arrivals = [count * dealt / max(played, 1) for count in arriving(played, len(own), rule.eta)]
         for step in reaching:
             reaching[step] += arrivals[0]
             if step in own:

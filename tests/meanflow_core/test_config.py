@@ -145,9 +145,12 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
     assert problems_of(path)[0].file == str(path)
 
 
-@pytest.mark.parametrize(("key", "said"), [("data.name", "must be one of"), ("evaluation.nfe", "must be a list")])
-def test_a_mapping_in_the_place_of_a_value_is_named(key, said):
-    (problem,) = problems_of({key: {}})
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("data.name", {}, "must be one of"), ("evaluation.nfe", {}, "must be a list"), ("ema.decays", [[1]], "each item")],
+)
+def test_a_mapping_or_a_list_in_the_place_of_a_value_is_named(key, value, said):
+    (problem,) = problems_of({key: value})
     assert problem.key == key
     assert said in problem.rule
 

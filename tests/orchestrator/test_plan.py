@@ -178,6 +178,14 @@ def test_brackets_save_less_and_other_rules_are_not_predicted(tmp_path):
     assert saved(type="median", min_iter=100) == 0
 
 
+def test_a_very_long_sweep_is_planned_by_the_shares_of_a_long_one(tmp_path):
+    spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 100, "eta": 3})
+    config = spec.config_for({})
+    long, very_long = (expected_reaching(spec, trials, config) for trials in (2000, 2_000_000_000))
+    assert very_long[0][1] == 2_000_000_000
+    assert [count for _, count in very_long] == pytest.approx([1e6 * count for _, count in long])
+
+
 def test_replicates_are_trained_to_their_end(tmp_path):
     spec = spec_of(
         tmp_path,

@@ -464,6 +464,8 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"on_duplicate": "reuze"}, "on_duplicate", "reuse, skip, run"),
         ({"warm_start": {"a": 1}}, "warm_start", "list"),
         ({"warm_start": {}}, "warm_start", "list"),
+        ({"set": {"evaluation.nfe": 1}}, "set.evaluation.nfe", "list"),
+        ({"set": {"data.name": {}}}, "set.data.name", "must be one of"),
         ({"warm_start": [None]}, "warm_start", "names of sweeps"),
         ({"early_terminate": {"type": None, "min_iter": 9}}, "early_terminate.type", "missing"),
         ({"run_cap": None, "budget": {}}, "run_cap", "no end of its own"),
