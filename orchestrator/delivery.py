@@ -19,6 +19,7 @@ import math
 import re
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -340,6 +341,10 @@ def _code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
 
 
+LAST_CHANCES = 3
+"""Attempts of a sender that is to end: a store that is busy for a moment (SQLite with two writers) is not down."""
+
+
 class Sender(threading.Thread):
     """The thread that delivers while the sweep runs. It never raises and never holds up the driver.
 
@@ -361,7 +366,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Send until closed and everything is sent, or closed and the store is down."""
-        pause = self._interval
+        pause, chances = self._interval, LAST_CHANCES
         with sending(self.delivery.outbox.folder, wait=True):
             while True:
                 closing = self._closing  # read first: what comes before it in the outbox is sent below
@@ -379,7 +384,11 @@ class Sender(threading.Thread):
                         )
                     self.problem, pause = reason, min(2 * pause, self._longest_pause)
                 if closing:
-                    return
+                    chances -= 1
+                    if self.problem is None or not chances:
+                        return
+                    time.sleep(self._interval)
+                    continue
                 self._wake.wait(pause)
                 if not self._closing:
                     self._wake.clear()

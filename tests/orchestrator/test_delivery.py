@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator.delivery import Delivery, Unsendable, image_stem, metric_name
+from orchestrator.delivery import LAST_CHANCES, Delivery, Sender, Unsendable, image_stem, metric_name
 from orchestrator.outbox import Outbox, Record
 from orchestrator.store import Sent, Store, connect, sending
 from orchestrator.sync import check, sync
@@ -329,3 +329,25 @@ def test_events_of_a_run_without_a_beginning_are_refused(outbox, store):
     assert "not its beginning" in delivery.sent.refused[0]["reason"]
     with pytest.raises(Unsendable):
         delivery._apply([Record(number=1, time=int(time.time() * 1000), run="7", what="tags", data={"tags": {}})])
+
+
+@pytest.mark.parametrize(("failures", "sent"), [(LAST_CHANCES - 1, True), (LAST_CHANCES, False)])
+def test_a_sender_that_is_to_end_tries_again_where_the_store_is_busy_for_a_moment(outbox, failures, sent):
+    class Busy(Delivery):
+        def __init__(self):
+            self.outbox, self.attempts = outbox, 0
+
+        def send(self):
+            self.attempts += 1
+            if self.attempts <= failures:
+                raise OSError("database is locked")
+            return 0
+
+        pending = 0
+
+    sender = Sender(Busy(), interval=0.01)
+    sender._closing = True
+    sender.start()
+    sender.join(10)
+    assert not sender.is_alive()
+    assert (sender.problem is None) == sent
