@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         result = {
             "code": done.returncode,
             "out": done.stdout.replace(str(written), asked or ""),
-            "err": done.stderr,
+            "err": done.stderr.replace(str(written), asked or ""),
             "file": base64.b64encode(written.read_bytes()).decode() if written.is_file() else None,
         }
     print(MARK + json.dumps(result), flush=True)

@@ -133,8 +133,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; a number that JSON does not know (NaN, infinity) becomes null."""
-    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+    """Print a value as `json_text` writes it."""
+    typer.echo(json_text(value), nl=False)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, its last line ended; a number that JSON does not know (NaN, infinity) becomes null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from orchestrator.commands.common import (
     JsonOption,
     SweepArgument,
     console,
+    json_text,
     print_json,
     read_sweep,
     register_commands,
@@ -77,7 +78,7 @@ def importance(sweep: SweepArgument = None, json: JsonOption = False, home: Home
 
 def export(
     sweep: SweepArgument = None,
-    csv: Annotated[
+    out: Annotated[
         Path | None, typer.Option("-o", "--out", "--csv", help="File to write (default: standard output).")
     ] = None,
     json: JsonOption = False,
@@ -87,14 +88,13 @@ def export(
     from orchestrator.export import to_csv
 
     _, _, spec, trials = read_sweep(home, sweep)
-    if json:
-        print_json([trial.to_dict() for trial in trials])
-    elif csv is None:
-        typer.echo(to_csv(spec, trials), nl=False)
+    text = json_text([trial.to_dict() for trial in trials]) if json else to_csv(spec, trials)
+    if out is None:
+        typer.echo(text, nl=False)
     else:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        csv.write_text(to_csv(spec, trials), encoding="utf-8")
-        typer.echo(csv)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+        typer.echo(out)
 
 
 def report(

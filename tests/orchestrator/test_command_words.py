@@ -1,6 +1,7 @@
 """What the commands say to people about a sweep that has ended."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -141,6 +142,13 @@ def test_the_winners_of_two_sweeps_and_a_file_with_a_name_of_its_own_are_trained
     assert training_name("best.yaml", of_moons) == "moons-7.2"
     assert training_name("wider.yaml", of_digits) == "wider"
     assert training_name("best.yaml", {}) == "best"  # somebody's own
+
+
+def test_what_is_exported_goes_to_the_file_that_is_named_also_as_json(home, capsys):
+    assert said(capsys, "export", "--json", "-o", "t.json") == "t.json\n"
+    assert [row["id"] for row in json.loads(Path("t.json").read_text())] == ["0", "1"]
+    assert said(capsys, "export", "--csv", "t.csv") == "t.csv\n"
+    assert Path("t.csv").read_text() == said(capsys, "export")
 
 
 def test_other_sweeps_that_are_driven_here_are_named(home):
