@@ -171,8 +171,8 @@ def write_sweeps(folder: Path, size: Size) -> None:
         "resources": {"cpu": 1},
         "retries": 0,
     }
-    # The first trial of the sweep again: not to be taken from there.
-    pair = {**sweep, "name": PAIR, "run_cap": 1, "resources": {"cpu": 1, "workers": 2}, "on_duplicate": "run"}
+    pair = {**sweep, "name": PAIR, "run_cap": 1, "resources": {"cpu": 1, "workers": 2}}
+    pair["set"] = {"trainer.steps": 2 * size.steps, "trainer.eval_every": size.steps // 4}
     for name, content in (("base", base), ("sweep", sweep), ("pair", pair)):
         (folder / f"{name}.yaml").write_text(write_yaml(content))
 
@@ -301,17 +301,13 @@ class Demo:
     def lose_a_node_of_a_pair(self) -> None:
         self.laptop.types(f"submit pair.yaml --remote-home {self.cluster.home}")
         pair = Home(self.cluster.home).sweep(PAIR)
-        wait_for("a report of the trial with two workers", lambda: any(trial.reports for trial in self.trials(pair)))
-        leaders, others = (
-            [[pid for pid in descendants(node.pid) if name in command_of(pid)] for node in self.nodes]
-            for name in ("ray::TrialWorker", "ray::Rank")
-        )
-        found = [(len(a), len(b)) for a, b in zip(leaders, others, strict=True)]
+        found = wait_for("a trial with two workers", self.pair_by_node)
         claim(
             "its two workers are on the two nodes, neither of which has room for both",
             sorted(found) == [(0, 1), (1, 0)],
             found,
         )
+        wait_for("its first report", lambda: any(trial.reports for trial in self.trials(pair)))
         say("the node of the one that does not lead is killed, and a new one joins")
         lost = found.index((0, 1))
         self.cluster.kill(self.nodes[lost])
@@ -374,6 +370,14 @@ class Demo:
             return Ledger.open(sweep or self.sweep).trials()
         except LedgerError:  # not there yet
             return []
+
+    def pair_by_node(self) -> list[tuple[int, ...]]:
+        """How many leading and other processes of a trial each node has; nothing before there is one of each."""
+        found = []
+        for node in self.nodes:
+            names = [command_of(pid) for pid in descendants(node.pid)]
+            found.append(tuple(sum(name in each for each in names) for name in ("ray::TrialWorker", "ray::Rank")))
+        return found if [sum(column) for column in zip(*found, strict=True)] == [1, 1] else []
 
     def at_work(self, count: int) -> bool:
         running = [t for t in self.trials() if t.state is TrialState.RUNNING and 0 < t.steps < self.size.steps]
