@@ -421,7 +421,8 @@ def edit(
     if not changes:
         typer.echo("nothing would change")
     elif not dry_run:
-        typer.echo(control.request(paths, command))
+        said = control.request(paths, command)
+        typer.echo(said.replace(": " + "; ".join([*changes, *notes]), ""))  # they stand above
 
 
 def retry(
