@@ -100,18 +100,24 @@ def train(
             for c in found
         }
     options = {"workers": workers, "gpus": gpus, "address": _address_of_ray(address)}
-    results = {
-        label: _train_one(home_at(home), label, each, options, register=register, quiet=json)
-        for label, each in configs.items()
-    }
+    results, diverged = {}, []
+    for label, each in configs.items():
+        try:
+            results[label] = _train_one(home_at(home), label, each, options, register=register, quiet=json)
+        except TrainingDiverged as error:  # a result, which says nothing of the others
+            diverged.append(f"{label} {error}")
+            if label != list(configs)[-1]:
+                typer.echo(f"{diverged[-1]}; going on with the next", err=True)
     answer = [_summary(label, configs[label], result) for label, (result, _) in results.items()]
-    correlation = _predicted(list(configs.values()), [result for result, _ in results.values()])
+    correlation = _predicted([configs[label] for label in results], [result for result, _ in results.values()])
     for entry, (_, model) in zip(answer, results.values(), strict=True):
         entry |= {"model": model, "rank_correlation": correlation}
     if json:
         print_json(answer)
     elif len(answer) > 1:
         typer.echo(_prediction(correlation, len(answer)))
+    if diverged:
+        raise CommandFailed("; ".join(diverged))
 
 
 def sample(
@@ -215,8 +221,6 @@ def _train_one(
             model = register_model(store, name=name, result=result, config=config) if register else None
     except BlockingIOError as error:
         raise CommandFailed(f"{name} is being trained by another process; --name gives this one a folder") from error
-    except TrainingDiverged as error:
-        raise CommandFailed(f"{name} {error}") from error
     if not quiet:
         _print_result(name, result, model)
     return result, model
@@ -263,6 +267,8 @@ def _predicted(configs: list[TrainConfig], results: list[FinalResult]) -> float 
     """Return the rank correlation of the trials' values with those of their final trainings, None without an order."""
     from orchestrator.reproduction import rank_correlation
 
+    if not configs:
+        return None
     metric = str(configs[0].evidence.get("metric", ""))
     pairs = [(c.evidence.get("value"), r.metrics.get(metric)) for c, r in zip(configs, results, strict=True)]
     known = [(float(short), float(long)) for short, long in pairs if short is not None and long is not None]

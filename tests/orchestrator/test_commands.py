@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from meanflow_core.errors import ConfigError
-from orchestrator import control
+from meanflow_core.errors import ConfigError, TrainingDiverged
+from orchestrator import cli, control
+from orchestrator.commands import models
 from orchestrator.commands.models import _numbers, _predicted, _prediction
 from orchestrator.commands.sweeps import _conclude, _gpu_share, _trial_and_sweep
-from orchestrator.final import check_workers
+from orchestrator.final import FinalResult, check_workers
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.remote_words import remote_address
@@ -89,6 +90,29 @@ def test_several_final_trainings_say_whether_the_short_runs_predicted_their_orde
     configs = [SimpleNamespace(evidence={"metric": "eval/fid_1nfe", "value": short}) for short in (1.0, 2.0, 4.0)]
     results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}) for value in long]
     assert said in _prediction(_predicted(configs, results), len(long))
+
+
+def test_of_several_final_trainings_one_that_diverges_does_not_keep_the_others_from_being_trained(
+    tmp_path, monkeypatch, capsys
+):
+    def train(home, name, config, options, **more):
+        if name == "digits-4":
+            raise TrainingDiverged(70, "the loss is nan", {})
+        metrics = {"eval/fid_1nfe": 2.0 * config.evidence["value"]}
+        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, picture=None, reproduction=None), None
+
+    short = {"4": 1.0, "1": 2.0, "7": 3.0}
+    found = [
+        SimpleNamespace(evidence={"trial": trial, "metric": "eval/fid_1nfe", "value": value})
+        for trial, value in short.items()
+    ]
+    monkeypatch.setattr(models, "_winners", lambda *_: found)
+    monkeypatch.setattr(models, "_train_one", train)
+    assert cli.run(["train", "digits", "--top", "3", "--home", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "predicted the order of the long ones: rank correlation 1.00 over 2" in out
+    assert "digits-4 diverged at step 70: the loss is nan; going on with the next" in err
+    assert err.splitlines()[-1].startswith("error: digits-4 diverged at step 70")
 
 
 def test_more_workers_than_this_machine_can_run_are_refused():
