@@ -31,7 +31,8 @@ class SweepBusy(RuntimeError):
 
     def __str__(self) -> str:
         who = f"process {self.pid} on {self.host}" if self.pid else "another process"
-        return f"sweep {self.path.parent.name!r} is running already, driven by {who}; `meansweep stop` ends it"
+        name = self.path.parent.name
+        return f"sweep {name!r} is running already, driven by {who}; `meansweep stop {name}` ends it"
 
 
 class DriverLock:

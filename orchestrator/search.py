@@ -97,9 +97,8 @@ class Search:
         models = self.spec.method in MODELS
         known = list(observations) if models else []
         for at in range(position, position + _TRIES):
-            asked = (
-                models and at - position < _MODEL_TRIES[self.spec.method]
-            )  # a model that insists on what is known is overruled
+            # A model that insists on what is known is overruled.
+            asked = models and at - position < _MODEL_TRIES[self.spec.method]
             values, sampler = self._modelled(at, known) if asked else (self._free(at), {})
             if self.space.allowed(values) and accept(values):
                 return Draw(at, values, sampler)
