@@ -23,6 +23,8 @@ from orchestrator.settings import Resources
 
 SETTLING = 5.0
 """Seconds for the other ranks to fail too when one has."""
+ENDING = 10.0
+"""Seconds for the ranks to let go of a trial."""
 
 
 class WorkerGroup:
@@ -49,6 +51,8 @@ class WorkerGroup:
         self._joined = False
         self.nodes: frozenset[str] = frozenset()
         """Those of the other processes, once they have joined."""
+        self.stuck = False
+        """Whether a rank waits for another in vain: the processes are of no more use, and will not end by themselves."""
 
     def run(self, work: Work) -> Iterator[Report]:
         """Yield rank 0's reports, all ranks moving from one to the next together."""
@@ -63,9 +67,7 @@ class WorkerGroup:
                     return
                 yield report
         finally:
-            self._thread.submit(own.close).result()  # type: ignore[attr-defined]
-            with contextlib.suppress(ray.exceptions.RayError):  # a rank that died has nothing to let go of
-                ray.get([other.end.remote() for other in self._others])
+            self._let_go(own)
 
     def _join(self, resources: Resources) -> None:
         # Not while Ray starts this actor: what takes long, or fails, there is not yet a trial's.
@@ -80,6 +82,15 @@ class WorkerGroup:
             ) from error
         self.nodes = frozenset(ray.get([other.node.remote() for other in self._others]))
         self._joined = True
+
+    def _let_go(self, own: Iterator[Report]) -> None:
+        """End the trial on every rank; one that does not answer waits, within a collective, for one that failed."""
+        closed = self._thread.submit(own.close)  # type: ignore[attr-defined]
+        ends = [other.end.remote() for other in self._others]
+        _, waiting = ray.wait(ends, num_returns=len(ends), timeout=ENDING)  # a rank that died counts as done
+        with contextlib.suppress(TimeoutError):
+            closed.exception(timeout=ENDING)
+        self.stuck = bool(waiting) or not closed.done()
 
     def _together(self, references: list[Any], act: Callable[[], Any]) -> Any:
         """Do rank 0's part while watching the others: one that fails must not leave the rest waiting for it."""

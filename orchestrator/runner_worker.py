@@ -55,6 +55,8 @@ class TrialWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Return the trial's next report, or how it ended."""
         if self._failed:
+            if self._stuck():
+                os._exit(1)  # a thread of it waits for another process for half an hour, and would be waited for
             raise NotUsedAgain("the trial that ran in this worker failed")
         assert self._stretches is not None
         try:
@@ -62,7 +64,7 @@ class TrialWorker(tune.Trainable):
         except Exception as error:
             outcome = classify(error, last_step=self._last.step, last_finite=self._last.metrics)
             self._end()
-            self._failed = outcome.kind != "diverged"
+            self._failed = outcome.kind != "diverged" or self._stuck()
             return {"outcome": outcome, "failed": self._failed, "nodes": self._nodes(), "done": False}
         if report is not None:
             self._last = report
@@ -100,6 +102,9 @@ class TrialWorker(tune.Trainable):
         if self._group is None:
             return own
         return own | self._group.nodes if self._group.nodes else frozenset()
+
+    def _stuck(self) -> bool:
+        return self._group is not None and self._group.stuck
 
     def _end(self) -> None:
         if self._stretches is not None:

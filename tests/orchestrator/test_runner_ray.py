@@ -262,6 +262,16 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(local_ray, mo
     ray.cancel(other, force=True)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fault_of_one_rank_ends_the_trial_though_the_other_waits_for_it(local_ray, tmp_path, rank):
+    began = time.monotonic()
+    trials = [trial(tmp_path, "0", "Team", fault="bug", fault_step=3, fault_rank=rank), trial(tmp_path, "1", "Team")]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
+    assert engine.kinds("0") == ["bug"]
+    assert engine.kinds("1") == ["stopped"]
+    assert time.monotonic() - began < 300  # a collective operation would wait for half an hour
+
+
 def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(runner_ray, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
     once = tmp_path / "happened"

@@ -120,7 +120,13 @@ class Talkative(Toy):
 
 
 class Team(Toy):
-    """Trains in a torch process group: its score is the mean of what its ranks hold."""
+    """Trains in a torch process group: its score is the mean of what its ranks hold; `fault_rank` alone has a fault."""
+
+    def _fault(self, kind: str | None) -> None:
+        import torch.distributed as dist
+
+        if self.toy.get("fault_rank", dist.get_rank()) == dist.get_rank():
+            super()._fault(kind)
 
     def evaluate(self) -> dict[str, float]:
         import ray
