@@ -52,7 +52,7 @@ class WorkerGroup:
         self.nodes: frozenset[str] = frozenset()
         """Those of the other processes, once they have joined."""
         self.stuck = False
-        """Whether a rank waits for another in vain: the processes are of no more use, and will not end by themselves."""
+        """Whether a rank waits for another in vain: the processes are of no use, and will not end by themselves."""
 
     def run(self, work: Work) -> Iterator[Report]:
         """Yield rank 0's reports, all ranks moving from one to the next together."""
