@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_core.batches import Batches
 from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
@@ -26,8 +25,8 @@ CONFIG = {
     "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
 }
 WRAPPERS = (
-    "func.jvp through DDP", "functional.jvp through DDP", "functional.jvp through DDP, static graph", "jvp on .module",
-    "forward through DDP, jvp on .module", "whole loss inside DDP",
+    "func.jvp through DDP", "functional.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module",
+    "whole loss inside DDP",
 )  # fmt: skip
 
 
@@ -75,10 +74,7 @@ def arrangement(kind, rank):
             return loss_of(self.net)
 
     whole = kind == "whole loss inside DDP"
-    if kind.endswith("static graph"):
-        wrapped = DistributedDataParallel(net, static_graph=True)
-    else:
-        wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
+    wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
 
     def loss():
         if whole:
@@ -105,31 +101,30 @@ def rank_main(rank, port, folder):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        found = {}
-        config = load_config(CONFIG)
-        trainer = Trainer(config)
-        trainer.train(4)
-        parts = list(trainer._batches.parts(trainer.step, trainer.images_seen))
-        found["rows"] = [part.rows for part in parts]
-        found["drops"] = [part.drops for part in parts]
-        trainer._loss(parts[0])[0].backward()
-        found["gradient"], found["joint"] = gradient(trainer.net), joint_gradient(trainer)
-        trainer.net.zero_grad()
-        found["evaluation"] = trainer.evaluate()
-        found["weights"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
-        if rank == 0:
-            save_checkpoint(f"{folder}/two", trainer.state_dict())
-        found["rows logged"] = trainer.train(4)[-1][1]
-        found["end"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
-        again = Trainer(load_config(CONFIG, ["trainer.accumulation=3"]))
-        again.load_state_dict(load_checkpoint(f"{folder}/one"))
-        again.train(4)
-        found["end of one's"] = {k: v.clone() for k, v in again.net.state_dict().items()}
-        found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
-        torch.save(found, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    found = {}
+    config = load_config(CONFIG)
+    trainer = Trainer(config)
+    trainer.train(4)
+    parts = list(trainer._batches.parts(trainer.step, trainer.images_seen))
+    found["rows"] = [part.rows for part in parts]
+    found["drops"] = [part.drops for part in parts]
+    trainer._loss(parts[0])[0].backward()
+    found["gradient"], found["joint"] = gradient(trainer.net), joint_gradient(trainer)
+    trainer.net.zero_grad()
+    found["evaluation"] = trainer.evaluate()
+    found["weights"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    if rank == 0:
+        save_checkpoint(f"{folder}/two", trainer.state_dict())
+    found["rows logged"] = trainer.train(4)[-1][1]
+    found["end"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    again = Trainer(load_config(CONFIG, ["trainer.accumulation=3"]))
+    again.load_state_dict(load_checkpoint(f"{folder}/one"))
+    again.train(4)
+    found["end of one's"] = {k: v.clone() for k, v in again.net.state_dict().items()}
+    found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    os._exit(0)  # past torch's own end of a process, which has aborted once; what was found is on disk
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +188,6 @@ def test_which_ways_to_put_a_derivative_and_ddp_together_synchronise(ranks):
     assert found[0]["arrangements"] == {
         "func.jvp through DDP": "raises",
         "functional.jvp through DDP": "synchronised",
-        "functional.jvp through DDP, static graph": "not synchronised",  # and no error
         "jvp on .module": "not synchronised",
         "forward through DDP, jvp on .module": "synchronised",
         "whole loss inside DDP": "synchronised",
