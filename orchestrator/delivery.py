@@ -387,7 +387,7 @@ class Sender(threading.Thread):
                     chances -= 1
                     if self.problem is None or not chances:
                         return
-                    time.sleep(min(self._interval, 0.5))
+                    time.sleep(min(self._interval, 0.2))
                     continue
                 self._wake.wait(pause)
                 if not self._closing:
