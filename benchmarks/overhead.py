@@ -257,9 +257,8 @@ def main() -> None:
     import ray
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    logging.getLogger("ray._private.authentication").setLevel(
-        logging.ERROR
-    )  # it says at each start that it has a token
+    # It says at each start that it has a token.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(
         address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False,
         _node_ip_address="127.0.0.1",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator import edits, mailbox
+from orchestrator.failures import BAD_REGION
 from orchestrator.folding import TrialHistory
 from orchestrator.ledger import Ledger, NewTrial
 from orchestrator.paths import SweepPaths
@@ -170,19 +171,20 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             return take_up(ledger, ledger.history(command["trial"]))
         case "retry-failed":
             failed = [ledger.history(t.id) for t in ledger.trials() if t.state is TrialState.FAILED]
-            again = [h for h in failed if h.end["failure"]["kind"] not in ("diverged", "oom")]
+            again = [h for h in failed if h.end["failure"]["kind"] not in BAD_REGION]
             done = [take_up(ledger, history) for history in again]
             kept = len(failed) - len(again)
             return "; ".join(done or ["nothing to retry"]) + (
                 f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
             )
         case "extend" | "edit":
-            spec, changes, notes = edits.revised(ledger, command)
+            revised = edits.revised(ledger, command)
+            spec, changes, notes = revised
             asked = command.get("id")
             if not changes or (asked and any(asked == revision.get("command") for revision in ledger.revisions())):
                 return "; ".join(["nothing has changed", *notes])
             number = ledger.add_revision(spec, changes, moves_space=edits.moves_space(changes), command=asked)
-            return f"revision {number}: " + "; ".join([*changes, *notes])
+            return f"revision {number}: {revised.said}"
         case _:
             return "no driver is running; `meansweep resume` starts one"
 
@@ -204,7 +206,7 @@ def take_up(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> s
             ledger.end_run(history.id, TrialState.WAITING, "taken up again", wall=ledger.wall_seconds)
         return f"trial {history.id} goes on"
     failure = history.end["failure"]
-    afresh = failure is not None and failure["kind"] in ("diverged", "oom")
+    afresh = failure is not None and failure["kind"] in BAD_REGION
     labels = {key: value for key, value in history.labels.items() if key != "drift" or not afresh}
     if history.state is TrialState.PRUNED and protect:
         labels["protected"] = True

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.cluster_jobs import job_server, knock
 from orchestrator.paths import Home
-from orchestrator.store import without_password
+from orchestrator.store import is_refusal_of_user, without_password
 
 PACKAGES = ("ray", "torch", "optuna", "numpy", "safetensors")
 """Whose versions must be the same on every node; ray's must be so to the last digit."""
@@ -122,7 +122,7 @@ def check_mlflow(ping: Callable[[], Any]) -> Check:
         ping()
     except Exception as error:  # whatever the client raises is the finding
         reason, todo = _reason(error), "start the server, or mend $MLFLOW_TRACKING_URI"
-        if "error code 401" in reason:
+        if is_refusal_of_user(error):
             reason = "asks for a user and a password, and does not take these"
             todo = "mend $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
         todo += "; a sweep runs without it and `meansweep sync` sends everything later"

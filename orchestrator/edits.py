@@ -35,6 +35,11 @@ class Revised(NamedTuple):
     notes: list[str]
     """What should be known about it."""
 
+    @property
+    def said(self) -> str:
+        """All of it in a line."""
+        return "; ".join([*self.changes, *self.notes])
+
 
 def revised(ledger: Ledger, command: Mapping[str, Any]) -> Revised:
     """Return the sweep as an `extend` or `edit` command would leave it.

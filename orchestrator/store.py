@@ -134,6 +134,11 @@ def without_password(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
+def is_refusal_of_user(error: Exception) -> bool:
+    """Whether a server has answered that it does not take this user and password."""
+    return "error code 401" in str(error)
+
+
 def connect(store: Store) -> MlflowClient:
     """Return a client of a store (imports MLflow: seconds)."""
     quiet_mlflow()

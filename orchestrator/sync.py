@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.delivery import Delivery, stored_value
 from orchestrator.outbox import Outbox
-from orchestrator.store import Store, sending, without_password
+from orchestrator.store import Store, is_refusal_of_user, sending, without_password
 
 Point = tuple[str, str, int]
 """Run, metric, step."""
@@ -164,7 +164,7 @@ def _reaching(store: Store) -> Iterator[None]:
     except Exception as error:
         reason = without_password(str(error).partition("\n")[0] or type(error).__name__)
         said = f"cannot be reached or is not well: {reason}"
-        if "error code 401" in reason:
+        if is_refusal_of_user(error):
             said = "does not take this user and password ($MLFLOW_TRACKING_USERNAME, $MLFLOW_TRACKING_PASSWORD)"
         raise ConnectionError(f"{store.name} {said}") from error
 

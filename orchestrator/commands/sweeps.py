@@ -415,14 +415,14 @@ def edit(
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
     command = control.edit(spec)
-    _, changes, notes = edits.revised(Ledger.open(paths), command)
-    for line in [*changes, *notes]:
+    revised = edits.revised(Ledger.open(paths), command)
+    for line in [*revised.changes, *revised.notes]:
         typer.echo(f"  {line}")
-    if not changes:
+    if not revised.changes:
         typer.echo("nothing would change")
     elif not dry_run:
         said = control.request(paths, command)
-        typer.echo(said.replace(": " + "; ".join([*changes, *notes]), ""))  # they stand above
+        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
 
 
 def retry(
