@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger import Ledger
-from orchestrator.messages import Assignment, Outcome, Report, Verdict
-from orchestrator.opening import start_sweep
+from orchestrator.engine.start import start_sweep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.trials.protocol import Assignment, Outcome, Report, Verdict
 
 WORKERS = 8
 

@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.messages import Assignment, Outcome, Report, Verdict
-from orchestrator.opening import start_sweep
+from orchestrator.engine.start import start_sweep
 from orchestrator.paths import Home
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.trials.protocol import Assignment, Outcome, Report, Verdict
 
 STEPS, EVERY, CAP = 2700, 900, 120
 ASHA = {"type": "asha", "min_iter": 100, "eta": 3}

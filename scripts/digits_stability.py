@@ -9,9 +9,9 @@ over the unit interval), 1000 the habit of diffusion models that count time in s
 import argparse
 import time
 
-from meanflow_core.config import load_config
+from meanflow_core.config.train_config import load_config
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.trainer import Trainer
+from meanflow_core.training.trainer import Trainer
 
 BASE = {
     "model": {"name": "mlp", "width": 128, "depth": 3},

@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from meanflow_core.config import EvaluationConfig
-from meanflow_core.data.base import Dataset
-from meanflow_core.data.presence import DEFAULT_METRICS
+from meanflow_core.data import DEFAULT_METRICS, Dataset
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
 from orchestrator.paths import SweepPaths
-from orchestrator.settings import Resources
+from orchestrator.spec.settings import Resources
+from orchestrator.trials.protocol import Assignment, Done, Outcome, Report, Verdict, Wait
 
 
 class ScriptedEngine:

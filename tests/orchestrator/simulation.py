@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.journal import Journal, LedgerError
-from orchestrator.ledger import Ledger
-from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
-from orchestrator.opening import resume_sweep, start_sweep
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.start import resume_sweep, start_sweep
+from orchestrator.ledger.journal import Journal, LedgerError
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.records import TrialRecord
+from orchestrator.trials.protocol import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.trials.trial import TrialRecord
 from tests.orchestrator import toy
 
 
@@ -111,7 +111,7 @@ def _one_report(
     on_report: Callable[[Engine, Assignment, Report], None] | None,
 ) -> bool:
     """Let a worker come to its next report; False when its run has ended."""
-    from orchestrator.trial import classify
+    from orchestrator.worker.trial_loop import classify
 
     trial = worker.work.trial
     try:
