@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from meanflow_core.config.train_config import (
+from meanflow_core.config import (
     Cifar10Config,
     DigitsConfig,
     DiTConfig,

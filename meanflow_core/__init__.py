@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
-    from meanflow_core.config.train_config import ObjectiveConfig as ObjectiveConfig
+    from meanflow_core.config.load import load_config as load_config
+    from meanflow_core.config.objective import ObjectiveConfig as ObjectiveConfig
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
-    from meanflow_core.config.train_config import load_config as load_config
     from meanflow_core.flow.times import sample_times as sample_times
     from meanflow_core.objectives.loss import meanflow_loss as meanflow_loss
     from meanflow_core.sampling.sampler import sample as sample

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.training.trainer import SharedData, Trainer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from meanflow_core.config.train_config import TrainConfig, load_config, with_values
+from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.metrics.features import load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
 from meanflow_core.sampling.evaluation_samples import Sampling, image_grid

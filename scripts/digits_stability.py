@@ -9,7 +9,7 @@ over the unit interval), 1000 the habit of diffusion models that count time in s
 import argparse
 import time
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.training.trainer import Trainer
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from meanflow_core.flow.path import Network as Network
     from meanflow_core.flow.path import interpolate as interpolate
     from meanflow_core.flow.path import per_row as per_row
-    from meanflow_core.flow.times import rows_with_span as rows_with_span
     from meanflow_core.flow.times import sample_dropped as sample_dropped
     from meanflow_core.flow.times import sample_times as sample_times
+    from meanflow_core.flow.times import spanning_rows as spanning_rows
     from meanflow_core.flow.weighting import row_weight as row_weight
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -26,7 +26,7 @@ LAWS: dict[str, Draw] = {"uniform": uniform, "lognorm": logit_normal}
 """Every law of a single time. A new one is a function and a line here (and its name in `TimeConfig.law`)."""
 
 
-def rows_with_span(n: int, ratio: float) -> int:
+def spanning_rows(n: int, ratio: float) -> int:
     """Return how many of n rows have r != t: n * ratio, rounded."""
     return round(n * ratio)
 
@@ -36,7 +36,7 @@ def sample_times(
 ) -> tuple[Tensor, Tensor]:
     """Draw (r, t) for a batch of n rows: two independent draws, put in order; most rows then get r = t (sec. 4.3).
 
-    The first `rows_with_span(n, law.ratio)` rows have r < t, all others r = t. Rows of a shuffled batch are
+    The first `spanning_rows(n, law.ratio)` rows have r < t, all others r = t. Rows of a shuffled batch are
     exchangeable, so their place is free, and a fixed one keeps shapes static. The rows with r = t carry the larger of
     the two draws (`swap_then_mask`, as in the paper) or the first one (`mask_then_swap`).
 
@@ -52,7 +52,7 @@ def sample_times(
     draw = LAWS[law.law]
     first, second = draw(n, law, generator, device), draw(n, law, generator, device)
     lower, upper = torch.minimum(first, second), torch.maximum(first, second)
-    spanning = torch.arange(n, device=first.device) < rows_with_span(n, law.ratio)
+    spanning = torch.arange(n, device=first.device) < spanning_rows(n, law.ratio)
     single = upper if law.order == "swap_then_mask" else first
     return torch.where(spanning, lower, single), torch.where(spanning, upper, single)
 

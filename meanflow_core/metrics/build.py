@@ -22,7 +22,7 @@ from meanflow_core.metrics.transport import sliced_wasserstein, wasserstein
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationBatch:
     """Samples as the metrics see them."""
 
     features: Tensor
@@ -52,7 +52,7 @@ class Judged:
         return (self.space.classify(self.features) == self.labels.cpu()).double().mean().item()
 
 
-METRICS: dict[str, Callable[[Judged], float]] = {
+METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
     "fid": lambda judged: frechet_distance(moments_of(judged.features), judged.reference.moments),
     "accuracy": lambda judged: judged.accuracy,
     "precision": lambda judged: judged.overlap[0],
@@ -61,7 +61,7 @@ METRICS: dict[str, Callable[[Judged], float]] = {
     "sliced_wasserstein": lambda judged: sliced_wasserstein(judged.features, judged.rows),
     "mmd": lambda judged: mmd(judged.features, judged.rows),
 }
-"""Every metric by its name. A new one is one line here: a function of `Judged`."""
+"""Every metric by its name. A new one is one line here: a function of `EvaluationBatch`."""
 
 MOMENTS_SUFFICE = {"fid", "accuracy"}
 
@@ -111,7 +111,7 @@ class Evaluator:
             samples: finite, scaled as the data are.
             labels: what they were asked for, int64 [n], or None.
         """
-        judged = Judged(self._features(samples), labels, self._reference, self._features)
+        judged = EvaluationBatch(self._features(samples), labels, self._reference, self._features)
         return {name: METRICS[name](judged) for name in self.metrics}
 
     def record(self) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from meanflow_core.config import TrainConfig
 from meanflow_core.data import Dataset, IndexStream
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.flow import rows_with_span, sample_dropped, sample_times
+from meanflow_core.flow import sample_dropped, sample_times, spanning_rows
 from meanflow_core.rng import Streams, stable_seed
 
 
 @dataclass(frozen=True)
-class Part:
+class Microbatch:
     """Some rows of a global batch: what one forward and backward pass takes. Rows with r < t come first."""
 
     x: Tensor
@@ -68,7 +68,7 @@ class Batches:
         self._reader = ThreadPoolExecutor(1, "batches") if device.type == "cuda" else None
         self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor | None]]] | None = None
 
-    def parts(self, step: int, position: int) -> Iterator[Part]:
+    def parts(self, step: int, position: int) -> Iterator[Microbatch]:
         """Yield this process's parts of the batch of `step` (the first is 0).
 
         Args:
@@ -81,12 +81,12 @@ class Batches:
         noise = torch.randn((self.size, *x.shape[1:]), generator=draw("noise", step, device), device=device)
         share = self._config.objective.guidance.dropout if labels is not None else 0.0
         dropped = sample_dropped(self.size, share, generator=draw("dropped", step)) if share else None
-        different = rows_with_span(self.size, law.ratio)
+        different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
         for index in range(self._world.rank, self.count, self._world.size):
             take = slice(index, None, self.count)
-            yield Part(
+            yield Microbatch(
                 x=self._put(x[take]),
                 noise=noise[take],
                 r=r[take],

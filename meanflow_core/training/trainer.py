@@ -17,7 +17,7 @@ from meanflow_core.config import DataConfig, EvaluationConfig, TrainConfig, load
 from meanflow_core.data import Dataset, build_dataset
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.flow import rows_with_span
+from meanflow_core.flow import spanning_rows
 from meanflow_core.metrics import Evaluator, build_evaluator
 from meanflow_core.nets import build_net
 from meanflow_core.rng import seeded
@@ -90,7 +90,7 @@ class Trainer:
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
         self._ema = EMA(self.net, self.config.ema)
         self._batches = Batches(self.config, self.dataset, self.device, self.world)
-        spanning = rows_with_span(options.batch_size, self.config.objective.time.ratio)
+        spanning = spanning_rows(options.batch_size, self.config.objective.time.ratio)
         self._meter = Meter(options.batch_size, spanning, self.world, self.device)
 
     @classmethod

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.objectives import meanflow_loss
-from meanflow_core.training.batches import Part
+from meanflow_core.training.batches import Microbatch
 
 SUMS = ("squared_error", "velocity_error", "du_dt_norm", "u_norm", "target_norm", "velocity_power", "weight")
 """What `TrainingLoss` adds up over the rows of a part beside the loss, in this order."""
@@ -28,7 +28,7 @@ class TrainingLoss(nn.Module):
         self.net = net
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
 
-    def forward(self, part: Part) -> tuple[Tensor, Tensor]:
+    def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the part's rows, and the sums named by `SUMS` (float32 [len(SUMS)], no gradient)."""
         # No cache: a weight cast in a pass without gradient would cut the training pass off from that weight.
         with torch.autocast(part.x.device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster import job_server, knock
+from orchestrator.cluster import check_reachable, job_server
 from orchestrator.paths import Home
 from orchestrator.tracking import is_refusal_of_user, without_password
 
@@ -139,7 +139,7 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
     where = address or os.environ.get("RAY_ADDRESS")
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            knock(where)
+            check_reachable(where)
             options = {"address": address} if address else {}
             with connected(Path(scratch) / "ray.log", **options):
                 alive = [node for node in nodes() if node["Alive"]]

@@ -46,7 +46,7 @@ def best(
     _, ledger, spec, trials = read_sweep(home, sweep)
     known: dict[str, Any] = {"trial": trial, "environment": ledger.environment()}
     rows = leaderboard(spec, trials)
-    if spec.own_trainer:
+    if spec.builtin_trainer:
         config = winning_config(spec, trials, rows, **known)
         text, found, steps = config.to_yaml(), config.evidence, config.trainer.steps
     else:
@@ -176,7 +176,7 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
     from orchestrator.results import leaderboard, winning_config
 
     _, ledger, spec, trials = read_sweep(home, sweep)
-    if not spec.own_trainer:
+    if not spec.builtin_trainer:
         rule = f"is of {spec.trainer}: only sweeps of the MeanFlow trainer have a final training"
         raise ConfigError([Problem(key="SWEEP", value=sweep, rule=rule)])
     rows = leaderboard(spec, trials)

@@ -310,7 +310,7 @@ def _conclude(ledger: Ledger) -> None:
             f"  meansweep best {spec.name} -o best.yaml"
             + (
                 " && meansweep train best.yaml\n  meansweep sample best.yaml -n 100 --nfe 1,2 -o samples.png"
-                if spec.own_trainer
+                if spec.builtin_trainer
                 else "          # its configuration, for your own training"
             )
         )

@@ -48,7 +48,7 @@ def job_server(address: str) -> str:
     return f"http://{address}"
 
 
-def knock(address: str | None) -> None:
+def check_reachable(address: str | None) -> None:
     """Raise OSError at once where nobody listens at `HOST:PORT`; Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and "://" not in host and port.isdigit():
@@ -71,7 +71,7 @@ def connect(address: str) -> Any:
     for noisy in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{noisy}").setLevel(logging.WARNING)  # not a line for each upload
     try:
-        knock(address)
+        check_reachable(address)
         client = JobSubmissionClient(address)
         client.list_jobs()  # the first request that needs the right token
     except Exception as error:  # Ray raises RuntimeError, ConnectionError and its own kinds for the same things

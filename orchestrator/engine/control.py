@@ -166,11 +166,11 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             ledger.end_run(command["trial"], TrialState.PAUSED, "paused by hand", wall=ledger.wall_seconds)
             return f"trial {command['trial']} is paused"
         case "trial-retry":
-            return take_up(ledger, ledger.history(command["trial"]))
+            return restart(ledger, ledger.history(command["trial"]))
         case "retry-failed":
             failed = [ledger.history(t.id) for t in ledger.trials() if t.state is TrialState.FAILED]
             again = [h for h in failed if h.end["failure"]["kind"] not in BAD_REGION]
-            done = [take_up(ledger, history) for history in again]
+            done = [restart(ledger, history) for history in again]
             kept = len(failed) - len(again)
             return "; ".join(done or ["nothing to retry"]) + (
                 f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
@@ -187,7 +187,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             return "no driver is running; `meansweep resume` starts one"
 
 
-def take_up(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> str:
+def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> str:
     """Have a trial that ended or is paused go on when the driver comes to it.
 
     A diverged or out-of-memory one starts from its beginning, the others go on from their last checkpoints.

@@ -31,12 +31,12 @@ from orchestrator.provenance import recorded
 from orchestrator.results import summarize
 from orchestrator.trials import (
     Assignment,
+    Decision,
     Done,
     Outcome,
     Report,
     TrialRecord,
     TrialState,
-    Verdict,
     Wait,
     sweep_breaking_bug,
 )
@@ -184,7 +184,7 @@ class Engine:
 
     def _go_on(self, history: TrialHistory) -> Assignment:
         if history.state.ended:
-            control.take_up(self.ledger, history, protect=False)
+            control.restart(self.ledger, history, protect=False)
             history = self.ledger.history(history.id)
             self._curves.read(history)
         start, checkpoint = resume_point(history)
@@ -224,22 +224,22 @@ class Engine:
 
     # --------------------------------------------------------------------------------------------- events
 
-    def report(self, trial_id: str, report: Report) -> Verdict:
-        """Take in a report and say whether the trial goes on. Recorded first; the verdict follows from the record."""
+    def report(self, trial_id: str, report: Report) -> Decision:
+        """Take in a report and say whether the trial goes on. Recorded first; the decision follows from the record."""
         live = self._live.get(trial_id)
         if live is None:
             log.warning("a report of trial %s, which is not running, is ignored", trial_id)
-            return Verdict.STOP
+            return Decision.STOP
         history = self.ledger.history(trial_id)
         if history.state.ended:  # stopped by hand in the meantime
-            return Verdict.STOP
+            return Decision.STOP
         found = learn(self.ledger, history, report.facts)
         if found and self._strict:
             self.halt("stopped", f"--strict, and trial {trial_id} differs: {'; '.join(found)}")
         wrong = self._endings.without_metric(history, report)
         if wrong is not None:
             self._halt = ("failed", wrong)
-            return Verdict.STOP
+            return Decision.STOP
         if self.tracker is not None:  # before it is recorded: shown twice is kept once, never shown would be missing
             self.tracker.report(trial_id, report.step, report.metrics, report.rows, report.images)
         if self.ledger.add_report(trial_id, report, wall=self.wall()):
@@ -249,9 +249,9 @@ class Engine:
         self._check_limits()
         self._endings.conclude(history)
         if history.state.ended:
-            return Verdict.STOP
+            return Decision.STOP
         live.leaving = not self._keeps_its_worker(history)
-        return Verdict.PAUSE if live.leaving else Verdict.CONTINUE
+        return Decision.PAUSE if live.leaving else Decision.CONTINUE
 
     def _keeps_its_worker(self, history: TrialHistory) -> bool:
         if self._halt is not None or self._held or history.id in self._pausing or self.spec.method == "pbt":
@@ -263,7 +263,7 @@ class Engine:
         return True
 
     def ended(self, trial_id: str, outcome: Outcome) -> None:
-        """Take in how a trial's run ended. One that a verdict has ended already needs no more than the news."""
+        """Take in how a trial's run ended. One that a decision has ended already needs no more than the news."""
         live, by_hand = self._live.pop(trial_id, None), trial_id in self._pausing
         self._pausing.discard(trial_id)
         if live is None:

@@ -24,8 +24,8 @@ DRAWS = 32
 
 def missing_here(spec: SweepSpec) -> list[Problem]:
     """Return what trials would not find here, each thing once. Nothing is imported or read."""
-    found = [] if spec.own_trainer else list(_trainer_module(spec.trainer))
-    if spec.own_trainer:
+    found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
+    if spec.builtin_trainer:
         for config in drawn_configs(spec, DRAWS):
             found += [problem for problem in missing(load_config(config)) if problem not in found]
     return [replace(problem, file=spec.file) for problem in found]
@@ -56,7 +56,7 @@ def _trainer_module(trainer: str) -> Iterator[Problem]:
 
 
 def _unknown(spec: SweepSpec) -> Iterator[Problem]:
-    if not spec.own_trainer:
+    if not spec.builtin_trainer:
         from orchestrator.worker import import_trainer
 
         try:

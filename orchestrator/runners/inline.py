@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.engine import Engine
-from orchestrator.trials import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.trials import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.worker import MakeTrainer, OnLog, build_trainer, classify, make_shared, run_trial, shared_key, tidy
 
 log = logging.getLogger(__name__)
@@ -73,12 +73,12 @@ def _run(
             if report is None:
                 return Outcome(kind="finished", last_step=None if last is None else last.step)
             last = report
-            verdict = engine.report(work.trial, report)
+            decision = engine.report(work.trial, report)
             if on_event is not None:
                 on_event(engine)
-            if verdict is not Verdict.CONTINUE:
+            if decision is not Decision.CONTINUE:
                 tidy(work)
-            if verdict is not Verdict.CONTINUE or work.trial in engine.poll():
+            if decision is not Decision.CONTINUE or work.trial in engine.poll():
                 return Outcome(kind="stopped", last_step=report.step)
             if interrupts.seen:
                 return Outcome(kind="stopped", reason="interrupted", last_step=report.step)

@@ -1,6 +1,6 @@
 """Run a sweep's trials on Ray: Tune carries them out, the engine decides.
 
-Tune asks the engine for work (`EngineSearcher`), passes each report on and obeys the verdict (`EngineScheduler`), and
+Tune asks the engine for work (`EngineSearcher`), passes each report on and obeys the decision (`EngineScheduler`), and
 calls it in between (`Heartbeat`). One Tune trial is one assignment. Tune's own memory (checkpoints, resuming, loggers)
 is not used: the ledger has it all, so a killed driver loses nothing.
 """
@@ -31,7 +31,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.runners.ray_actor import TrialWorker
 from orchestrator.runners.ray_nodes import capacity, check_fits, connected, nodes, resource_bundle
 from orchestrator.spec import DEFAULT_TRAINER
-from orchestrator.trials import Assignment, Done, Outcome, Report, Verdict
+from orchestrator.trials import Assignment, Decision, Done, Outcome, Report
 from orchestrator.worker import SharedData, Work, import_trainer, tidy
 
 if TYPE_CHECKING:
@@ -252,18 +252,18 @@ class Session:
         if tune_id in self._live:
             self._live[tune_id].nodes = nodes
 
-    def report(self, tune_id: str, report: Report) -> Verdict:
-        """Pass a report on and return the verdict; one of a run that is over is worth nothing any more."""
+    def report(self, tune_id: str, report: Report) -> Decision:
+        """Pass a report on and return the decision; one of a run that is over is worth nothing any more."""
         run = self._live.get(tune_id)
         if run is None:
-            return Verdict.STOP
+            return Decision.STOP
         with self._noting_errors():
-            verdict = self.engine.report(run.assignment.trial, report)
+            decision = self.engine.report(run.assignment.trial, report)
             run.heard = time.monotonic()
-            if verdict is not Verdict.CONTINUE:
+            if decision is not Decision.CONTINUE:
                 self.ended(tune_id, Outcome(kind="stopped", last_step=report.step))
                 tidy(run.assignment)
-        return verdict
+        return decision
 
     def ended(self, tune_id: str, outcome: Outcome) -> None:
         """Tell the engine how a run ended, once."""
@@ -273,7 +273,7 @@ class Session:
                 self.engine.ended(run.assignment.trial, outcome)
 
     def died(self, tune_id: str, outcome: Outcome, patience: float) -> None:
-        """Take in that a worker is gone, and wait a little with the verdict.
+        """Take in that a worker is gone, and wait a little with the decision.
 
         A worker is often missed before its node is: Ray then speaks of a broken connection, and only seconds later of
         a node that died. What a node's loss ends is no fault and costs no retry.
@@ -326,7 +326,7 @@ class EngineSearcher(Searcher):
 
 
 class EngineScheduler(TrialScheduler):
-    """Passes results to the engine and its verdicts to Tune."""
+    """Passes results to the engine and its decisions to Tune."""
 
     _supports_buffered_results = False
 
@@ -338,9 +338,9 @@ class EngineScheduler(TrialScheduler):
         """Let the engine record a report, or an end, and return what Tune does next."""
         self._session.heard_from(trial.trial_id, result["nodes"])
         if "report" in result:
-            verdict = self._session.report(trial.trial_id, result["report"])
+            decision = self._session.report(trial.trial_id, result["report"])
             # A paused trial is a stopped run for Tune: its continuation is a new assignment from the checkpoint.
-            return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
+            return str(TrialScheduler.CONTINUE if decision is Decision.CONTINUE else TrialScheduler.STOP)
         outcome = result["outcome"]
         if outcome.kind == "infrastructure" and self._session.resources.workers > 1:
             self._session.died(trial.trial_id, outcome, NODE_PATIENCE)  # another of its workers, with its node

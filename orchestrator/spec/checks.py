@@ -15,7 +15,7 @@ from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.space import Parameter, same
 from orchestrator.spec.read_parameters import SpaceDraft
 from orchestrator.spec.reader import Path, Reader
-from orchestrator.spec.sweep_file import HABITS
+from orchestrator.spec.sweep_file import KEY_ALIASES
 
 if TYPE_CHECKING:
     from orchestrator.spec.sweep import SweepSpec
@@ -40,7 +40,7 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
         if below:
             reader.wrong(path, f"is a group of keys; vary one of {', '.join(below[:6])}{', ...' if below[6:] else ''}")
         else:
-            close = HABITS.get(key.rpartition(".")[2]) or nearest(key, valid)
+            close = KEY_ALIASES.get(key.rpartition(".")[2]) or nearest(key, valid)
             reader.wrong(path, "unknown key of the training configuration", close=close)
     for key, parameter in draft.parameters.items():
         if parameter.distribution == "int_uniform" and valid_keys().get(key) in (float, float | None):
@@ -58,7 +58,7 @@ _EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-
 def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     """Note a metric that the trials will not log (of the MeanFlow trainer; another may log what it likes)."""
     unnamed = any(p.key.startswith("metric") and p.key.endswith("name") for p in reader.problems)
-    if not spec.own_trainer or unnamed:
+    if not spec.builtin_trainer or unnamed:
         return
     evaluation = spec.base["evaluation"]
     nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
@@ -172,7 +172,7 @@ def check_configs(reader: Reader, spec: SweepSpec) -> None:
     if not reader.problems:
         for values in islice(_combined_corners(spec), BUILDS):
             _try(reader, spec, values, None, seen)
-    if not spec.own_trainer:
+    if not spec.builtin_trainer:
         _check_length(reader, spec)
 
 

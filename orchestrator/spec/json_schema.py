@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-from meanflow_core.config import train_config as training
+from meanflow_core.config import Section, TrainConfig, valid_keys
 from orchestrator.spec.read_parameters import DISTRIBUTIONS
 from orchestrator.spec.read_settings import NOT_NEEDED
 from orchestrator.spec.settings import METHODS, STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
@@ -215,7 +215,7 @@ def _word(name: str, why: str) -> Schema:
 def _parameter_names() -> list[str]:
     """Every key, dotted, and every group of keys (for nested `parameters`)."""
     names: dict[str, None] = {}
-    for key in training.valid_keys():
+    for key in valid_keys():
         parts = key.split(".")
         names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return [name for name in names if name != "evidence"]
@@ -264,7 +264,7 @@ def _keys() -> dict[str, list[tuple[Any, str]]]:
             if not kinds and name != "evidence":
                 found.setdefault(f"{prefix}{name}", []).append((annotation, docs.get(name, "")))
 
-    walk(training.TrainConfig, "")
+    walk(TrainConfig, "")
     return found
 
 
@@ -277,7 +277,7 @@ def _merged(shapes: list[Schema]) -> Schema:
 
 
 def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, training.Section)
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _docs(cls: type) -> dict[str, str]:

@@ -93,7 +93,7 @@ class SweepSpec:
         return cast(Mapping[str, int], self.source.get("extended", {}))
 
     @property
-    def own_trainer(self) -> bool:
+    def builtin_trainer(self) -> bool:
         """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
         return self.trainer == DEFAULT_TRAINER
 
@@ -112,7 +112,7 @@ class SweepSpec:
             ConfigError: the values break a rule of the training configuration.
         """
         values = {**self.set, **values, **({} if seed is None else {"seed": seed})}
-        if self.own_trainer:
+        if self.builtin_trainer:
             return with_values(self._base_config, values).to_dict()
         config = copy.deepcopy(self.base)
         for key, value in values.items():
@@ -121,7 +121,7 @@ class SweepSpec:
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """Return 16 hex digits that differ where two configurations would train differently."""
-        if self.own_trainer:
+        if self.builtin_trainer:
             return load_config(config).hash()
         content = {key: value for key, value in flat(config).items() if key not in _UNHASHED}
         text = json.dumps({"trainer": self.trainer, "config": content}, sort_keys=True)

@@ -39,7 +39,7 @@ KEYS: dict[str, str] = {
     "report_timeout": "A trial that reports nothing for this long is ended and started again. Default: never.",
 }
 
-HABITS = {
+KEY_ALIASES = {
     "learning_rate": "optimizer.lr",
     "wd": "optimizer.weight_decay",
     "epochs": "trainer.steps",
@@ -104,7 +104,7 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
     elif rest or key in valid_keys():
         content["set"] = {**(content.get("set") or {}), key: value}
     else:
-        close = HABITS.get(key) or nearest(key, [*KEYS, *valid_keys()])
+        close = KEY_ALIASES.get(key) or nearest(key, [*KEYS, *valid_keys()])
         reader.wrong((key,), "unknown key of an override", value, close=close)
 
 

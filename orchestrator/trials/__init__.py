@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from orchestrator.trials.failures import goes_on as goes_on
     from orchestrator.trials.failures import sweep_breaking_bug as sweep_breaking_bug
     from orchestrator.trials.protocol import Assignment as Assignment
+    from orchestrator.trials.protocol import Decision as Decision
     from orchestrator.trials.protocol import Done as Done
     from orchestrator.trials.protocol import Outcome as Outcome
     from orchestrator.trials.protocol import OutcomeKind as OutcomeKind
     from orchestrator.trials.protocol import Report as Report
-    from orchestrator.trials.protocol import Verdict as Verdict
     from orchestrator.trials.protocol import Wait as Wait
     from orchestrator.trials.seeds import Group as Group
     from orchestrator.trials.seeds import group_by_config as group_by_config

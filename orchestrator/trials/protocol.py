@@ -1,6 +1,6 @@
 """What the engine and its runners say to each other: small frozen values that survive JSON.
 
-An `Assignment` goes to a worker, `Report`s come back one by one, each answered by a `Verdict`; an `Outcome` says how
+An `Assignment` goes to a worker, `Report`s come back one by one, each answered by a `Decision`; an `Outcome` says how
 the worker's run ended. `Wait` and `Done` are the engine's other answers when a runner asks for work.
 """
 
@@ -99,7 +99,7 @@ class Outcome(_Message):
     """For a divergence: the last metrics that were finite."""
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """The answer to a report: go on, end here for good, or end here and keep the checkpoint for later."""
 
     CONTINUE = "continue"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from meanflow_core.config.train_config import DiTConfig, MLPConfig, UNetConfig
+from meanflow_core.config import DiTConfig, MLPConfig, UNetConfig
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 

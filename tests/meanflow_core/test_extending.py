@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from meanflow_core.config.train_config import (
+from meanflow_core.config import (
     DigitsConfig,
     EvaluationConfig,
     MLPConfig,

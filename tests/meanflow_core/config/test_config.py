@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from meanflow_core.config.train_config import (
+from meanflow_core.config import (
     DiTConfig,
     GuidanceConfig,
     MLPConfig,
@@ -203,7 +203,7 @@ def test_valid_keys_are_narrowed_by_the_kind():
 
 
 def test_reading_a_config_needs_no_torch():
-    code = "import sys, meanflow_core.config.train_config as c; c.load_config({}); print('torch' in sys.modules)"
+    code = "import sys, meanflow_core.config as c; c.load_config({}); print('torch' in sys.modules)"
     root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from tests import ROOT
 
 TABLES = re.findall(r"(?:^\|.*\n)+", (ROOT / "docs" / "mathematics.md").read_text(), re.MULTILINE)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.data.availability import DEFAULT_METRICS, missing
 from meanflow_core.data.build import build_dataset
 from meanflow_core.errors import ConfigError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_core.config.train_config import Cifar10Config
+from meanflow_core.config import Cifar10Config
 from meanflow_core.data.base import DataError
 from meanflow_core.data.build import build_dataset
 from meanflow_core.data.cifar10 import FOLDER, TEST, TRAIN

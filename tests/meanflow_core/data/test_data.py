@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_core.config.train_config import DigitsConfig, Toy2dConfig
+from meanflow_core.config import DigitsConfig, Toy2dConfig
 from meanflow_core.data.base import Dataset, digest, flip_some, unit_images
 from meanflow_core.data.build import build_dataset
 from meanflow_core.data.digits import FILE

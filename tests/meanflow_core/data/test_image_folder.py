@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meanflow_core.config.train_config import ImageFolderConfig
+from meanflow_core.config import ImageFolderConfig
 from meanflow_core.data import image_folder
 from meanflow_core.data.base import DataError
 from meanflow_core.data.build import build_dataset

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meanflow_core.config.train_config import ImageFolderConfig, LatentsConfig
+from meanflow_core.config import ImageFolderConfig, LatentsConfig
 from meanflow_core.data import encode_latents as command
 from meanflow_core.data.base import DataError
 from meanflow_core.data.build import build_dataset

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meanflow_core.config.train_config import GuidanceConfig
+from meanflow_core.config import GuidanceConfig
 from meanflow_core.flow.guidance import evaluating, guided_velocity
 from meanflow_core.flow.path import interpolate
 from tests.meanflow_core.small_nets import batch, small_net

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_core.config.train_config import TimeConfig
-from meanflow_core.flow.times import LAWS, rows_with_span, sample_dropped, sample_times
+from meanflow_core.config import TimeConfig
+from meanflow_core.flow.times import LAWS, sample_dropped, sample_times, spanning_rows
 
 N = 400_000
 
@@ -13,7 +13,7 @@ N = 400_000
 def drawn(**law):
     config = TimeConfig(**law)
     r, t = sample_times(N, config, generator=torch.Generator().manual_seed(3))
-    m = rows_with_span(N, config.ratio)
+    m = spanning_rows(N, config.ratio)
     return r.double(), t.double(), m
 
 
@@ -66,7 +66,7 @@ def test_mean_gap_of_the_default_and_of_the_uniform_law():
 )
 def test_an_exact_count_of_rows_comes_first_and_has_r_below_t(n, ratio, expected, law, order):
     r, t = sample_times(n, TimeConfig(law=law, ratio=ratio, order=order), generator=torch.Generator().manual_seed(0))
-    assert rows_with_span(n, ratio) == expected
+    assert spanning_rows(n, ratio) == expected
     assert (r != t).tolist() == [True] * expected + [False] * (n - expected)
     assert torch.all((r >= 0) & (r <= t) & (t <= 1))
     assert r.dtype == t.dtype == torch.float32

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meanflow_core.config.train_config import WeightConfig
+from meanflow_core.config import WeightConfig
 from meanflow_core.flow.weighting import adaptive_weight
 
 ERROR = torch.tensor([0.0, 0.5, 40.0], dtype=torch.float64)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from meanflow_core.config.train_config import DigitsConfig, EvaluationConfig, Toy2dConfig
+from meanflow_core.config import DigitsConfig, EvaluationConfig, Toy2dConfig
 from meanflow_core.data.base import ArrayImages
 from meanflow_core.data.build import build_dataset
 from meanflow_core.errors import ConfigError

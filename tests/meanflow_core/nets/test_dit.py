@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meanflow_core.config.train_config import DiTConfig, load_config
+from meanflow_core.config import DiTConfig, load_config
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.dit import DiT, DiTBlock, position_grid
 from meanflow_core.nets.embedding import randomise_

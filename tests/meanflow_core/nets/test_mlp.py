@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from meanflow_core.config.train_config import MLPConfig
+from meanflow_core.config import MLPConfig
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.nets.mlp import MLP, MLPBlock
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from meanflow_core.config.train_config import DiTConfig, MLPConfig, UNetConfig
+from meanflow_core.config import DiTConfig, MLPConfig, UNetConfig
 from meanflow_core.errors import ConfigError
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import TimeEmbedder, randomise_

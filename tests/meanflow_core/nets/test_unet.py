@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from meanflow_core.config.train_config import UNetConfig, load_config
+from meanflow_core.config import UNetConfig, load_config
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.nets.unet import Attention, Resample, UNetBlock, group_norm

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meanflow_core.config.train_config import GuidanceConfig, ObjectiveConfig, TimeConfig, WeightConfig
+from meanflow_core.config import GuidanceConfig, ObjectiveConfig, TimeConfig, WeightConfig
 from meanflow_core.flow.times import sample_dropped, sample_times
 from meanflow_core.objectives.loss import meanflow_loss
 from tests.meanflow_core.derivative.test_derivative import gaussian_field, marginal_velocity

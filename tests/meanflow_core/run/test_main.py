@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from meanflow_core.__main__ import main
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
 from meanflow_core.training.checkpoint import load_checkpoint
 from meanflow_core.training.trainer import Trainer

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from meanflow_core.config.train_config import DiTConfig, GuidanceConfig, MLPConfig, ObjectiveConfig, UNetConfig
+from meanflow_core.config import DiTConfig, GuidanceConfig, MLPConfig, ObjectiveConfig, UNetConfig
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.training.batches import Batches

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from meanflow_core.config.train_config import EMAConfig
+from meanflow_core.config import EMAConfig
 from meanflow_core.training.ema import EMA, decay_at, ema_name
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from meanflow_core.config.train_config import OptimizerConfig
+from meanflow_core.config import OptimizerConfig
 from meanflow_core.training.optim import Optimizer, learning_rate
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, TrainingDiverged
 from meanflow_core.objectives.loss import meanflow_loss

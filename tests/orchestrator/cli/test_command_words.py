@@ -9,7 +9,7 @@ import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
 from orchestrator.cli.common import finish_sending
 from orchestrator.cli.main import run

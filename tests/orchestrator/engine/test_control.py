@@ -15,7 +15,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.engine.start import resume_sweep
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
-from orchestrator.trials.protocol import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
@@ -62,7 +62,7 @@ def test_stop_lets_trials_come_to_their_next_report_and_a_resume_goes_on(home: H
     work_of(engine)
     ask(engine, control.stop())
     assert isinstance(engine.next(), Wait)
-    assert engine.report("0", at(30)) is Verdict.PAUSE
+    assert engine.report("0", at(30)) is Decision.PAUSE
     engine.ended("0", Outcome(kind="stopped"))
     assert isinstance(engine.next(), Done)
     engine.finish()
@@ -74,7 +74,7 @@ def test_stop_lets_trials_come_to_their_next_report_and_a_resume_goes_on(home: H
 def test_pause_frees_the_workers_and_the_driver_waits_for_resume(engine: Engine) -> None:
     work_of(engine)
     ask(engine, control.pause())
-    assert engine.report("0", at(30)) is Verdict.PAUSE
+    assert engine.report("0", at(30)) is Decision.PAUSE
     engine.ended("0", Outcome(kind="stopped"))
     assert engine.next() == Wait(reason="the sweep is paused")
     assert Ledger.open(engine.paths).state().state == "paused"
@@ -88,7 +88,7 @@ def test_one_trial_is_stopped_at_once_and_for_good(engine: Engine) -> None:
     work_of(engine)
     assert ask(engine, control.stop_trial("1")) == {"1"}
     engine.ended("1", Outcome(kind="stopped"))
-    assert engine.report("0", at(30)) is Verdict.CONTINUE
+    assert engine.report("0", at(30)) is Decision.CONTINUE
     record = engine.ledger.trial("1")
     assert (record.state, record.reason) == (TrialState.PRUNED, "stopped by hand")
     assert [work_of(engine).trial for _ in range(2)] == ["2", "3"]
@@ -110,7 +110,7 @@ def test_a_trial_that_waits_is_stopped_and_the_tracker_hears_of_it(home: Home) -
 def test_one_trial_is_paused_at_its_next_report_until_it_is_retried(engine: Engine) -> None:
     work_of(engine)
     assert ask(engine, control.pause_trial("0")) == frozenset()
-    assert engine.report("0", at(30)) is Verdict.PAUSE
+    assert engine.report("0", at(30)) is Decision.PAUSE
     engine.ended("0", Outcome(kind="stopped"))
     assert engine.ledger.trial("0").state is TrialState.PAUSED
     assert work_of(engine).trial == "1"

@@ -19,7 +19,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.results.summary import standing, summarize
 from orchestrator.trials.failures import LOST_LIMIT, bug_hash, goes_on
-from orchestrator.trials.protocol import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Clock, Trace, drive, essence, open_engine, read, run
@@ -104,9 +104,9 @@ def test_when_the_last_trials_run_there_is_nothing_to_do_but_wait(start: Start) 
 def test_a_trial_ends_with_its_last_report_and_not_before(start: Start) -> None:
     engine = start(toy.sweep(run_cap=1))
     work_of(engine)
-    assert engine.report("0", at(89)) is Verdict.CONTINUE
+    assert engine.report("0", at(89)) is Decision.CONTINUE
     assert engine.ledger.trial("0").state is TrialState.RUNNING
-    assert engine.report("0", at(90)) is Verdict.STOP
+    assert engine.report("0", at(90)) is Decision.STOP
     assert engine.ledger.trial("0").state is TrialState.FINISHED
 
 
@@ -124,7 +124,7 @@ def test_a_report_from_a_trial_that_is_not_out_is_refused(start: Start) -> None:
     engine = start(toy.sweep(run_cap=2))
     work_of(engine)
     engine.ended("0", Outcome(kind="lost", reason="node"))
-    assert engine.report("0", at(30)) is Verdict.STOP
+    assert engine.report("0", at(30)) is Decision.STOP
     assert engine.ledger.trial("0").reports == {}
 
 
@@ -234,7 +234,7 @@ def test_work_that_an_interruption_throws_away_is_waste_and_a_pause_throws_none_
     work_of(engine)
     engine.hold(True)
     clock.now += 2
-    assert engine.report("0", at(60, seconds=2)) is Verdict.PAUSE
+    assert engine.report("0", at(60, seconds=2)) is Decision.PAUSE
     clock.now += 1
     engine.ended("0", Outcome(kind="stopped"))
     assert engine.ledger.trial("0").wasted_seconds == 4.0
@@ -313,9 +313,9 @@ def test_the_gpu_budget_is_summed_over_crashes_and_retries(start: Start, clock: 
     engine.ended("0", Outcome(kind="lost", reason="node"))
     work_of(engine)
     clock.now += 29
-    assert engine.report("0", at(30, seconds=29)) is Verdict.CONTINUE  # repeated work costs too
+    assert engine.report("0", at(30, seconds=29)) is Decision.CONTINUE  # repeated work costs too
     clock.now += 1
-    assert engine.report("0", at(60, seconds=1)) is Verdict.PAUSE
+    assert engine.report("0", at(60, seconds=1)) is Decision.PAUSE
     engine.ended("0", Outcome(kind="stopped"))
     assert engine.next() == Done(reason="budget.gpu_hours is 0.0277778, used 0.0278")
     engine.finish()
@@ -434,7 +434,7 @@ def test_without_a_gpu_no_gpu_time_is_counted(start: Start, clock: Clock) -> Non
 def test_no_new_trial_starts_once_the_target_is_reached(start: Start, loss: float, ends: bool) -> None:
     engine = start(toy.sweep(run_cap=9, metric={"name": "loss", "goal": "minimize", "target": 0.5}))
     work_of(engine)
-    assert engine.report("0", at(30, loss)) is Verdict.CONTINUE  # the trial itself goes on
+    assert engine.report("0", at(30, loss)) is Decision.CONTINUE  # the trial itself goes on
     assert isinstance(engine.next(), Wait if ends else Assignment)
 
 
@@ -661,7 +661,7 @@ def test_strictly_a_worker_on_another_device_stops_the_sweep(start: Start, home:
     engine = resume_sweep(home, "toy", strict=True)
     with engine.ledger:
         work_of(engine)
-        assert engine.report("0", at(60, facts={"device": "cuda"})) is Verdict.PAUSE
+        assert engine.report("0", at(60, facts={"device": "cuda"})) is Decision.PAUSE
         engine.ended("0", Outcome(kind="stopped"))
         assert engine.next() == Done(reason="--strict, and trial 0 differs: the device type: cpu -> cuda")
         assert engine.finish()["state"] == "stopped"

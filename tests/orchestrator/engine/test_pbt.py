@@ -155,13 +155,13 @@ def ledger_writes(monkeypatch: pytest.MonkeyPatch, writes: Iterator[int], at: in
 
 def drive(engine: Engine) -> None:
     """Like the inline runner, but what kills the engine is not taken for the trainer's failure."""
-    from orchestrator.trials.protocol import Assignment, Done, Outcome, Verdict
+    from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome
     from orchestrator.worker.trial_loop import run_trial
 
     while not isinstance(work := engine.next(), Done):
         assert isinstance(work, Assignment)
         for report in run_trial(work):
-            if engine.report(work.trial, report) is not Verdict.CONTINUE:
+            if engine.report(work.trial, report) is not Decision.CONTINUE:
                 break
         engine.ended(work.trial, Outcome(kind="stopped"))
 

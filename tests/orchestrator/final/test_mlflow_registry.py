@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.final.mlflow_registry import FinalRunLogger, register_model, resolve
 from orchestrator.final.samples import draw_samples

@@ -22,7 +22,7 @@ from orchestrator.runners.inline import run_inline
 from orchestrator.runners.ray_nodes import capacity, resource_bundle
 from orchestrator.runners.ray_tune import Session, run_ray
 from orchestrator.spec.settings import Resources
-from orchestrator.trials.protocol import Assignment, Verdict
+from orchestrator.trials.protocol import Assignment, Decision
 from orchestrator.worker import group as runner_group
 from orchestrator.worker.group import WorkerGroup
 from orchestrator.worker.process import Work, wait_for_gpu_memory
@@ -105,7 +105,7 @@ def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path):
 def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp_path):
     trials = [trial(tmp_path, str(n), "Witness", steps=(1, 2, 3)) for n in range(4)]
     engine, _ = run(
-        tmp_path, trials, verdict=lambda name, report: Verdict.STOP if report.step == 2 else Verdict.CONTINUE
+        tmp_path, trials, decision=lambda name, report: Decision.STOP if report.step == 2 else Decision.CONTINUE
     )
     assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
         str(n): [1, 2] for n in range(4)
@@ -204,7 +204,7 @@ def test_an_error_of_the_engine_itself_ends_the_run_as_it_is(local_ray, tmp_path
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        run(tmp_path, [trial(tmp_path, "0")], verdict=full_disk)
+        run(tmp_path, [trial(tmp_path, "0")], decision=full_disk)
 
 
 def test_a_signal_interrupts_cleanly_and_fast(local_ray, tmp_path):

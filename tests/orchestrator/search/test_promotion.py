@@ -14,7 +14,7 @@ from orchestrator.paths import Home
 from orchestrator.search.promotion import next_promotion, place, rung_of
 from orchestrator.search.pruning import Curve
 from orchestrator.spec.settings import EarlyTerminate
-from orchestrator.trials.protocol import Assignment, Done, Outcome, Report, Verdict, Wait
+from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Killed, Killer, Trace, drive, essence, open_engine, read, run
@@ -120,7 +120,7 @@ def at(step: int, loss: float) -> Report:
 
 def come_to(engine: Engine, work: Assignment, step: int, loss: float) -> bool:
     """Let a trial report; whether its worker keeps it."""
-    if engine.report(work.trial, at(step, loss)) is Verdict.CONTINUE:
+    if engine.report(work.trial, at(step, loss)) is Decision.CONTINUE:
         return True
     engine.ended(work.trial, Outcome(kind="stopped"))
     return False
@@ -155,7 +155,7 @@ def test_a_worker_keeps_a_trial_that_would_be_the_next_to_go_on(home: Home) -> N
             assert not come_to(engine, work_of(engine), 10, loss)
         best = work_of(engine)
         assert come_to(engine, best, 10, 2.0)
-        assert engine.report("2", at(30, 1.0)) is Verdict.PAUSE  # alone at the second rung
+        assert engine.report("2", at(30, 1.0)) is Decision.PAUSE  # alone at the second rung
         assert engine.ledger.trial("2").attempts == ()
 
 
@@ -319,7 +319,7 @@ def test_a_worker_that_is_lost_at_a_rung_leaves_its_trial_there(home: Home) -> N
     engine = open_engine(home, content())
     with engine.ledger:
         work = work_of(engine)
-        assert engine.report(work.trial, at(10, 2.0)) is Verdict.PAUSE
+        assert engine.report(work.trial, at(10, 2.0)) is Decision.PAUSE
         engine.ended(work.trial, Outcome(kind="lost", reason="node 3 is gone"))
         assert engine.ledger.trial("0").state is TrialState.AT_RUNG
         assert work_of(engine).trial == "1"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meanflow_core.config.train_config import valid_keys
+from meanflow_core.config import valid_keys
 from meanflow_core.config.yaml_file import read_yaml
 from meanflow_core.errors import ConfigError
 from orchestrator.spec.json_schema import key_descriptions, sweep_schema

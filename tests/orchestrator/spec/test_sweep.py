@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from meanflow_core.config.train_config import load_config
+from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.spec.read_settings import _BY_TYPE
 from orchestrator.spec.settings import STOPPING, EarlyTerminate, Metric, Replicates, Resources

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from meanflow_core.config.train_config import valid_keys
+from meanflow_core.config import valid_keys
 from orchestrator.planning.plan import make_plan, render_plan
 from orchestrator.spec.read_parameters import DISTRIBUTIONS, EXPONENTS
 from orchestrator.spec.read_settings import NOT_NEEDED
