@@ -19,18 +19,12 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
-    register_commands,
 )
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
     from orchestrator.final import FinalResult
     from orchestrator.paths import Home
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Models", best, train, sample)
 
 
 def best(
