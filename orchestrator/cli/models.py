@@ -183,8 +183,8 @@ def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
     from meanflow_core.run import RunFolder
-    from orchestrator.final import FinalRunLogger, register_model, train_final, training_in
-    from orchestrator.tracking import Store
+    from orchestrator.final import register_model, train_final, training_in
+    from orchestrator.tracking import FinalRunLogger, Store
 
     folder, store = home.final(name), Store.of(home)
     differences = RunFolder(folder).differences(config)

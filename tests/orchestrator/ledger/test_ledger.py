@@ -29,7 +29,7 @@ DATA = Path(__file__).parent / "data"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.journal import DriverLock
+from orchestrator.ledger.journal import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
