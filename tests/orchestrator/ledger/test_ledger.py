@@ -25,7 +25,7 @@ from orchestrator.trials.trial import TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import essence, run
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 HOLDER = """
 import sys, time
 from pathlib import Path
