@@ -193,7 +193,7 @@ def _save_model(path: Path, weights: Path) -> None:
     example = pd.DataFrame({"label": range(rows), "seed": 0} if classes is not None else {"seed": [0] * rows})
     mlflow.pyfunc.save_model(
         path=str(path),
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        python_model=str(Path(__file__).with_name("mlflow_model.py")),
         artifacts={"weights": str(weights)},
         code_paths=[str(Path(meanflow_core.__file__).parent)],
         signature=ModelSignature(
