@@ -6,7 +6,7 @@ import torch
 
 from meanflow_core.derivative import predict
 from meanflow_core.objectives.target import Regression, SplitInput, constant_pass
-from meanflow_core.path import per_row
+from meanflow_core.flow import per_row
 
 
 class DerivativeAtR:

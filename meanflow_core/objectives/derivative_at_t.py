@@ -6,7 +6,7 @@ import torch
 
 from meanflow_core.derivative import predict
 from meanflow_core.objectives.target import Regression, SplitInput, mixed_direction
-from meanflow_core.path import per_row
+from meanflow_core.flow import per_row
 
 
 class DerivativeAtT:

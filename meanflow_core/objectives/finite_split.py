@@ -14,7 +14,7 @@ from torch import Tensor
 
 from meanflow_core.derivative import DropoutMasks
 from meanflow_core.objectives.target import Regression, SplitInput, constant_pass, mixed_direction, without_gradient
-from meanflow_core.path import per_row
+from meanflow_core.flow import per_row
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.guidance import evaluating
-from meanflow_core.path import Network
+from meanflow_core.flow import Network, evaluating
 
 
 @dataclass(frozen=True)
