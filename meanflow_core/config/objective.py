@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from meanflow_core.config.objective_presets import PRESETS, Preset, SplitLaw
+from meanflow_core.config.objective_presets import PRESETS, SPLITS, Preset, SplitLaw
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import ConfigError, Problem, nearest
 
@@ -146,7 +146,7 @@ class ObjectiveConfig(Section):
     """
 
     name: ObjectiveName = "meanflow"
-    """The objective: which split, leg, direction, r and weight (docs/mathematics.md). Each may be set by its own key."""
+    """The objective: its split, leg, direction, r and weight (docs/mathematics.md). Each may be set by its own key."""
     time: TimeConfig = field(default_factory=TimeConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     weight: WeightConfig = field(default_factory=WeightConfig)
@@ -170,30 +170,30 @@ class ObjectiveConfig(Section):
             rule = f"must be one of {', '.join(PRESETS)}"
             raise ConfigError([Problem(key="name", value=self.name, rule=rule, nearest=nearest(self.name, [*PRESETS]))])
         followed = set()
-        for key, default in self._own_values().items():
+        for key, value in self._values_of_the_name().items():
             section, _, name = key.rpartition(".")
             holder = getattr(self, section) if section else self
             if getattr(holder, name) is None:
                 followed.add(key)
-                if section:
-                    object.__setattr__(self, section, dataclasses.replace(holder, **{name: default}))
-                else:
-                    object.__setattr__(self, name, default)
+                filled = dataclasses.replace(holder, **{name: value}) if section else value
+                object.__setattr__(self, section or name, filled)
         object.__setattr__(self, "_followed", frozenset(followed))
         super().__post_init__()
 
-    def _own_values(self) -> dict[str, Any]:
-        preset = self.preset
-        own_end = preset.end if self.split.law is None and self.split.start is None else None
-        start = preset.start if self.split.start is None else self.split.start
+    def _values_of_the_name(self) -> dict[str, Any]:
+        preset, split = self.preset, self.split
+        law = split.law or preset.law
+        usual = SPLITS[law]
+        start = usual.start if law != preset.law or preset.start is None else preset.start
+        end = (start if split.start is None else split.start) if law == "constant" else usual.end
         return {
             "time.earlier": preset.earlier,
             "weight.power": preset.power,
             "weight.eps": preset.eps,
-            "split.law": preset.law,
-            "split.start": preset.start,
-            "split.end": start if own_end is None else own_end,
-            "split.snap": preset.snap,
+            "split.law": law,
+            "split.start": start,
+            "split.end": end,
+            "split.snap": usual.snap,
             "direction": preset.direction,
         }
 
@@ -204,14 +204,44 @@ class ObjectiveConfig(Section):
 
     @property
     def followed(self) -> frozenset[str]:
-        """The keys whose values are the name's, because nobody set them."""
+        """The keys, below `objective`, whose values are the name's because nobody set them."""
         found: frozenset[str] = self._followed  # type: ignore[attr-defined]
         return found
 
+    @property
+    def has_finite_split(self) -> bool:
+        """Whether a is neither 0 nor 1 at some time."""
+        return self.split.law != "constant" or self.split.start not in (0.0, 1.0)
+
     def problems(self) -> Iterator[Problem]:
         """Yield what does not go together."""
-        preset, (start, end) = self.preset, self.split.bounds
+        split, (start, end) = self.split, self.split.bounds
+        low, least = ("end", end) if end < start else ("start", start)
         yield from self._bounds(direction=(0, 1, "[]"), gap_weight=(0, INF, "[)"), teacher=(0, 1, "[)"))
-        if self.split.law == "exponential" and min(start, end) <= 0:
-            rule = "`exponential` needs `split.start` and `split.end` above 0"
-            yield Problem(key="split.end" if end <= 0 else "split.start", value=min(start, end), rule=rule)
+        if split.law == "exponential" and least <= 0:
+            yield Problem(key=f"split.{low}", value=least, rule="`exponential` needs `split.start` and `.end` above 0")
+        elif self.preset.leg == "own":
+            yield from self._problems_of_own_legs(low, least)
+        elif split.law == "uniform" and least <= 0:
+            rule = f"must be above 0: the error of `{self.name}` is divided by the split"
+            yield Problem(key=f"split.{low}", value=least, rule=rule)
+        if self.preset.leg == "data" and self.teacher is not None:
+            rule = f"no target of `{self.name}` is made by a teacher; only those of {', '.join(OWN_LEGS)} are"
+            yield Problem(key="teacher", value=self.teacher, rule=rule)
+        if self.tangent != "v01" and (self.has_finite_split or self.preset.leg == "own"):
+            rule = f"`{self.name}` with this split has no du/dt; only `v01` can be set"
+            yield Problem(key="tangent", value=self.tangent, rule=rule, nearest="v01")
+
+    def _problems_of_own_legs(self, low: str, least: float) -> Iterator[Problem]:
+        if self.split.law != "uniform" and least <= 0:
+            rule = f"must be above 0: with a split of 0 `{self.name}` regresses the network on itself"
+            yield Problem(key=f"split.{low}", value=least, rule=rule)
+        if self.direction != 1.0:
+            rule = f"`{self.name}` follows the network's own velocity: must be 1"
+            yield Problem(key="direction", value=self.direction, rule=rule)
+        if self.time.ratio == 1.0:
+            rule = f"must be below 1: `{self.name}` learns the data on the rows with r = t alone"
+            yield Problem(key="time.ratio", value=self.time.ratio, rule=rule)
+
+
+OWN_LEGS = [name for name, preset in PRESETS.items() if preset.leg == "own"]

@@ -15,8 +15,10 @@ def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
 
     Args:
         squared_error: |D|^2 [B], summed over a row's entries; `eps` is in the same units.
-        config: `objective.weight`.
+        config: `objective.weight`, as an `ObjectiveConfig` has completed it.
     """
+    if config.power is None or config.eps is None:
+        raise ValueError("the power and eps of an objective have their values from `ObjectiveConfig`")
     if config.power == 0:
         return torch.ones_like(squared_error)
     return (squared_error.detach() + config.eps) ** -config.power

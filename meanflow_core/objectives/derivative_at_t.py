@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from meanflow_core.derivative import predict
-from meanflow_core.objectives.target import Regression, SplitInput, mixed_direction
 from meanflow_core.flow import per_row
+from meanflow_core.objectives.target import Regression, SplitInput, mixed_direction
 
 
 class DerivativeAtT:
@@ -31,4 +31,4 @@ class DerivativeAtT:
             _, r, t, _ = at.head
             target = at.velocity - per_row(t - r, at.z) * du_dt
             norm = du_dt.flatten(1).norm(dim=1)
-        return Regression(u, target, derivative=du_dt, diagnostics={"du_dt_norm": norm})
+        return Regression(u, target, derivative=du_dt, diagnostics=(norm,))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from meanflow_core.derivative import DropoutMasks
-from meanflow_core.objectives.target import Regression, SplitInput, constant_pass, mixed_direction, without_gradient
 from meanflow_core.flow import per_row
+from meanflow_core.objectives.target import Regression, SplitInput, constant_pass, mixed_direction, without_gradient
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class FiniteSplit:
         a = at.split if isinstance(at.split, Tensor) else torch.full_like(at.t[: at.rows], at.split)
         if self.own:
             u = at.net(at.z, at.r, at.t, at.labels)
-            return Regression(u, self._own_legs(at, a), diagnostics={"split": a})
+            return Regression(u, self._own_legs(at, a), diagnostics=(a,))
         u, target = self._data_leg(at, a)
-        return Regression(u, target, divisor=a, diagnostics={"split": a})
+        return Regression(u, target, divisor=a, diagnostics=(a,))
 
     def _data_leg(self, at: SplitInput, a: Tensor) -> tuple[Tensor, Tensor]:
         """Return u of all rows and u*. Both ends of the quotient see the same dropout: it is divided by a."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -56,15 +56,15 @@ class Regression:
     """a [m] where the error is (u - u*) / a; None: it is u - u*."""
     derivative: Tensor | None = None
     """The derivative of u in the target, [m, ...], where there is one."""
-    diagnostics: dict[str, Tensor] = field(default_factory=dict)
-    """[m] each, by the names in `Target.diagnostics`: their means are logged as `train/<name>`."""
+    diagnostics: tuple[Tensor, ...] = ()
+    """[m] each, in the order of `Target.diagnostics`."""
 
 
 class Target(Protocol):
     """How u* is made. It knows nothing of the rows with r = t, of weights or of other targets."""
 
     diagnostics: tuple[str, ...]
-    """Names of what it reports of each row."""
+    """Names of what it reports of each row: their means are logged as `train/<name>`."""
     needs_velocity: bool
     """Whether u* contains v~; where not, no guidance pass is made for the rows with r < t."""
 
