@@ -52,9 +52,17 @@ class FiniteSplit:
         with masks as recorded:
             u = at.net(at.z, at.r, at.t, at.labels)
             direction = mixed_direction(at)
-            with nullcontext() if recorded is None else recorded.replayed():
-                step = a * (t - r)
-                arrived = without_gradient(at.teacher, z - per_row(step, z) * direction, r, t - step, labels)
+            step = a * (t - r)
+
+            def again(z: Tensor, t: Tensor) -> Tensor:
+                with nullcontext() if recorded is None else recorded.replayed():
+                    return without_gradient(at.teacher, z, r, t, labels)
+
+            low = torch.is_autocast_enabled(z.device.type)
+            with torch.autocast(z.device.type, enabled=False) if low else nullcontext():
+                arrived = again(z - per_row(step, z) * direction, t - step)
+                if low:  # a difference of bfloat16 numbers, divided by a, is rounding alone: take it in float32
+                    arrived = u[: at.rows].detach().to(z.dtype) - (again(z, t) - arrived)
         with torch.no_grad():
             share = per_row(a, z)
             return u, share * at.velocity + (1 - share) * arrived

@@ -63,10 +63,15 @@ class Regression:
 class Target(Protocol):
     """How u* is made. It knows nothing of the rows with r = t, of weights or of other targets."""
 
-    diagnostics: tuple[str, ...]
-    """Names of what it reports of each row: their means are logged as `train/<name>`."""
-    needs_velocity: bool
-    """Whether u* contains v~; where not, no guidance pass is made for the rows with r < t."""
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        """Names of what it reports of each row: their means are logged as `train/<name>`."""
+        ...
+
+    @property
+    def needs_velocity(self) -> bool:
+        """Whether u* contains v~; where not, no guidance pass is made for the rows with r < t."""
+        ...
 
     def __call__(self, at: SplitInput) -> Regression:
         """Predict, and make u*."""
