@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
-    from meanflow_core.derivative.methods import DropoutMasks as DropoutMasks
     from meanflow_core.derivative.methods import predict as predict
 
 __getattr__, __all__ = lazy_face(__name__, __file__)
