@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.flow import Network, guided_velocity, interpolate, row_weight
+from meanflow_core.flow import (
+    Network,
+    guided_velocity,
+    interpolate,
+    null_condition,
+    per_row,
+    row_weight,
+    with_scale,
+)
 from meanflow_core.objectives.choice import choose_target
 from meanflow_core.objectives.target import Regression, SplitInput, Target
 
@@ -54,6 +62,7 @@ def meanflow_loss(
     objective: ObjectiveConfig,
     split: Tensor | float | None = None,
     teacher: Network | None = None,
+    scales: Tensor | None = None,
     rows: int | None = None,
     drops: int | None = None,
 ) -> MeanFlowLoss:
@@ -76,6 +85,8 @@ def meanflow_loss(
         split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
             all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
+        scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
+            the class and w; dropped rows have w = 1.
         rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
         drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
@@ -103,6 +114,7 @@ def meanflow_loss(
             objective=objective,
             split=split[order] if isinstance(split, Tensor) else split,
             teacher=teacher,
+            scales=None if scales is None else scales[order],
             rows=int(span.sum()),
             drops=drops,
         )
@@ -111,6 +123,10 @@ def meanflow_loss(
 
     target = choose_target(objective, split)
     point = interpolate(x, noise, t)
+    if scales is not None:
+        if labels is None:
+            raise ValueError("`scales` needs `labels`")
+        labels = with_scale(labels, scales.to(x.dtype))
     seen = _seen_labels(labels, dropped, null_label)
     # Rows whose target holds no v~ pay no guidance pass.
     first = 0 if target.needs_velocity else rows
@@ -190,7 +206,7 @@ def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int 
         return labels
     if labels is None or null_label is None:
         raise ValueError("`dropped` needs `labels` and `null_label`")
-    return torch.where(dropped, null_label, labels)
+    return torch.where(per_row(dropped, labels), null_condition(labels, null_label), labels)
 
 
 def _padded(values: Tensor | None, like: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class TrainingLoss(nn.Module):
                 objective=self._objective,
                 split=part.split,
                 teacher=self.teacher,
+                scales=part.scales,
                 rows=part.rows,
                 drops=part.drops,
             )
