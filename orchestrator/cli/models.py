@@ -123,6 +123,9 @@ def sample(
         str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
@@ -133,7 +136,8 @@ def sample(
     place = home_at(home)
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)
-    sample_picture(_weights(place, model), out, count=count, nfe=evaluations, labels=classes, seed=seed)
+    weights = _weights(place, model)
+    sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
     typer.echo(out)
 
 

@@ -91,6 +91,7 @@ def _save_model(path: Path, weights: Path) -> None:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     import meanflow_core
+    from meanflow_core.config import load_config
     from meanflow_core.training import load_weights
 
     _, metadata = load_weights(weights)
@@ -101,6 +102,8 @@ def _save_model(path: Path, weights: Path) -> None:
         inputs.insert(0, ColSpec("long", "label", required=False))
     kind, ends = (np.uint8, (*shape[1:], 3)) if picture else (np.float32, shape)
     rows = min(classes or 4, 10)
+    told = load_config(metadata["config"]).objective.guidance.input
+    scale = [ParamSpec("guidance", "double", None)] if told else []
     example = pd.DataFrame({"label": range(rows), "seed": 0} if classes is not None else {"seed": [0] * rows})
     mlflow.pyfunc.save_model(
         path=str(path),
@@ -110,7 +113,7 @@ def _save_model(path: Path, weights: Path) -> None:
         signature=ModelSignature(
             inputs=Schema(inputs),
             outputs=Schema([TensorSpec(np.dtype(kind), (-1, *ends))]),
-            params=ParamSchema([ParamSpec("nfe", "long", 1)]),
+            params=ParamSchema([ParamSpec("nfe", "long", 1), *scale]),
         ),
         input_example=(example, {"nfe": 1}),
         pip_requirements=["torch", "numpy", "omegaconf", "safetensors", "pyyaml", "mlflow"],
