@@ -19,18 +19,12 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
-    register_commands,
 )
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
     from orchestrator.final import FinalResult
     from orchestrator.paths import Home
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Models", best, train, sample)
 
 
 def best(
@@ -193,8 +187,8 @@ def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
     from meanflow_core.run import RunFolder
-    from orchestrator.final import FinalRunLogger, register_model, train_final, training_in
-    from orchestrator.tracking import Store
+    from orchestrator.final import register_model, train_final, training_in
+    from orchestrator.tracking import FinalRunLogger, Store
 
     folder, store = home.final(name), Store.of(home)
     differences = RunFolder(folder).differences(config)
