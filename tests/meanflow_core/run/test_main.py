@@ -99,7 +99,8 @@ def test_sampling_and_evaluating_use_the_last_checkpoint(tmp_path, config, capsy
 
 
 def test_samples_of_a_network_that_is_told_the_scale_are_drawn_at_it(tmp_path, config, capsys):
-    out, words = tmp_path / "run", ["objective.guidance.input=true", "evaluation.guidance=[1, 3]"]
+    out = tmp_path / "run"
+    words = ["objective.guidance.input=true", "evaluation.guidance=[1, 3]", "optimizer.lr=0.1", "ema.decays=[]"]
     assert main(["train", str(config), *words, "--out", str(out)]) == 0
     assert "eval/best_fid_1nfe" in rows(out)[-1]
     pictures = [tmp_path / f"{scale}.png" for scale in ("first", "1", "3")]
