@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanflow_core.derivative.query import Query
+from meanflow_core.flow import Network
+
 Rule = Callable[..., Any]
 BY_NAME: dict[str, Rule] = {}
 """Rules by the bare name of the operation."""
@@ -30,13 +33,10 @@ function's name, nor find those in a table."""
 
 
 class UnsupportedOperation(NotImplementedError, AttributeError):
-    """The row-dual tensor cannot carry a tangent through an operation. The message names it and what to do."""
+    """The row-dual tensor cannot carry a tangent through an operation. The message names it."""
 
     def __init__(self, operation: str, reason: str = "has no tangent rule") -> None:
-        super().__init__(
-            f"the operation `{operation}` {reason}: set `objective.derivative: jvp`, which differentiates whatever "
-            "torch.func.jvp can at a higher price, or add a rule (meanflow_core/dual.py says how)"
-        )
+        super().__init__(f"the operation `{operation}` {reason}")
 
 
 class RowDual:
@@ -447,3 +447,15 @@ def matmul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         if da is None:
             return RowDual(primal, torch.matmul(x, db))
         return RowDual(primal, torch.matmul(torch.cat([da, x], -1), torch.cat([y, db], -2)))
+
+
+def by_row_dual(net: Network, at: Query) -> tuple[Tensor, Tensor]:
+    """Carry the tangent of the rows that need it beside the differentiable pass over all rows."""
+    m = at.rows
+    z = RowDual(at.z, at.dz)
+    r: Any = RowDual(at.r, torch.full_like(at.r[:m], at.dr)) if at.dr else at.r
+    t: Any = RowDual(at.t, torch.full_like(at.t[:m], at.dt)) if at.dt else at.t
+    u: Any = net(z, r, t, at.labels)  # type: ignore[arg-type]
+    if isinstance(u, RowDual):
+        return u.primal, u.tangent
+    return u, torch.zeros_like(at.dz)

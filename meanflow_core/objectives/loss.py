@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.derivative import predict
+from meanflow_core.derivative import DerivativeError, predict, rows_stand_alone
 from meanflow_core.flow import Network, guided_velocity, interpolate, per_row, row_weight
 
 
@@ -67,27 +67,36 @@ def meanflow_loss(
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label.
-        UnsupportedOperation: if `objective.derivative` is `dual` and the network does what that cannot carry.
+        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on a GPU where
+            `rows` is given, which would make it wait).
+        DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
+    seen = _seen_labels(labels, dropped, null_label)
+    if not torch.compiler.is_compiling():
+        _check_times(r, t, rows)
     if rows is None:
         span = r != t
         order = torch.argsort((~span).to(torch.int8), stable=True)
-        result = meanflow_loss(
-            net,
-            x[order],
-            noise[order],
-            r[order],
-            t[order],
-            labels=None if labels is None else labels[order],
-            dropped=None if dropped is None else dropped[order],
-            null_label=null_label,
-            objective=objective,
-            rows=int(span.sum()),
-            drops=drops,
-        )
-        back = torch.argsort(order)
-        return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
+        if _in_order(order) or rows_stand_alone(net, x, r, t, seen, objective.derivative)[0]:
+            result = meanflow_loss(
+                net,
+                x[order],
+                noise[order],
+                r[order],
+                t[order],
+                labels=None if labels is None else labels[order],
+                dropped=None if dropped is None else dropped[order],
+                null_label=null_label,
+                objective=objective,
+                rows=int(span.sum()),
+                drops=drops,
+            )
+            back = torch.argsort(order)
+            return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
+        rows = len(x)  # the network holds something of each row: they stay where they are, and all are differentiated
 
+    if objective.guidance.active and not torch.compiler.is_compiling():
+        _check_guidance(rows_stand_alone(net, x, r, t, seen, objective.derivative)[1])
     point = interpolate(x, noise, t)
     guided = guided_velocity(
         net,
@@ -106,11 +115,14 @@ def meanflow_loss(
         point.z,
         r,
         t,
-        _seen_labels(labels, dropped, null_label),
+        seen,
         direction=guided.leading,
         tangent=objective.tangent,
         method=objective.derivative,
+        others=guided.rest,
     )
+    if rows == len(x):
+        du_dt = torch.where(per_row(t == r, x), 0, du_dt)
     u = u.to(x.dtype)
     with torch.no_grad():
         rest = guided.rest(u[rows:])  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
@@ -133,3 +145,32 @@ def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int 
     if labels is None or null_label is None:
         raise ValueError("`dropped` needs `labels` and `null_label`")
     return torch.where(dropped, null_label, labels)
+
+
+def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
+    if rows is not None and r.device.type != "cpu":
+        return
+    if not bool(((r >= 0) & (r <= t) & (t <= 1)).all()):
+        wrong = int((~((r >= 0) & (r <= t) & (t <= 1))).nonzero()[0])
+        raise ValueError(
+            f"the times must satisfy 0 <= r <= t <= 1 (t = 1 is noise), but row {wrong} has r = {float(r[wrong]):g}, "
+            f"t = {float(t[wrong]):g}"
+        )
+    if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
+        raise ValueError(
+            f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
+            "them found"
+        )
+
+
+def _in_order(order: Tensor) -> bool:
+    return bool((order[1:] > order[:-1]).all())
+
+
+def _check_guidance(separable: bool) -> None:
+    if not separable:
+        raise DerivativeError(
+            "guidance asks the network about some of the batch's rows, and it answers otherwise than with all of them "
+            "(or not at all): does it hold a condition of each row? Give conditions as `labels`, so that they can be "
+            "left out"
+        )

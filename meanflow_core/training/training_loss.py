@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.objectives import meanflow_loss
+from meanflow_core.rng import one_draw
 from meanflow_core.training.batches import Microbatch
 
 SUMS = ("squared_error", "velocity_error", "du_dt_norm", "u_norm", "target_norm", "velocity_power", "weight")
@@ -59,3 +60,15 @@ class TrainingLoss(nn.Module):
                 ]
             )
         return result.loss, sums
+
+    def examine(self, part: Microbatch) -> None:
+        """Run a part uncompiled, so that the derivative is checked before it is compiled; nothing is changed by it.
+
+        Raises:
+            DerivativeError: `objective.derivative` is not right for the network.
+        """
+        with torch.no_grad(), one_draw(part.x.device):
+            buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+            self.forward(part)
+            for buffer, before in buffers:
+                buffer.copy_(before)
