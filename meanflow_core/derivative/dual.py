@@ -10,6 +10,7 @@ The batch stays the first dimension throughout. An operation without a rule rais
 Adding a rule is a function under `@rule("its_name")`: it gets the function that was called and its arguments, with
 `RowDual` where a tangent comes in, and returns a `RowDual`. Operations that are linear in their one input are a word in
 `LINEAR`, pointwise functions a line in `POINTWISE`. `meanflow_core.derivative.rules` holds the rules of whole layers.
+One module, since the class's operators and the rules of arithmetic name each other, and torch.compile follows names.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
@@ -82,7 +83,16 @@ class Trainer:
         with seeded(self.config.seed, "weights"):
             self.net = build_net(self.config.model, self.dataset.shape, self.dataset.num_classes).to(self.device)
         options = self.config.trainer
-        loss = TrainingLoss(self.net, self.config.objective, self.dataset.num_classes, options.precision)
+        decay = self.config.objective.teacher
+        self._teacher = None if decay is None else Teacher(self.net, decay, self.config.ema.rampup)
+        loss = TrainingLoss(
+            self.net,
+            self.config.objective,
+            self.dataset.num_classes,
+            options.precision,
+            None if self._teacher is None else self._teacher.net,
+        )
+        self._diagnostics = loss.diagnostics
         if options.compile:
             # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
             torch._dynamo.config.recompile_limit = GRAPHS
@@ -147,7 +157,8 @@ class Trainer:
 
     def _train_step(self) -> None:
         parts = list(self._batches.parts(self.step, self.images_seen))
-        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS), device=self.device)
+        own = self._diagnostics(parts[0].split)
+        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS) + len(own), device=self.device)
         if self.config.trainer.compile:
             self._examine(parts)
         for index, part in enumerate(parts):
@@ -160,8 +171,10 @@ class Trainer:
         self._optimizer.zero_grad()
         self.step += 1
         self.images_seen += self._batches.size
-        self._meter.add(self.step, loss, sums, norm)
+        self._meter.add(self.step, loss, sums, norm, own)
         self._ema.update(self.net, self.step)
+        if self._teacher is not None:
+            self._teacher.update(self.net, self.step)
 
     def _examine(self, parts: list[Microbatch]) -> None:
         """Have the derivative checked uncompiled: a compiled one cannot look at what it computes."""
@@ -251,6 +264,7 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "ema": self._ema.state_dict(),
+            **({} if self._teacher is None else {"teacher": self._teacher.state_dict()}),
             "last_finite": dict(self._meter.last_finite),
             "least_errors": dict(self._meter.least),
         }
@@ -269,6 +283,8 @@ class Trainer:
             self.net.load_state_dict(state["net"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._ema.load_state_dict(state["ema"])
+            if self._teacher is not None:  # of a state without one (another objective's, in PBT) the network teaches
+                self._teacher.load_state_dict(state.get("teacher", state["net"]))
             self.step, self.images_seen = int(state["step"]), int(state["images_seen"])
             self._meter.last_finite = dict(state["last_finite"])
             self._meter.least = dict(state["least_errors"])
