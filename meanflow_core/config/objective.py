@@ -57,6 +57,14 @@ class GuidanceConfig(Section):
     """See `start`."""
     dropout: float = 0.1
     """Share of rows trained on the null label with the plain velocity (when the data has labels)."""
+    input: bool = False
+    """Guidance as an input: one network for all scales. It is told w (as 1 - 1/w), which is drawn for each row, and
+    trained on omega = 1, kappa = 1 - 1/w (iMF); `omega`, `kappa` and `scale` stay unset. Evaluations are made at the
+    scales in `evaluation.guidance`."""
+    scale_max: float = 8.0
+    """Of `input`: w lies in [1, scale_max]."""
+    scale_decay: float = 1.0
+    """Of `input`: w has the density w^-scale_decay there."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -67,7 +75,13 @@ class GuidanceConfig(Section):
             start=(0, 1, "[]"),
             end=(0, 1, "[]"),
             dropout=(0, 1, "[)"),
+            scale_max=(1, INF, "()"),
+            scale_decay=(-INF, INF, "[]"),
         )
+        if self.input and (self.scale, self.omega, self.kappa) != (None, 1.0, 0.0):
+            key = "scale" if self.scale is not None else "omega" if self.omega != 1.0 else "kappa"
+            rule = "`input` draws the scale of each row; leave `scale`, `omega` and `kappa` out"
+            yield Problem(key=key, value=getattr(self, key), rule=rule)
         if self.scale is not None and self.omega != 1.0:
             rule = "`scale` and `omega` are both set; set one (scale = omega / (1 - kappa))"
             yield Problem(key="omega", value=self.omega, rule=rule)
@@ -82,7 +96,7 @@ class GuidanceConfig(Section):
     @property
     def active(self) -> bool:
         """Whether the guided velocity differs from the plain one anywhere."""
-        return self.effective_omega != 1.0 or self.kappa != 0.0
+        return self.input or self.effective_omega != 1.0 or self.kappa != 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

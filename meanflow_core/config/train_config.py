@@ -41,6 +41,13 @@ class TrainConfig(Section):
         if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
             rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
             yield Problem(key="objective.derivative", value=way, rule=rule, nearest="dual")
+        told, scales = self.objective.guidance.input, self.evaluation.guidance
+        if told and not scales:
+            rule = "is empty: at which scales is a network with guidance as an input judged? e.g. [1, 1.5, 2, 3]"
+            yield Problem(key="evaluation.guidance", value=scales, rule=rule)
+        if scales and not told:
+            rule = "only a network that is told the scale (`objective.guidance.input: true`) can be judged at several"
+            yield Problem(key="evaluation.guidance", value=scales, rule=rule)
         dropout = getattr(self.model, "dropout", 0.0)
         if self.trainer.compile and dropout and self.objective.preset.leg == "data" and self.objective.has_finite_split:
             rule = f"`{self.objective.name}` needs one dropout mask in two passes, which `trainer.compile` cannot give"

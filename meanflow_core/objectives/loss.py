@@ -13,7 +13,15 @@ from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.derivative import DerivativeError, rows_stand_alone
-from meanflow_core.flow import Network, guided_velocity, interpolate, row_weight
+from meanflow_core.flow import (
+    Network,
+    guided_velocity,
+    interpolate,
+    null_condition,
+    per_row,
+    row_weight,
+    with_scale,
+)
 from meanflow_core.objectives.choice import choose_target
 from meanflow_core.objectives.derivative_at_t import DerivativeAtT
 from meanflow_core.objectives.target import Regression, SplitInput, Target
@@ -56,6 +64,7 @@ def meanflow_loss(
     objective: ObjectiveConfig,
     split: Tensor | float | None = None,
     teacher: Network | None = None,
+    scales: Tensor | None = None,
     rows: int | None = None,
     drops: int | None = None,
 ) -> MeanFlowLoss:
@@ -78,6 +87,8 @@ def meanflow_loss(
         split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
             all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
+        scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
+            the class and w; dropped rows have w = 1.
         rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
         drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
@@ -92,7 +103,8 @@ def meanflow_loss(
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
-    seen = _seen_labels(labels, dropped, null_label)
+    conditions = _with_scales(labels, scales, x)
+    seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
     if not torch.compiler.is_compiling():
         _check_times(r, t, rows)
@@ -112,6 +124,7 @@ def meanflow_loss(
                 objective=objective,
                 split=split[order] if isinstance(split, Tensor) else split,
                 teacher=teacher,
+                scales=None if scales is None else scales[order],
                 rows=int(span.sum()),
                 drops=drops,
             )
@@ -127,6 +140,7 @@ def meanflow_loss(
     if objective.guidance.active and not torch.compiler.is_compiling():
         _check_guidance(rows_stand_alone(net, x, r, t, seen, objective.derivative)[1])
     point = interpolate(x, noise, t)
+    labels = conditions
     # Rows whose target holds no v~ pay no guidance pass.
     first = 0 if target.needs_velocity else rows
     guided = guided_velocity(
@@ -206,7 +220,7 @@ def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int 
         return labels
     if labels is None or null_label is None:
         raise ValueError("`dropped` needs `labels` and `null_label`")
-    return torch.where(dropped, null_label, labels)
+    return torch.where(per_row(dropped, labels), null_condition(labels, null_label), labels)
 
 
 def _padded(values: Tensor | None, like: Tensor) -> Tensor:
@@ -230,6 +244,15 @@ def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
             f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
             "them found"
         )
+
+
+def _with_scales(labels: Tensor | None, scales: Tensor | None, x: Tensor) -> Tensor | None:
+    """What the network is told of each row: its label, and its guidance scale where that is an input."""
+    if scales is None:
+        return labels
+    if labels is None:
+        raise ValueError("`scales` needs `labels`")
+    return with_scale(labels, scales.to(x.dtype))
 
 
 def _in_order(order: Tensor) -> bool:

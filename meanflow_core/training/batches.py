@@ -13,7 +13,7 @@ from meanflow_core.config import TrainConfig
 from meanflow_core.data import Dataset, IndexStream
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.flow import sample_dropped, sample_times, spanning_rows
+from meanflow_core.flow import draw_scales, sample_dropped, sample_times, spanning_rows
 from meanflow_core.objectives import draw_split
 from meanflow_core.rng import Streams, stable_seed
 
@@ -40,6 +40,8 @@ class Microbatch:
     """At least so many rows are dropped (known without asking the device)."""
     split: Tensor | float = 0.0
     """a of s = t - a (t - r), [n], or 0 or 1 for all rows."""
+    scales: Tensor | None = None
+    """The scale of guidance of each row, [n], where it is an input of the network."""
 
 
 class Batches:
@@ -91,6 +93,10 @@ class Batches:
             generator=lambda: draw("split", step, device),
             device=device,
         )
+        guidance = self._config.objective.guidance
+        scales = None
+        if guidance.input:
+            scales = draw_scales(self.size, guidance, generator=draw("scales", step, device), device=device)
         different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
@@ -106,6 +112,7 @@ class Batches:
                 rows=len(range(index, different, self.count)),
                 drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
                 split=split[take] if isinstance(split, Tensor) else split,
+                scales=None if scales is None else scales[take],
             )
 
     def _rows(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.flow import spanning_rows
-from meanflow_core.metrics import Evaluator, build_evaluator
+from meanflow_core.metrics import Evaluator, build_evaluator, by_scale
 from meanflow_core.nets import build_net
 from meanflow_core.rng import seeded
-from meanflow_core.sampling import Sampling, image_grid
+from meanflow_core.sampling import Sampling, guidance_scale, image_grid
 from meanflow_core.training.batches import Batches, Microbatch
 from meanflow_core.training.checkpoint import CheckpointError, load_weights, save_weights
 from meanflow_core.training.device_metrics import device_metrics
@@ -81,7 +81,9 @@ class Trainer:
         """Training rows seen, which is also the position in the data."""
         self._on_log = on_log
         with seeded(self.config.seed, "weights"):
-            self.net = build_net(self.config.model, self.dataset.shape, self.dataset.num_classes).to(self.device)
+            shape, classes = self.dataset.shape, self.dataset.num_classes
+            told = self.config.objective.guidance.input
+            self.net = build_net(self.config.model, shape, classes, guided=told).to(self.device)
         options = self.config.trainer
         decay = self.config.objective.teacher
         self._teacher = None if decay is None else Teacher(self.net, decay, self.config.ema.rampup)
@@ -98,8 +100,6 @@ class Trainer:
             torch._dynamo.config.recompile_limit = GRAPHS
             loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
         self._plain_loss = loss
-        self._examined: set[int] = set()
-        """Counts of rows with r != t whose compiled loss was examined before."""
         self._loss: nn.Module = self.world.wrap(loss, self.device)
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
         self._ema = EMA(self.net, self.config.ema)
@@ -160,7 +160,7 @@ class Trainer:
         own = self._diagnostics(parts[0].split)
         loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS) + len(own), device=self.device)
         if self.config.trainer.compile:
-            self._examine(parts)
+            self._plain_loss.examine(parts)
         for index, part in enumerate(parts):
             with self._synchronising(index == len(parts) - 1), self._draws_seeded(index):
                 part_loss, part_sums = self._loss(part)
@@ -175,13 +175,6 @@ class Trainer:
         self._ema.update(self.net, self.step)
         if self._teacher is not None:
             self._teacher.update(self.net, self.step)
-
-    def _examine(self, parts: list[Microbatch]) -> None:
-        """Have the derivative checked uncompiled: a compiled one cannot look at what it computes."""
-        for part in parts:
-            if part.rows not in self._examined:
-                self._plain_loss.examine(part)
-                self._examined.add(part.rows)
 
     def derivative_record(self) -> list[str]:
         """Return how du/dt was had and why, a line for each mode in which the network was trained."""
@@ -209,22 +202,27 @@ class Trainer:
         """Judge samples of every set of weights, from fixed noise and labels.
 
         Returns:
-            `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others.
+            `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others. Where guidance is
+            an input, `..._w<scale>` of each scale in `evaluation.guidance`, and `eval/best_<metric>_<n>nfe` with its
+            scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
             TrainingDiverged: samples are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
+        scales: Sequence[float | None] = self.config.evaluation.guidance or (None,)
         for index, (name, weights) in enumerate(self.weights().items()):
             prefix = "eval/" if index == 0 else f"eval/{name}/"
             for nfe in self.config.evaluation.nfe:
-                samples = sampling.draw(self.net, weights, nfe)
-                if not samples.isfinite().all():
-                    reason = f"the samples of the weights {name!r} are not finite"
-                    raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                for metric, value in evaluator.evaluate(samples, sampling.labels).items():
-                    result[f"{prefix}{metric}_{nfe}nfe"] = value
+                judged: dict[float | None, dict[str, float]] = {}
+                for scale in scales:
+                    samples = sampling.draw(self.net, weights, nfe, scale)
+                    if not samples.isfinite().all():
+                        reason = f"the samples of the weights {name!r} are not finite"
+                        raise TrainingDiverged(self.step, reason, self._meter.last_finite)
+                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                result |= {f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe").items()}
         return result
 
     def evaluation_record(self) -> dict[str, Any]:
@@ -233,6 +231,7 @@ class Trainer:
         return {
             "samples": evaluation.samples,
             "nfe": list(evaluation.nfe),
+            **({"guidance": list(evaluation.guidance)} if evaluation.guidance else {}),
             "labels": evaluation.labels if self.dataset.num_classes is not None else None,
             "noise_seed": evaluation.seed,
             "weights": list(self.weights()),
@@ -242,12 +241,18 @@ class Trainer:
             "derivative": self.derivative_record(),
         }
 
-    def sample_grid(self, nfe: int = 1) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class."""
+    def sample_grid(self, nfe: int = 1, guidance: float | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class.
+
+        Args:
+            nfe: number of function evaluations.
+            guidance: the scale, of a network that takes it as an input; None: the first of `evaluation.guidance`.
+        """
         sampling = Sampling(self.config, self.dataset, self.world, self.device)
         noise, labels, columns = sampling.grid_inputs()
         weights = next(iter(self.weights().values()))
-        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe)), columns)
+        scale = guidance_scale(self.config, guidance, "guidance")
+        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
 
     # ---------------------------------------------------------------------------------------------- state
 
@@ -332,7 +337,8 @@ def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, An
     weights, metadata = load_weights(path)
     try:
         config = load_config(metadata["config"])
-        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"])
+        told = config.objective.guidance.input
+        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"], guided=told)
         net.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not hold a network with its configuration: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,7 @@ class TrainingLoss(nn.Module):
                 objective=self._objective,
                 split=part.split,
                 teacher=self.teacher,
+                scales=part.scales,
                 rows=part.rows,
                 drops=part.drops,
             )
@@ -74,14 +77,20 @@ class TrainingLoss(nn.Module):
             )
         return result.loss, torch.cat([sums, result.diagnostics.sum(0)])
 
-    def examine(self, part: Microbatch) -> None:
-        """Run a part uncompiled, so that the derivative is checked before it is compiled; nothing is changed by it.
+    def examine(self, parts: Sequence[Microbatch]) -> None:
+        """Have the derivative checked uncompiled: a compiled one cannot look at what it computes. Nothing is changed.
+
+        Each number of rows with r != t, of which there is a graph, is checked once.
 
         Raises:
             DerivativeError: `objective.derivative` is not right for the network.
         """
-        with torch.no_grad(), one_draw(part.x.device):
-            buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
-            self.forward(part)
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for part in parts:
+            if part.rows in self._examined:
+                continue
+            self._examined.add(part.rows)
+            with torch.no_grad(), one_draw(part.x.device):
+                buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+                self.forward(part)
+                for buffer, before in buffers:
+                    buffer.copy_(before)

@@ -303,3 +303,28 @@ def test_a_uniform_split_on_the_data_stays_above_zero():
     ):
         load_config({"objective": {"name": "soflow", "split": {"law": "uniform"}}})
     load_config({"objective": {"name": "soflow", "split": {"law": "uniform", "start": 0.1}}})
+
+
+GUIDANCE = {
+    "objective.guidance.scale": {"objective.guidance.scale": 2.0},
+    "objective.guidance.kappa": {"objective.guidance.kappa": 0.5},
+    "objective.guidance.scale_max": {"objective.guidance.scale_max": 1.0},
+    "evaluation.guidance": {"evaluation.guidance": []},
+}
+
+
+@pytest.mark.parametrize("key", GUIDANCE)
+def test_guidance_as_an_input_leaves_no_scale_to_set_and_is_judged_somewhere(key):
+    base = {"objective.guidance.input": True, "evaluation.guidance": [1, 2.5]}
+    assert load_config(base).objective.guidance.active
+    with pytest.raises(ConfigError) as caught:
+        load_config({**base, **GUIDANCE[key]})
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_scales_to_be_judged_at_need_a_network_that_is_told_them():
+    with pytest.raises(ConfigError, match=r"evaluation\.guidance: only a network that is told the scale"):
+        load_config({"evaluation.guidance": [1.0, 2.0]})
+    for wrong in ([0.5, 2.0], [2.0, 2.0]):
+        with pytest.raises(ConfigError, match=r"evaluation\.guidance"):
+            load_config({"objective.guidance.input": True, "evaluation.guidance": wrong})

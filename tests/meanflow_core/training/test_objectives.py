@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from meanflow_core.config import PRESETS, load_config
 from meanflow_core.errors import ConfigError
 from meanflow_core.objectives import draw_split
 from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
-from meanflow_core.training.trainer import Trainer
+from meanflow_core.training.trainer import Trainer, load_network
 
 SMALL = {
     "seed": 3,
@@ -150,3 +151,51 @@ def test_under_compile_a_finite_split_cannot_share_dropout_between_its_ends():
         config("soflow", *words)
     for name in ("meanflow", "shortcut", "lsd"):
         config(name, *words)
+
+
+TOLD = [
+    "objective.guidance.scale=null", "objective.guidance.kappa=0", "objective.guidance.input=true",
+    "objective.guidance.scale_max=4", "evaluation.guidance=[1, 2.5]",
+]  # fmt: skip
+
+
+def test_one_network_is_judged_at_every_scale_and_the_best_is_named(tmp_path, shared):
+    trainer = Trainer(config("imf", *TOLD), shared=shared)
+    trainer.train(12)
+    found = trainer.evaluate()
+    for prefix in ("eval/", "eval/raw/"):
+        fids = {scale: found[f"{prefix}fid_1nfe_w{scale:g}"] for scale in (1.0, 2.5)}
+        assert fids[1.0] != fids[2.5]
+        best = min(fids, key=fids.get)
+        assert (found[f"{prefix}best_fid_1nfe"], found[f"{prefix}best_fid_1nfe_w"]) == (fids[best], best)
+        accuracies = [found[f"{prefix}accuracy_1nfe_w{scale}"] for scale in ("1", "2.5")]
+        assert found[f"{prefix}best_accuracy_1nfe"] == max(accuracies)
+    assert not any(name.endswith("_1nfe") and "best" not in name for name in found)
+    assert trainer.evaluation_record()["guidance"] == [1, 2.5]
+    assert np.array_equal(trainer.sample_grid(), trainer.sample_grid(guidance=1.0))
+    assert not np.array_equal(trainer.sample_grid(), trainer.sample_grid(guidance=2.5))
+    trainer.export(tmp_path / "weights.safetensors")
+    net, _, _ = load_network(tmp_path / "weights.safetensors")
+    assert any("scale" in name for name in net.state_dict())
+
+
+def test_scales_are_drawn_for_the_global_batch_and_take_nothing_from_other_draws(shared):
+    whole, parts = (Trainer(config("imf", *TOLD, f"trainer.accumulation={n}"), shared=shared) for n in (1, 4))
+    (part,) = whole._batches.parts(5, 0)
+    (plain,) = Trainer(config("imf"), shared=shared)._batches.parts(5, 0)
+    assert torch.equal(part.noise, plain.noise)
+    assert torch.equal(part.t, plain.t)
+    assert plain.scales is None
+    assert len(part.scales.unique()) == 32
+    assert torch.equal(part.scales[1::4], list(parts._batches.parts(5, 0))[1].scales)
+    one, other = (trainer.train(3)[-1][1]["train/squared_error"] for trainer in (whole, parts))
+    assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_a_training_with_guidance_as_an_input_resumes_bit_for_bit(shared):
+    whole, first, second = (Trainer(config("imf", *TOLD), shared=shared) for _ in range(3))
+    whole.train(6)
+    first.train(3)
+    second.load_state_dict(first.state_dict())
+    second.train(3)
+    equal(second, whole)
