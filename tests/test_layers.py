@@ -21,7 +21,7 @@ CORE_PACKAGES = {
     "data": {"config"},
     "metrics": {"config", "data"},
     "sampling": {"config", "flow", "data"},
-    "training": {"config", "flow", "objectives", "nets", "data", "metrics", "sampling"},
+    "training": {"config", "flow", "derivative", "objectives", "nets", "data", "metrics", "sampling"},
     "run": {"config", "sampling", "training"},
 }
 CORE_LEAVES = {"errors", "faces", "rng", "distributed"}
