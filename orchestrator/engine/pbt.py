@@ -90,17 +90,17 @@ def exploits(spec: SweepSpec, members: Sequence[TrialHistory], step: int) -> lis
     sign = 1.0 if spec.metric.goal == "minimize" else -1.0
 
     def rank(member: TrialHistory) -> tuple[float, int]:
-        value = float(member.points[step]["metrics"].get(spec.metric.name, math.nan))
+        value = float(member.points[step].metrics.get(spec.metric.name, math.nan))
         return (sign * value if math.isfinite(value) else math.inf, member.config_id)
 
     ranked = sorted(members, key=rank)
-    best = [member for member in ranked[:count] if member.points[step]["checkpoint"]]
+    best = [member for member in ranked[:count] if member.points[step].checkpoint]
     found = []
     for member in ranked[len(ranked) - count :] if best else []:
         chance = random.Random(f"{spec.seed}:{member.id}:{step}")
         donor = chance.choice(best)
         values = explore(spec, donor.values, chance)
-        found.append(Exploit(member.id, donor.id, step, values, str(donor.points[step]["checkpoint"])))
+        found.append(Exploit(member.id, donor.id, step, values, str(donor.points[step].checkpoint)))
     return found
 
 
