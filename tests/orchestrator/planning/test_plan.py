@@ -11,7 +11,7 @@ import yaml
 from orchestrator.planning.cost import expected_reaching
 from orchestrator.planning.plan import against_actual, make_plan, render_plan, spoken_seconds
 from orchestrator.planning.probe import Measurement, available_here, choose_probe_configs, measure, work_of
-from orchestrator.search.pruning import Curve, reason_to_stop
+from orchestrator.search.curve import Curve
 from orchestrator.spec.sweep import read_spec
 
 
@@ -142,7 +142,7 @@ def test_the_expected_steps_are_those_that_the_rule_itself_leaves(tmp_path):
             for step in expected:
                 sums[step] += 1
                 curves[trial].add(step, value, next(order))
-                if reason_to_stop(spec.early_terminate, "minimize", curves, trial):
+                if spec.early_terminate.reason_to_stop("minimize", curves, trial):
                     break
     for step, total in sums.items():
         assert expected[step] == pytest.approx(total / repeats, rel=0.05)
