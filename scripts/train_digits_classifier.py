@@ -2,7 +2,8 @@
 
     python scripts/train_digits_classifier.py [digits | mnist] [OUT.safetensors]
 
-A minute on one CPU thread for the digits, ten for mnist. The held-out rows are looked at once, at the end, for the record.
+A minute on one CPU thread for the digits, ten for mnist. The held-out rows are looked at once,
+at the end, for the record.
 """
 
 import hashlib
