@@ -149,7 +149,7 @@ def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
     for history in ledger.histories():
         born = history.birth
         try:
-            same = new.config_hash(new.config_for(born["values"], seed=born["seed"])) == born["config_hash"]
+            same = new.config_hash(new.config_for(born.values, seed=born.seed)) == born.config_hash
         except ConfigError:
             same = False
         if not same:

@@ -195,7 +195,7 @@ class Engine:
         work = assignment(self.ledger, history, start=start, checkpoint=checkpoint, resources=self._resources)
         if self.tracker is not None:
             # What a run is shown to have started with never changes; its lineage is in its labels.
-            record = dataclasses.replace(history.record(), values=history.birth["values"])
+            record = dataclasses.replace(history.record(), values=history.birth.values)
             self.tracker.trial_started(record, work.config)
         now = self._clock.now()
         self._live[history.id] = _Live(handed=now, since=now, reached=start)

@@ -51,8 +51,8 @@ def turn_generation(ledger: Ledger, *, complete: bool) -> None:
 
 def _member(spec: SweepSpec, history: TrialHistory, step: int) -> Member:
     point = history.points[step]
-    value = float(point["metrics"].get(spec.metric.name, math.nan))
-    return Member(history.id, history.config_id, dict(history.values), value, point["checkpoint"])
+    value = float(point.metrics.get(spec.metric.name, math.nan))
+    return Member(history.id, history.config_id, dict(history.values), value, point.checkpoint)
 
 
 def _valid(spec: SweepSpec, values: dict[str, Any]) -> bool:

@@ -37,9 +37,9 @@ class Curves:
         if history.replicate:
             return
         metric, point = self._ledger.spec().metric, history.points[step]
-        value = float(point["metrics"].get(metric.name, math.nan))
+        value = float(point.metrics.get(metric.name, math.nan))
         worst = math.inf if metric.goal == "minimize" else -math.inf
-        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point["order"])
+        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point.order)
 
     def length(self, history: TrialHistory) -> int:
         """Return a trial's last step."""
@@ -95,7 +95,7 @@ class Curves:
         return None if chosen is None else self._ledger.history(chosen)
 
     def _made(self, history: TrialHistory) -> Curve:
-        born = self._ledger.spec(history.birth["revision"])
-        config = born.config_for(history.birth["values"], seed=history.birth["seed"])
+        born = self._ledger.spec(history.birth.revision)
+        config = born.config_for(history.birth.values, seed=history.birth.seed)
         rungs = tuple(self._ledger.spec().rungs(config))
         return Curve(number=history.config_id, length=int(config["trainer"]["steps"]), rungs=rungs)

@@ -60,7 +60,7 @@ class Proposals:
             return None
         trials = self.searched()
         found: dict[str, Any] = {}
-        hashes = {history.birth["config_hash"] for history in trials}
+        hashes = {history.birth.config_hash for history in trials}
 
         def accept(values: dict[str, Any]) -> bool:
             try:
@@ -81,9 +81,7 @@ class Proposals:
     def _position(self, trials: Sequence[TrialHistory]) -> int:
         """Draws made so far under the present search space."""
         since = self._ledger.space_revision
-        return max(
-            (history.birth["position"] + 1 for history in trials if history.birth["revision"] >= since), default=0
-        )
+        return max((history.birth.position + 1 for history in trials if history.birth.revision >= since), default=0)
 
     def _born(
         self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, drift: Sequence[str]
@@ -112,7 +110,7 @@ class Proposals:
         """Return what the search may know: the observations of other sweeps, then these trials by number."""
         names = [metric.name for metric in self._spec.metrics]
         seen = [
-            Observation(-1, warm["values"], TrialState.FINISHED, finite(warm["metrics"].get(name) for name in names))
+            Observation(-1, warm.values, TrialState.FINISHED, finite(warm.metrics.get(name) for name in names))
             for warm in self._ledger.warm()
         ]
         for history in sorted(trials, key=lambda history: history.config_id):
@@ -134,7 +132,7 @@ class Proposals:
         if wanted is None:
             return None
         searched = self._ledger.history(str(wanted.config_id))
-        spec, seed = self._ledger.spec(searched.birth["revision"]), searched.birth["seed"] + wanted.replicate
+        spec, seed = self._ledger.spec(searched.birth.revision), searched.birth.seed + wanted.replicate
         new = NewTrial(
             id=f"{wanted.config_id}.{wanted.replicate}",
             config_id=wanted.config_id,
@@ -143,7 +141,7 @@ class Proposals:
             values=searched.values,
             config_hash=spec.config_hash(spec.config_for(searched.values, seed=seed)),
             metric=spec.metric.name,
-            revision=searched.birth["revision"],
+            revision=searched.birth.revision,
             gpu=gpu,
             labels={"drift": list(drift)} if drift else {},
         )
@@ -162,15 +160,15 @@ class Proposals:
             metrics=finite(last.get(name) for name in names),
             step=record.steps,
             bad=record.failure is not None and record.failure.kind in BAD_REGION,
-            sampler=history.birth["sampler"],
+            sampler=history.birth.sampler,
             reports=reports,
-            arrivals={step: int(history.points[step]["order"]) for step in reports},
+            arrivals={step: int(history.points[step].order) for step in reports},
             length=self._length(history),
         )
 
     def _length(self, history: TrialHistory) -> int:
         if history.id not in self._lengths:
-            born = self._ledger.spec(history.birth["revision"])
-            config = born.config_for(history.birth["values"], seed=history.birth["seed"])
+            born = self._ledger.spec(history.birth.revision)
+            config = born.config_for(history.birth.values, seed=history.birth.seed)
             self._lengths[history.id] = int(config["trainer"]["steps"])
         return self._lengths[history.id]

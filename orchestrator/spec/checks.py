@@ -53,7 +53,9 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
 
 # -------------------------------------------------------------------------------------------------- metric
 
-_EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe")
+_EVAL = re.compile(
+    r"eval/(?:raw/|ema_[0-9.]+/)?(?P<best>best_)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe(?:_w(?P<scale>[0-9.]+))?"
+)
 
 
 def check_metrics(reader: Reader, spec: SweepSpec) -> None:
@@ -96,6 +98,22 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         elif names is not None and found["name"] not in names:
             rule = f"is not logged by trials: {source}"
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
+        else:
+            _check_scale(reader, spec, path, metric.name, found)
+
+
+def _check_scale(reader: Reader, spec: SweepSpec, path: Path, name: str, found: re.Match[str]) -> None:
+    """Note a scale of guidance that trials are not judged at, or the lack of one where guidance is an input."""
+    if {"evaluation.guidance", "objective.guidance.input"} & set(spec.space.names):
+        return
+    scales = spec.set.get("evaluation.guidance", spec.base["evaluation"]["guidance"])
+    folder, _, leaf = name.removesuffix(f"_w{found['scale']}").rpartition("/")
+    bare = leaf.removeprefix("best_")
+    leaves = [*(f"{bare}_w{scale:g}" for scale in scales), f"best_{bare}"] if scales else [bare]
+    logged = [f"{folder}/{leaf}" for leaf in leaves]
+    if name not in logged:
+        why = "evaluation.guidance" if scales else "without `objective.guidance.input`"
+        reader.wrong(path, f"is not logged by trials; they log {', '.join(logged)} ({why})", name)
 
 
 # --------------------------------------------------------------------------------------- settings together

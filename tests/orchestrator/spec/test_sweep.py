@@ -487,6 +487,29 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, key, said):
     assert said in problems_of(path)[key].rule
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "right"),
+    [
+        ("eval/fid_1nfe", False, True),
+        ("eval/best_fid_1nfe", False, False),
+        ("eval/fid_1nfe_w2", False, False),
+        ("eval/fid_1nfe", True, False),
+        ("eval/best_fid_1nfe", True, True),
+        ("eval/raw/best_fid_2nfe", True, True),
+        ("eval/fid_1nfe_w2", True, True),
+        ("eval/raw/fid_1nfe_w1.5", True, True),
+        ("eval/fid_1nfe_w3", True, False),
+    ],
+)
+def test_with_guidance_as_an_input_a_metric_names_its_scale_or_is_the_best_of_them(tmp_path, name, told, right):
+    settings = {"objective.guidance.input": True, "evaluation.guidance": [1.5, 2]} if told else {}
+    content = {"metric": {"name": name}, "set": settings, "parameters": {"optimizer.lr": {"min": 1e-4, "max": 1e-2}}}
+    if right:
+        assert read(tmp_path, **content).metric.name == name
+    else:
+        assert "they log eval/" in str(wrong(tmp_path, **content)["metric.name"])
+
+
 def test_several_metrics_need_a_search_that_knows_them(tmp_path):
     both = [{"name": "eval/fid_1nfe"}, {"name": "eval/accuracy_1nfe", "goal": "maximize"}]
     spec = read(tmp_path, metric=None, metrics=both, method="nsga2", early_terminate=None)
