@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.search import Curve
@@ -70,7 +71,13 @@ class Curves:
         """Return the trials that wait at rungs."""
         return [history for history in self._ledger.histories() if history.state is TrialState.AT_RUNG]
 
-    def next_promoted(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
+    def next_promoted(
+        self,
+        also: TrialHistory | None = None,
+        *,
+        last: bool = False,
+        forecast: Callable[[], Mapping[int, float]] = dict,
+    ) -> TrialHistory | None:
         """Return the trial at a rung that goes on first, None if none does.
 
         One that was left behind when the sweep had nothing more to do may go on too, once there are more trials.
@@ -78,6 +85,7 @@ class Curves:
         Args:
             also: a trial that stands at a rung and still has its worker.
             last: see `Rule.next_promotion`.
+            forecast: returns what trials are expected to come to at their end, by number.
         """
         spec, held = self._ledger.spec(), dict[str, int]()
         if not spec.early_terminate.promotes:
@@ -91,7 +99,9 @@ class Curves:
                 return history  # the sweep was edited, and its rungs are others
         if not held:
             return None
-        chosen = spec.early_terminate.next_promotion(spec.metric.goal, self._curves, held, last=last)
+        chosen = spec.early_terminate.next_promotion(
+            spec.metric.goal, self._curves, held, last=last, forecast=forecast()
+        )
         return None if chosen is None else self._ledger.history(chosen)
 
     def _made(self, history: TrialHistory) -> Curve:

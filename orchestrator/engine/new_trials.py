@@ -106,6 +106,10 @@ class Proposals:
         self._ledger.add_trial(new, params=self._search.params(draw.values), wall=wall)
         return self._ledger.history(new.id)
 
+    def forecast(self) -> Mapping[int, float]:
+        """Return what the trials are expected to come to at their end, by number, as far as the search can tell."""
+        return self._search.forecast(self.observations(self.searched()))
+
     def observations(self, trials: Sequence[TrialHistory]) -> list[Observation]:
         """Return what the search may know: the observations of other sweeps, then these trials by number."""
         names = [metric.name for metric in self._spec.metrics]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
 from orchestrator.planning import expected_reaching
 from orchestrator.results.leaderboard_rows import order
+from orchestrator.results.rung_audit import RungAudit, audit_rungs, audit_warnings
 from orchestrator.trials import TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def status(
         "trials": {**counts, "left": left, "total": total},
         "best": best_so_far(spec, trials),
         "budget": {name: {"used": used[name], "limit": getattr(spec.budget, name)} for name in used},
+        "rungs": [audit.to_json() for audit in audit_rungs(spec, trials)],
+        "warnings": list(audit_warnings(spec, trials)),
         "wasted_seconds": sum(trial.wasted_seconds for trial in trials),
         "eta_seconds": time_left(spec, trials, left=left, wall_seconds=wall_seconds, concurrency=concurrency),
     }
@@ -164,6 +167,10 @@ def status_table(found: Status) -> Table:
         short = short_names(config)
         table.add_row("", ", ".join(f"{short[name]} {number(value, 3)}" for name, value in config.items()))
     table.add_row("spent", spent_text(found))
+    for audit in found.get("rungs", ()):
+        table.add_row("rung", str(RungAudit(**audit)))
+    for text in found.get("warnings", ()):
+        table.add_row("warning", text, style="yellow")
     if found["eta_seconds"]:
         table.add_row("time left", f"about {duration(found['eta_seconds'])}")
     if found.get("disk"):

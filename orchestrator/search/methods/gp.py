@@ -60,8 +60,19 @@ class GaussianProcess(Quasirandom, OptunaMethod):
             return self.free(position), {}
         model = CurveModel(self.space, self.sweep.metrics[0].goal, reported, self._fits)
         running = [seen.values for seen in own if not seen.state.ended and not rows_of([seen])]
+        tried = [*(seen.values for seen in reported), *running]
         chance = random.Random(seed_at(self.sweep.seed, position))
-        return self._most_promising(model.believing(running), [seen.values for seen in reported], chance), {}
+        return self._most_promising(model.believing(running), tried, chance), {}
+
+    def forecast(self, known: Sequence[Observation]) -> dict[int, float]:
+        """See `Method`: what the model expects once it has seen enough."""
+        own = [seen for seen in known if not self.space.problems(seen.values)]
+        reported = [seen for seen in own if seen.bad or rows_of([seen])]
+        if len(self.sweep.metrics) > 1 or len(reported) < self.startup or not rows_of(reported):
+            return {}
+        model = CurveModel(self.space, self.sweep.metrics[0].goal, reported, self._fits)
+        means, _ = model.at_the_end([seen.values for seen in reported])
+        return {seen.number: model.metric(float(mean)) for seen, mean in zip(reported, means, strict=True)}
 
     def _most_promising(
         self, model: CurveModel, tried: Sequence[Mapping[str, Any]], chance: random.Random
