@@ -52,19 +52,22 @@ def meant_by(version: int, raw: dict[str, Any], usual: Section) -> None:
     """
     for change in _ordered(version):
         path, _, name = change.key.rpartition(".")
-        section, default = raw, usual
+        section, default, kind = raw, usual, None
         for part in filter(None, path.split(".")):
             if section.get(part) is None:
                 section[part] = {}
             section, default = section[part], getattr(default, part, default)
             if not isinstance(section, dict):
                 break  # a mistake that is named where it is read
+            kind = section.get("name", getattr(default, "name", kind))
         else:
-            if change.of in (None, section.get("name", getattr(default, "name", None))):
+            if change.of in (None, kind):
                 section.setdefault(name, change.was)
 
 
-def difference(section: Section, prefix: str = "") -> dict[str, Any]:
+def difference(
+    section: Section, prefix: str = "", usual: Section | None = None, kind: str | None = None
+) -> dict[str, Any]:
     """Return the dotted keys in which a section differs from the first default of each, with their values.
 
     Neither a key that is added later nor a default that changes later alters it.
@@ -72,30 +75,29 @@ def difference(section: Section, prefix: str = "") -> dict[str, Any]:
     Args:
         section: a configuration or a part of one.
         prefix: its dotted key and a dot; empty for the whole configuration.
+        usual: the section with every value at its present default; None: `section.usual()`.
+        kind: the `name` of the section it belongs to.
     """
+    usual, kind = usual or section.usual(), getattr(section, "name", kind)
     found: dict[str, Any] = {}
     for entry in dataclasses.fields(section):
         key, value = f"{prefix}{entry.name}", getattr(section, entry.name)
-        default = _first(key, getattr(section, "name", None), entry)
+        default = getattr(usual, entry.name)
         if isinstance(value, Section):
-            kind = getattr(value, "name", None)
-            usual = _first(f"{key}.name", None, None) or getattr(default, "name", None)
-            if type(value) is not type(default) or kind != usual:
-                found[f"{key}.name"] = kind
-            found |= difference(value, f"{key}.")
-        elif value != default:
+            named = getattr(value, "name", None)
+            if named != _first(f"{key}.name", kind, getattr(default, "name", None)):
+                found[f"{key}.name"] = named
+            same = type(value) is type(default) and named == getattr(default, "name", None)
+            found |= difference(value, f"{key}.", default if same else value.usual(), kind)
+        elif entry.name != "name" and value != _first(key, kind, default):
             found[key] = value
     return {key: value for key, value in found.items() if key not in (*RECORDS, *NOT_IN_IDENTITY)}
 
 
-def _first(key: str, kind: str | None, entry: dataclasses.Field[Any] | None) -> Any:
-    """Return the default that a key had when it was new."""
-    for change in _ordered(0):
-        if change.key == key and change.of in (None, kind):
-            return change.was
-    if entry is None:
-        return None
-    return entry.default_factory() if entry.default_factory is not dataclasses.MISSING else entry.default
+def _first(key: str, kind: str | None, present: Any) -> Any:
+    """Return the default that a key had when it was new, given the present one."""
+    changes = [change for change in _ordered(0) if change.key == key and change.of in (None, kind)]
+    return changes[0].was if changes else present
 
 
 def _ordered(version: int) -> list[Changed]:

@@ -17,11 +17,11 @@ def identity(ledger: Ledger, history: TrialHistory) -> str:
     anew, from the sweep file that the trial was drawn from. Where that is no valid configuration any more, the recorded
     hash, which no present one equals.
     """
-    recorded = str(history.birth["config_hash"])
+    recorded = history.birth.config_hash
     if "-" in recorded:
         return recorded
     try:
-        spec = ledger.spec(history.birth["revision"])
-        return spec.config_hash(spec.config_for(history.birth["values"], seed=history.birth["seed"]))
+        spec = ledger.spec(history.birth.revision)
+        return spec.config_hash(spec.config_for(history.birth.values, seed=history.birth.seed))
     except ConfigError:
         return recorded

@@ -8,6 +8,7 @@ import pytest
 from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.config import defaults as table
 from meanflow_core.config.defaults import Changed, difference
+from meanflow_core.config.objective_presets import PRESETS
 from meanflow_core.errors import ConfigError
 
 FIRST = json.loads((Path(__file__).parents[1] / "data" / "defaults-1.json").read_text())
@@ -49,6 +50,15 @@ def test_a_value_that_is_the_default_is_the_same_training_as_leaving_it_out():
     assert load_config({"optimizer.lr": 1e-4, "model": {"name": "dit", "depth": 12}}).hash() == load_config({}).hash()
     assert load_config({"model.name": "mlp"}).hash() != load_config({}).hash()
     assert load_config({"model": {"name": "mlp", "width": 768}}).hash() != load_config({"model.name": "mlp"}).hash()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_follows_the_name_of_the_objective_is_the_same_training_as_when_it_is_said(name):
+    config = load_config({"objective.name": name})
+    said = load_config({"objective": config.to_dict()["objective"]})
+    assert said.objective.followed != config.objective.followed
+    assert said.hash() == config.hash()
+    assert difference(config) == ({} if name == "meanflow" else {"objective.name": name})
 
 
 def test_a_stored_configuration_means_what_it_meant_when_it_was_written(later):

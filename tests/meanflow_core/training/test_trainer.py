@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -227,6 +228,37 @@ def test_the_protocol_of_an_evaluation_is_on_record(shared):
     assert record["data"]["name"] == "digits"
 
 
+def test_how_the_derivative_was_had_is_on_record(shared, tmp_path):
+    trainer = Trainer(small(), shared=shared)
+    assert trainer.derivative_record() == []
+    trainer.train(2)
+    (line,) = trainer.derivative_record()
+    assert line.startswith("du/dt by row_dual")
+    assert trainer.evaluation_record()["derivative"] == [line]
+    trainer.export(tmp_path / "weights.safetensors")
+    assert load_network(tmp_path / "weights.safetensors")[2]["derivative"] == [line]
+
+
+def test_what_a_network_draws_is_a_function_of_seed_and_step(shared):
+    """Whatever draws it, and though the check at first use comes at another step in a training that was resumed."""
+
+    def drawing(trainer):
+        forward = trainer.net.forward
+        trainer.net.forward = lambda z, r, t, y=None: forward(z + 0.1 * torch.randn_like(z) * random.random(), r, t, y)
+        return trainer
+
+    whole, part = (drawing(Trainer(small(), shared=shared)) for _ in range(2))
+    whole.train(4)
+    part.train(2)
+    torch.rand(3)
+    random.random()
+    rest = drawing(Trainer(small(), shared=shared))
+    rest.load_state_dict(copy.deepcopy(part.state_dict()))
+    rest.train(2)
+    for key, value in whole.net.state_dict().items():
+        assert torch.equal(value, rest.net.state_dict()[key])
+
+
 def test_sample_i_depends_on_no_batch_size_and_no_count(shared):
     a = Sampling(
         changed(["evaluation.samples=70", "evaluation.batch_size=9"]), shared.dataset, World(), torch.device("cpu")
@@ -328,8 +360,8 @@ def test_samples_that_are_not_finite_are_a_divergence(shared):
         trainer.evaluate()
 
 
-def sums_of(**values):
-    return torch.tensor([float(values.get(name, 1.0)) for name in SUMS])
+def sums_of(*own, **values):
+    return torch.tensor([float(values.get(name, 1.0)) for name in SUMS] + [float(value) for value in own])
 
 
 def meter(**kwargs):
@@ -342,10 +374,8 @@ def meter(**kwargs):
 def test_a_row_holds_means_over_steps_and_rows():
     m = meter()
     for step, loss in ((1, 2.0), (2, 4.0)):
-        sums = sums_of(
-            squared_error=16, velocity_error=12, du_dt_norm=6, u_norm=8, target_norm=24, velocity_power=72, weight=2
-        )
-        m.add(step, torch.tensor(loss), sums, torch.tensor(5.0))
+        sums = sums_of(6, squared_error=16, velocity_error=12, u_norm=8, target_norm=24, velocity_power=72, weight=2)
+        m.add(step, torch.tensor(loss), sums, torch.tensor(5.0), ("du_dt_norm",))
     row = m.row(2)
     assert row.pop("train/steps_per_second") == pytest.approx(2.0)
     assert row == pytest.approx({
@@ -353,6 +383,15 @@ def test_a_row_holds_means_over_steps_and_rows():
         "train/u_norm": 1.0, "train/target_norm": 3.0, "train/grad_norm": 5.0, "train/velocity_norm": 3.0,
         "train/weight": 0.25,
     })  # fmt: skip
+
+
+def test_what_an_objective_reports_is_averaged_over_the_steps_that_report_it():
+    m = meter()
+    for step, (own, names) in enumerate((((1.0,), ("split",)), ((0.5,), ("split",)), ((8.0,), ("du_dt_norm",))), 1):
+        m.add(step, torch.tensor(2.0), sums_of(*own, squared_error=24), torch.tensor(1.0), names)
+    row = m.row(3)
+    assert (row["train/split"], row["train/du_dt_norm"]) == (0.375, 4.0)
+    assert (row["train/squared_error"], row["train/loss"]) == pytest.approx((3.0, 2.0))
 
 
 def row_with(m, step, **values):
@@ -405,7 +444,9 @@ def test_the_first_row_is_compared_with_a_network_that_answers_zero():
 
 def test_without_rows_of_a_kind_their_metric_is_left_out():
     assert "train/velocity_error" not in row_with(meter(rows=8), 1)
-    assert "train/du_dt_norm" not in row_with(meter(rows=0), 1)
+    m = meter(rows=0)
+    m.add(1, torch.tensor(1.0), sums_of(3.0, velocity_power=80), torch.tensor(1.0), ("du_dt_norm",))
+    assert "train/du_dt_norm" not in m.row(1)
 
 
 def test_on_a_device_that_is_not_looked_at_the_flag_is_raised_with_the_right_step_at_the_next_row():
