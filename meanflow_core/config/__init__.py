@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.data import DigitsConfig as DigitsConfig
     from meanflow_core.config.data import ImageFolderConfig as ImageFolderConfig
     from meanflow_core.config.data import LatentsConfig as LatentsConfig
+    from meanflow_core.config.data import MnistConfig as MnistConfig
     from meanflow_core.config.data import Toy2dConfig as Toy2dConfig
     from meanflow_core.config.defaults import FIRST as FIRST
     from meanflow_core.config.defaults import NOT_IN_IDENTITY as NOT_IN_IDENTITY
