@@ -114,7 +114,7 @@ class Engine:
         self._resources = _resources(self.spec, resources)  # an edit counts from the next driver on, as for its workers
         self.drift: list[str] = drift(ledger.environment(), environment or {})
         self._begin()
-        self._curves = Curves(ledger)
+        self._curves = Curves(ledger, self._proposals.forecast)
         self._endings = Endings(ledger, self._curves, self._clock, tracker)
         self._settle()
 
@@ -164,13 +164,13 @@ class Engine:
             return Wait(reason=f"max_concurrent is {self.spec.max_concurrent}")
         if self.spec.method.population and not self._live:
             turn_generation(self.ledger, complete=self._proposals.complete())
-        again = next_waiting(self.ledger, self._live) or self._promoted()
+        again = next_waiting(self.ledger, self._live) or self._curves.next_promoted()
         if again is not None:
             return self._go_on(again)
         born = self._next_of_search()
         if born is not None:
             return self._hand_out(born, 0, None)
-        again = self._promoted(last=True)
+        again = self._curves.next_promoted(last=True)
         if again is not None:
             return self._go_on(again)
         if any(not self.ledger.history(trial).replicate for trial in self._live):
@@ -200,9 +200,6 @@ class Engine:
         now = self._clock.now()
         self._live[history.id] = _Live(handed=now, since=now, reached=start)
         return work
-
-    def _promoted(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
-        return self._curves.next_promoted(also, last=last, forecast=self._proposals.forecast)
 
     def _room_for_trials(self) -> bool:
         return room_for_trials(self.spec.budget, self.ledger.histories())
@@ -260,7 +257,7 @@ class Engine:
         if self._halt is not None or self._held or history.id in self._pausing or self.spec.method.population:
             return False
         if self._curves.rung(history) is not None:
-            if next_waiting(self.ledger, self._live) is not None or self._promoted(history) is not history:
+            if next_waiting(self.ledger, self._live) is not None or self._curves.next_promoted(history) is not history:
                 return False
             self.ledger.promote(history.id, wall=self.wall())  # it would be the next to be handed out
         return True

@@ -18,10 +18,12 @@ class Curves:
 
     Args:
         ledger: the sweep's ledger.
+        forecast: returns what trials are expected to come to at their end, by number, as far as the search can tell.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, forecast: Callable[[], Mapping[int, float]]) -> None:
         self._ledger = ledger
+        self._forecast = forecast
         self._curves: dict[str, Curve] = {}
         for history in ledger.histories():
             self.read(history)
@@ -76,7 +78,6 @@ class Curves:
         also: TrialHistory | None = None,
         *,
         last: bool = False,
-        forecast: Callable[[], Mapping[int, float]] = dict,
     ) -> TrialHistory | None:
         """Return the trial at a rung that goes on first, None if none does.
 
@@ -85,7 +86,6 @@ class Curves:
         Args:
             also: a trial that stands at a rung and still has its worker.
             last: see `Rule.next_promotion`.
-            forecast: returns what trials are expected to come to at their end, by number.
         """
         spec, held = self._ledger.spec(), dict[str, int]()
         if not spec.early_terminate.promotes:
@@ -100,7 +100,7 @@ class Curves:
         if not held:
             return None
         chosen = spec.early_terminate.next_promotion(
-            spec.metric.goal, self._curves, held, last=last, forecast=forecast()
+            spec.metric.goal, self._curves, held, last=last, forecast=self._forecast()
         )
         return None if chosen is None else self._ledger.history(chosen)
 
