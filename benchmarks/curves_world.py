@@ -24,6 +24,16 @@ FITTED = 500
 DRAWN = 20_000
 
 
+TRAININGS: int | None = None
+"""How many of the recorded trainings count; None: all."""
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Return the recorded trainings, in the order in which they were made."""
+    found: list[dict[str, Any]] = json.loads(TABLE.read_text())
+    return found[:TRAININGS]
+
+
 def features(values: dict[str, Any], network: int, steps: tuple[int, ...] = STEPS) -> np.ndarray[Any, Any]:
     """Return [steps, 9]: the configuration in the unit cube, the network, the logarithm of the step."""
     row = [*point_of(values), float(network)]
@@ -63,7 +73,7 @@ class World:
 def _table() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Features, log metric, configuration and step of every report."""
     rows, targets, owners, steps = [], [], [], []
-    for entry in json.loads(TABLE.read_text()):
+    for entry in recorded():
         at = tuple(int(step) for step in entry["curve"])
         if at:
             rows.append(features(entry["values"], entry["model"], at))
@@ -88,7 +98,7 @@ def fitted() -> GaussianProcessRegressor:
 def seed_noise() -> dict[int, float]:
     """Return the standard deviation of the log metric between seeds of a configuration, at each step."""
     runs: dict[tuple[int, int, int], list[float]] = defaultdict(list)
-    for entry in json.loads(TABLE.read_text()):
+    for entry in recorded():
         for step, value in entry["curve"].items():
             runs[int(step), entry["config"], entry["model"]].append(math.log(value))
     found = {}

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import curves_world
 from curves_peers import PEERS
 from curves_world import STEPS, World, held_out, seed_noise
 
@@ -46,6 +47,8 @@ OWN: dict[str, dict[str, Any]] = {
     "tpe + asha 2 from 200": {"method": "tpe", "early_terminate": {"type": "asha", "min_iter": 200, "eta": 2}},
     "tpe + promotion 4": {"method": "tpe", "early_terminate": PROMOTE4},
     "gp + promotion 4": {"method": "gp", "early_terminate": PROMOTE4},
+    "gp + promotion 2 from 200": {"method": "gp", "early_terminate": {**PROMOTE4, "min_iter": 200, "eta": 2}},
+    "gp": {"method": "gp"},
 }
 
 
@@ -174,10 +177,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 4])
     parser.add_argument("--networks", type=int, nargs="*", default=[1, 0], help="1: the shipped one, 0: the smaller")
+    parser.add_argument("--trainings", type=int, help="how many of the recorded trainings the world is made of")
     parser.add_argument("--json", type=Path, help="adds the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     os.fsync = lambda _: None  # type: ignore[assignment]  # a benchmark may lose its ledger
+    curves_world.TRAININGS = options.trainings
     for name, value in held_out().items():
         print(f"{name}: {value:.2f}")
     print("noise between seeds (log):", ", ".join(f"{step}: {noise:.2f}" for step, noise in seed_noise().items()))

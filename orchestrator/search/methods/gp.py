@@ -91,7 +91,8 @@ class GaussianProcess(Quasirandom, OptunaMethod):
                 pool = leading + [
                     self._near(values, chance, REACH / 2**round_) for values in leading for _ in range(NEAR)
                 ]
-        return leading[0]
+        best_of_all: dict[str, Any] = leading[0]
+        return best_of_all
 
     def _near(self, values: Mapping[str, Any], chance: random.Random, reach: float) -> dict[str, Any]:
         def choose(parameter: Parameter) -> Any:
