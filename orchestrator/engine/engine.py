@@ -28,7 +28,7 @@ from orchestrator.engine.new_trials import Proposals
 from orchestrator.engine.reuse import Known
 from orchestrator.ledger import Ledger, TrialHistory
 from orchestrator.provenance import recorded
-from orchestrator.results import summarize
+from orchestrator.results import Status, status_of
 from orchestrator.trials import (
     Assignment,
     Decision,
@@ -376,8 +376,8 @@ class Engine:
         state, reason = self._halt or natural_end(self.ledger, exhausted=self._proposals.exhausted)
         return Done(reason=reason, failed=state == "failed")
 
-    def finish(self, reason: str | None = None) -> dict[str, Any]:
-        """Record the end of this driver's work and return the summary. Trials still out count as interrupted.
+    def finish(self, reason: str | None = None) -> Status:
+        """Record the end of this driver's work and return where the sweep stands; trials still out are interrupted.
 
         Args:
             reason: why it ends before `next` said Done ("interrupted" is the state then).
@@ -390,14 +390,14 @@ class Engine:
         traceback = self._breaking.failure.traceback if self._breaking and self._breaking.failure else None
         self.ledger.set_wall(self.wall())
         self.ledger.set_state(state, why, traceback=traceback)
-        summary = self.summary()
+        status = self.status()
         if self.tracker is not None:
-            self.tracker.sweep_ended(state, summary)
-        return summary
+            self.tracker.sweep_ended(state, status.to_json())
+        return status
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `status --json` shows; see `orchestrator.results.summary`."""
-        return summarize(self.ledger, wall=self.wall(), driven=True)
+    def status(self) -> Status:
+        """Return where the sweep stands now."""
+        return status_of(self.ledger, wall=self.wall())
 
 
 def _resources(spec: SweepSpec, given: Mapping[str, Any] | None) -> dict[str, Any]:

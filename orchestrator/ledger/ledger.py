@@ -129,6 +129,13 @@ class Ledger:
         """Whether this process holds the writer's lock."""
         return self._studies.writable
 
+    @property
+    def driven(self) -> bool:
+        """Whether a driver runs the sweep now: this process, or another one that holds the lock."""
+        from orchestrator.ledger.journal import driver_of
+
+        return self.writable or driver_of(self.paths.lock) is not None
+
     def close(self) -> None:
         """Let go of the writer's lock."""
         self._studies.close()
