@@ -90,6 +90,6 @@ def natural_end(ledger: Ledger, *, exhausted: bool) -> tuple[str, str]:
         return "finished", " and ".join(aimed)
     if not room_for_trials(spec.budget, ledger.histories()):
         return "finished", f"budget.trials is {spec.budget.trials}"
-    if exhausted and spec.method != "grid":
+    if exhausted and not spec.method.exhaustive:
         return "finished", "every combination has been tried"
     return "finished", ""

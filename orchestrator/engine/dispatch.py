@@ -25,7 +25,7 @@ def next_waiting(ledger: Ledger, live: Collection[str]) -> TrialHistory | None:
         for history in ledger.histories()
         if history.state in (TrialState.RUNNING, TrialState.WAITING) and history.id not in live
     ]
-    if ledger.spec().method == "pbt":  # who is ahead waits for its generation
+    if ledger.spec().method.population:  # who is ahead waits for its generation
         turned = ledger.fact("generation", 0)
         waiting = [history for history in waiting if history.replicate or history.last_step <= turned]
     return min(waiting, key=lambda history: (history.replicate, history.config_id), default=None)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
-from orchestrator.search import Draw, Observation, Search, finite
-from orchestrator.search import replication as replicates
+from orchestrator.search import Draw, Observation, finite, next_replicate
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Proposals:
     def renew(self) -> None:
         """Search by the sweep file as it is now."""
         self._spec = self._ledger.spec()
-        self._search = Search(self._spec)
+        self._search = self._spec.method(self._spec)
         self.exhausted = False
         """Whether the search has no combination left."""
 
@@ -70,7 +69,7 @@ class Proposals:
             found["hash"] = self._spec.config_hash(config)
             if self._spec.on_duplicate == "skip" and found["hash"] in self._known:
                 return False
-            return found["hash"] not in hashes or (self._spec.on_duplicate == "run" and self._spec.method != "grid")
+            return found["hash"] not in hashes or self._spec.method.repeats(self._spec.on_duplicate)
 
         draw = self._search.draw(self._position(trials), self.observations(trials), accept)
         if draw is None:
@@ -86,9 +85,8 @@ class Proposals:
     def _born(
         self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, drift: Sequence[str]
     ) -> TrialHistory:
-        known = self._known.get(config_hash) if self._spec.on_duplicate == "reuse" else None
-        if self._spec.method == "pbt":
-            known = None  # a member that is at its end takes no part
+        reuses = self._spec.on_duplicate == "reuse" and self._spec.method.reuses
+        known = self._known.get(config_hash) if reuses else None
         labels: dict[str, Any] = {"drift": list(drift)} if drift and known is None else {}
         new = NewTrial(
             id=str(number),
@@ -129,7 +127,7 @@ class Proposals:
 
         To be asked when the search is through and no trial of it runs. The arguments are those of `next_configuration`.
         """
-        wanted = replicates.next_replicate(self._spec, self._ledger.trials())
+        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials())
         if wanted is None:
             return None
         searched = self._ledger.history(str(wanted.config_id))

@@ -172,7 +172,7 @@ def test_the_search_is_told_of_what_the_configuration_did_and_of_nothing_else(st
     proposals = engine._proposals
     told = proposals.observations(proposals.searched())
     assert [(seen.state, seen.bad) for seen in told] == [(TrialState.FAILED, bad) for bad in (True, True, False, False)]
-    shown = proposals._search._study_of(told)
+    shown = proposals._search.recorded(told)
     assert [trial.params["x"] for trial in shown] == [seen.values["x"] for seen in told if seen.bad]
 
 
