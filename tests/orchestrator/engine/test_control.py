@@ -355,7 +355,7 @@ def test_an_edit_says_what_differs_and_marks_the_trials_that_follow(home: Home) 
     message = edited(home, toy.sweep(run_cap=5, parameters=parameters))
     assert message.startswith(
         "revision 1: parameters.x.max: 1.0 -> 0.2; run_cap: 3 -> 5; "
-        f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}"
+        f"outside the new search space, ranked but not used by the search: trials {', '.join(outside)}"
     )
     trials = run(home, toy.sweep())
     assert essence(trials[:3]) == essence(old)
