@@ -173,7 +173,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             done = [restart(ledger, ledger.history(trial)) for trial in again]
             kept = len(failed) - len(again)
             return "; ".join(done or ["nothing to retry"]) + (
-                f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
+                f" ({kept} diverged or out of memory: `trial retry ID` retries one of them)" if kept else ""
             )
         case "extend" | "edit":
             revised = edits.revised(ledger, command)

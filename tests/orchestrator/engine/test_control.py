@@ -258,7 +258,7 @@ def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home:
     assert control.request(home.sweep("memory"), control.retry_failed()).startswith("nothing to retry (1 diverged or")
     run(home, toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Diverging")))
     message = control.request(home.sweep("toy"), control.retry_failed())
-    assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` takes up a single one)"
+    assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` retries one of them)"
     assert control.request(home.sweep("toy"), control.retry_trial("2")).startswith("trial 2 starts again; ")
     trace = Trace()
     trials = run(home, toy.grid(), trace=trace)
