@@ -1,4 +1,4 @@
-"""How a run of a trial ends, and a trial: by its last report, by a rule, by a failure, by hand."""
+"""Completion of runs and trials: by the last report, by a rule, by a failure, by hand."""
 
 from __future__ import annotations
 
