@@ -80,7 +80,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class YamlFile:
-    """The content of a YAML file, and where each dotted key stands in it (1 is the first line)."""
+    """The content of a YAML file, and the line of each dotted key in it (1 is the first)."""
 
     path: Path
     content: dict[str, Any]
@@ -165,7 +165,7 @@ def _explained(error: yaml.YAMLError) -> str:
     if "flow" in str(getattr(error, "context", "")) and opened is not None:
         return f"{problem}; is the bracket of line {opened.line + 1} closed?"
     if "<block end>" in problem or "mapping values are not allowed" in problem:
-        return f"{problem}; is this line indented like its neighbours, and does a text with ': ' stand in quotes?"
+        return f"{problem}; is this line indented like its neighbours, and is a text with ': ' quoted?"
     return problem
 
 

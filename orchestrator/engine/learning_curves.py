@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """One `Curve` for each trial of the search; replicates are compared with nobody and have none.
+    """One `Curve` for each trial of the search; replicates are not compared and have none.
 
     Args:
         ledger: the sweep's ledger.
@@ -60,7 +60,7 @@ class Curves:
         return rule.held_at(self._curves[history.id], history.passed)
 
     def place(self, history: TrialHistory) -> str:
-        """Return in words where a trial stands at its rung."""
+        """Return in words a trial's place at its rung."""
         spec, rung = self._ledger.spec(), self.rung(history)
         if rung is None:
             return "its rung no longer exists"

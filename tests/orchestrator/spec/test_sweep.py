@@ -313,8 +313,8 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("optimizer.lr", {"distribution": "uniform", "min": None, "max": 0.2}, "", "needs `min`"),
         ("optimizer.lr", {"distribution": {}, "min": 0.1, "max": 0.2}, ".distribution", "must be one of"),
         ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, None]}, ".probabilities", "must be numbers"),
-        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "next to nothing"),
-        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "that a number can hold"),
+        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "almost nothing"),
+        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "what a number can hold"),
         ("optimizer.lr", {"distribution": "q_normal", "min": 0.1, "max": 0.9}, ".q", "at least two multiples"),
     ],
 )
