@@ -144,7 +144,7 @@ def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any]) ->
     """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
-            return load_config(values).to_dict()
+            return load_config(values).as_given()  # what follows the objective's name does so in each trial
         except ConfigError as error:
             broken = set[str]()
             for problem in error.problems:

@@ -485,6 +485,32 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, key, said):
     assert said in problems_of(path)[key].rule
 
 
+def test_each_trial_of_a_sweep_over_objectives_has_the_weight_of_its_own(tmp_path):
+    names = ["meanflow", "imf", "shortcut", "lsd"]
+    spec = read(tmp_path, method="grid", run_cap=None, early_terminate=None, parameters={
+        "objective.name": {"values": names},
+    })  # fmt: skip
+    again = SweepSpec.from_source(json.loads(json.dumps(spec.source)))
+    for one in (spec, again):
+        weights = [one.config_for({"objective.name": name})["objective"]["weight"] for name in names]
+        assert [(w["power"], w["eps"]) for w in weights] == [(1.0, 1e-3), (1.0, 1e-2), (0.0, 1e-2), (0.0, 1e-2)]
+    fixed = read(tmp_path, set={"objective.weight.power": 0.5}, parameters={"objective.name": {"values": names}})
+    powers = [fixed.config_for({"objective.name": name})["objective"]["weight"]["power"] for name in names]
+    assert powers == [0.5] * 4
+
+
+def test_the_keys_of_one_objective_are_no_others(tmp_path):
+    parameters = {
+        "objective.name": {"values": ["meanflow", "soflow"]},
+        "objective.split.start": {"values": [0.05, 0.2], "when": {"objective.name": "soflow"}},
+    }
+    spec = read(tmp_path, method="grid", run_cap=None, early_terminate=None, parameters=parameters)
+    assert spec.space.grid_size() == 3
+    split = spec.config_for({"objective.name": "soflow", "objective.split.start": 0.2})["objective"]["split"]
+    assert (split["law"], split["start"], split["end"]) == ("exponential", 0.2, 0.002)
+    assert spec.config_for({"objective.name": "meanflow"})["objective"]["split"]["start"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("name", "told", "right"),
     [
