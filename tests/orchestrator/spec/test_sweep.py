@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from meanflow_core.config import load_config
+from meanflow_core.config import PRESETS, load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.spec.read_settings import _BY_TYPE
 from orchestrator.spec.settings import STOPPING, EarlyTerminate, Metric, Replicates, Resources
@@ -674,3 +674,15 @@ def test_a_metric_knows_when_its_target_is_reached():
     assert [low.reached(v) for v in (1.4, 1.5, 1.6)] == [True, True, False]
     assert [high.reached(v) for v in (0.89, 0.9, 0.91)] == [False, True, True]
     assert not Metric(name="m").reached(-1e9)
+
+
+def test_the_shipped_sweeps_over_objectives_give_each_its_own_weight_and_schedule():
+    digits = read_spec(ROOT / "sweeps" / "objectives.yaml")
+    assert digits.space.grid_size() == len(PRESETS)
+    images = read_spec(ROOT / "sweeps" / "imagenet256_objectives.yaml")
+    assert images.space.grid_size() == 6
+    for spec in (digits, images):
+        for name in ("meanflow", "soflow", "shortcut"):
+            found = spec.config_for({"objective.name": name})["objective"]
+            usual = load_config({"objective.name": name}).to_dict()["objective"]
+            assert (found["weight"], found["split"]) == (usual["weight"], usual["split"])
