@@ -1,6 +1,7 @@
 """The folder of a training that runs on its own: what is in it, and where to go on.
 
 config.yaml            the complete configuration
+record.json            what was found out in training: how du/dt was had, and why
 metrics.jsonl          one JSON object a logged row or evaluation, each with its step
 checkpoints/step-N/    the last two checkpoints
 weights.safetensors    the primary weights of the last checkpoint, usable alone
@@ -33,6 +34,7 @@ class RunFolder:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.config, self.metrics = self.root / "config.yaml", self.root / "metrics.jsonl"
+        self.record = self.root / "record.json"
         self.checkpoints, self.weights = self.root / "checkpoints", self.root / "weights.safetensors"
 
     def claim(self, config: TrainConfig) -> None:
@@ -100,6 +102,11 @@ class RunFolder:
         """Append one row."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def note(self, trainer: Trainer) -> None:
+        """Write the record."""
+        found = {"derivative": trainer.derivative_record()}
+        self.record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     def picture(self, step: int, nfe: int) -> Path:
         """Return the path of a picture of samples."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from meanflow_core.config import TrainConfig, load_config, read_yaml, with_values
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
 from orchestrator.space import Space
 from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
 from orchestrator.spec.read_parameters import read_parameters
@@ -33,7 +34,7 @@ from orchestrator.spec.read_settings import (
     read_resources,
 )
 from orchestrator.spec.reader import Reader, flat, put
-from orchestrator.spec.settings import METHODS, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.spec.sweep_file import (
     BUILTIN_TRAINERS,
     DEFAULT_TRAINER,
@@ -41,8 +42,6 @@ from orchestrator.spec.sweep_file import (
     read_content,
     refuse_training_configuration,
 )
-
-__all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -64,11 +63,11 @@ class SweepSpec:
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted key -> value, in every trial; unconditional constants of `parameters` are among them."""
     trainer: str = DEFAULT_TRAINER
-    method: str
+    method: type[Method]
     metrics: tuple[Metric, ...]
     run_cap: int | None = None
     space: Space
-    early_terminate: EarlyTerminate | None = None
+    early_terminate: Rule = field(default_factory=Rule)
     replicates: Replicates | None = None
     resources: Resources = field(default_factory=Resources)
     budget: Budget = field(default_factory=Budget)
@@ -86,6 +85,12 @@ class SweepSpec:
     def metric(self) -> Metric:
         """The first metric: the one that is ranked by."""
         return self.metrics[0]
+
+    @property
+    def limited(self) -> bool:
+        """Whether `run_cap` or a budget ends it."""
+        budget = self.budget
+        return bool(self.run_cap or budget.gpu_hours or budget.wall_clock or budget.trials)
 
     @property
     def extended(self) -> Mapping[str, int]:
@@ -129,8 +134,6 @@ class SweepSpec:
 
     def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
         """Return the steps of a trial's rungs, ascending, without its last step."""
-        if self.early_terminate is None:
-            return []
         loop = config["trainer"]
         batch_size = int(loop.get("batch_size", 1))
         return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
@@ -271,12 +274,13 @@ def _warm_start(reader: Reader, content: Mapping[str, Any]) -> Iterator[str]:
         yield reader.text(path, name, "")
 
 
-def _method(reader: Reader, content: Mapping[str, Any]) -> str:
-    given = content.get("method")
+def _method(reader: Reader, content: Mapping[str, Any]) -> type[Method]:
+    given, default = content.get("method"), next(iter(METHODS))
     if given is None:
         reader.wrong(("method",), f"is missing: one of {', '.join(METHODS)}")
     elif given == "custom":
-        reader.wrong(("method",), f"names no search; write one of {', '.join(METHODS)}", given)
-    elif given != "bayes":
-        return reader.choice(("method",), given, (*METHODS, "bayes"), "random")
-    return "tpe" if given == "bayes" else "random"
+        reader.wrong(("method",), f"unknown search method; write one of {', '.join(METHODS)}", given)
+    else:
+        chosen = reader.choice(("method",), given, (*METHODS, *ALIASES), default)
+        return METHODS[ALIASES.get(chosen, chosen)]
+    return METHODS[default]

@@ -120,7 +120,7 @@ def description(spec: SweepSpec, found: str = "") -> str:
     goal = "lowest" if metric.goal == "minimize" else "highest"
     lines = [found, ""] if found else []  # first: the page folds everything after a few lines
     lines += [spec.description.strip(), ""] if spec.description else []
-    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
+    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method.name}`.", ""]
     lines += ["| searched | range |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
     lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]

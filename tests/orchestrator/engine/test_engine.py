@@ -14,7 +14,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine import control
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.start import resume_sweep, start_sweep
-from orchestrator.ledger.journal import LedgerError
+from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.results.summary import standing, summarize
@@ -172,7 +172,7 @@ def test_the_search_is_told_of_what_the_configuration_did_and_of_nothing_else(st
     proposals = engine._proposals
     told = proposals.observations(proposals.searched())
     assert [(seen.state, seen.bad) for seen in told] == [(TrialState.FAILED, bad) for bad in (True, True, False, False)]
-    shown = proposals._search._study_of(told)
+    shown = proposals._search.recorded(told)
     assert [trial.params["x"] for trial in shown] == [seen.values["x"] for seen in told if seen.bad]
 
 
@@ -591,11 +591,11 @@ def test_warm_start_shows_the_search_what_fits_its_space_conditions_included(hom
     second = start_sweep(home, toy.spec(toy.sweep(method="tpe", warm_start=["first"], parameters=parameters)))
     with second.ledger:
         warm = second.ledger.warm()
-    assert [seen["origin"] for seen in warm] == [f"first/{trial.id}" for trial in first]
+    assert [seen.origin for seen in warm] == [f"first/{trial.id}" for trial in first]
     for seen, trial in zip(warm, first, strict=True):
         x = trial.values["x"]
-        assert seen["values"] == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
-        assert seen["metrics"] == {"loss": trial.metric}
+        assert seen.values == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
+        assert seen.metrics == {"loss": trial.metric}
     assert [seen.number for seen in second._proposals.observations([])] == [-1] * 12
     assert second.ledger.trials() == []
 

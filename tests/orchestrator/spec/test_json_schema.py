@@ -9,8 +9,8 @@ import yaml
 from meanflow_core.config import valid_keys
 from meanflow_core.config.yaml_file import read_yaml
 from meanflow_core.errors import ConfigError
+from orchestrator.search import METHODS
 from orchestrator.spec.json_schema import key_descriptions, sweep_schema
-from orchestrator.spec.settings import METHODS
 from orchestrator.spec.sweep import SweepSpec
 from tests.orchestrator.spec.test_sweep import BROKEN, GOOD
 from tests.orchestrator.spec.test_sweep_docs import BLOCKS, SWEEPS
