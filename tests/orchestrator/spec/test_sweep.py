@@ -684,3 +684,12 @@ def test_the_shipped_sweeps_over_objectives_give_each_its_own_weight_and_schedul
             found = spec.config_for({"objective.name": name})["objective"]
             usual = load_config({"objective.name": name}).to_dict()["objective"]
             assert (found["weight"], found["split"]) == (usual["weight"], usual["split"])
+
+
+def test_trials_are_compared_by_a_parameter_of_the_sweep(tmp_path):
+    parameters = {"objective.name": {"values": ["meanflow", "alphaflow"]}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}
+    rule = {"type": "asha", "min_iter": 500, "by": "objective.name"}
+    assert read(tmp_path, parameters=parameters, early_terminate=rule).early_terminate.group_key == "objective.name"
+    problem = wrong(tmp_path, parameters=parameters, early_terminate=rule | {"by": "objective.nam"})
+    assert "did you mean 'objective.name'" in str(problem["early_terminate.by"])
+    assert "early_terminate.by" in wrong(tmp_path, early_terminate={"type": "patience", "by": "optimizer.lr"})
