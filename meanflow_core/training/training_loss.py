@@ -38,6 +38,7 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.net, self.teacher = net, teacher
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
+        self._examined: set[int] = set()
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""

@@ -104,7 +104,7 @@ def _page(facts: Facts, now: float) -> str:
 
     parts = list(_sections(facts))
     spec = facts.spec
-    template = Template((resources.files("orchestrator") / "templates" / "report.html").read_text(encoding="utf-8"))
+    template = Template((resources.files("orchestrator.report") / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{spec.name}: report of the sweep"),
         name=escape(spec.name),
