@@ -385,11 +385,7 @@ def test_trials_of_another_value_of_a_parameter_are_judged_and_promoted_apart(ho
             gone_on = set()
             while isinstance(work := engine.next(), Assignment):
                 values = work.config
-                if work.start or work.attempt:
-                    gone_on.add(values["y"])
-                    engine.report(work.trial, at(30, values["x"]))
-                    engine.ended(work.trial, Outcome(kind="stopped"))
-                elif come_to(engine, work, 10, values["x"] + 10 * values["y"]):
+                if work.start or work.attempt or come_to(engine, work, 10, values["x"] + 10 * values["y"]):
                     gone_on.add(values["y"])
                     engine.report(work.trial, at(30, values["x"]))
                     engine.ended(work.trial, Outcome(kind="stopped"))
