@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from meanflow_core.config.custom import CustomSection
 from meanflow_core.config.data import DataConfig, DigitsConfig
 from meanflow_core.config.model import DiTConfig, ModelConfig
 from meanflow_core.config.objective import ObjectiveConfig
@@ -55,7 +57,11 @@ class TrainConfig(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        for key, section in (("model", self.model), ("data", self.data)):
+            if isinstance(section, CustomSection):
+                content[key] = copy.deepcopy(section.flat())
+        return content
 
     def as_given(self) -> dict[str, Any]:
         """Return the same with null for what follows the objective's name, so that another name gives its own."""
