@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_core.config import DataConfig, EvaluationConfig, TrainConfig, load_config
+from meanflow_core.config import FIRST, DataConfig, EvaluationConfig, TrainConfig, load_config
 from meanflow_core.data import Dataset, build_dataset
 from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
@@ -336,7 +336,7 @@ def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, An
     """
     weights, metadata = load_weights(path)
     try:
-        config = load_config(metadata["config"])
+        config = load_config(metadata["config"], defaults=FIRST)
         told = config.objective.guidance.input
         net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"], guided=told)
         net.load_state_dict(weights)

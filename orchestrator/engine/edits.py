@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.engine.identity import identity
 from orchestrator.spec import flat, put
 from orchestrator.trials import TrialRecord
 
@@ -149,7 +150,7 @@ def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
     for history in ledger.histories():
         born = history.birth
         try:
-            same = new.config_hash(new.config_for(born.values, seed=born.seed)) == born.config_hash
+            same = new.config_hash(new.config_for(born.values, seed=born.seed)) == identity(ledger, history)
         except ConfigError:
             same = False
         if not same:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
+from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
 from orchestrator.search import Draw, Observation, finite, next_replicate
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
@@ -26,6 +27,7 @@ class Proposals:
         self._ledger = ledger
         self._known = known
         self._observed: dict[str, tuple[TrialRecord, Observation]] = {}
+        self._identities: dict[str, str] = {}
         self.renew()
 
     def renew(self) -> None:
@@ -59,7 +61,7 @@ class Proposals:
             return None
         trials = self.searched()
         found: dict[str, Any] = {}
-        hashes = {history.birth.config_hash for history in trials}
+        hashes = {self._identity(history) for history in trials}
 
         def accept(values: dict[str, Any]) -> bool:
             try:
@@ -76,6 +78,11 @@ class Proposals:
             self.exhausted = True
             return None
         return self._born(draw, found["hash"], number=len(trials), wall=wall, gpu=gpu, drift=drift)
+
+    def _identity(self, history: TrialHistory) -> str:
+        if history.id not in self._identities:
+            self._identities[history.id] = identity(self._ledger, history)
+        return self._identities[history.id]
 
     def _position(self, trials: Sequence[TrialHistory]) -> int:
         """Draws made so far under the present search space."""

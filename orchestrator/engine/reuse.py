@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.engine.environment_check import recorded
+from orchestrator.engine.identity import identity
 from orchestrator.ledger import Carry, Ledger, LedgerError, Point, WarmStart
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.trials import TrialState
@@ -51,7 +53,7 @@ def known_configurations(
         ledger = _open(paths)
         if ledger is None:
             continue
-        theirs = ledger.environment()
+        theirs = recorded(ledger)
         if any(theirs.get(key) is None or theirs.get(key) != environment.get(key) for key in ("code", "data")):
             continue
         for history in ledger.histories():
@@ -59,7 +61,7 @@ def known_configurations(
             last = history.points[history.last_step].metrics if history.points else {}
             if sound and all(math.isfinite(last.get(metric.name, math.nan)) for metric in spec.metrics):
                 origin = history.labels.get("reused") or f"{paths.name}/{history.id}"
-                found.setdefault(history.birth.config_hash, Known(origin, history.points))
+                found.setdefault(identity(ledger, history), Known(origin, history.points))
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import valid_keys
+from meanflow_core.config import RECORDS, valid_keys
 from meanflow_core.data import DEFAULT_METRICS, IMAGES, no_features
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.search import METHODS
@@ -27,7 +27,7 @@ BUILDS = 100
 
 def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
     """Note every parameter and every key of `set` that no training configuration has, and take it out."""
-    valid = [key for key in valid_keys() if key != "evidence"]
+    valid = [key for key in valid_keys() if key not in RECORDS]
     places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
     places += [(("set", key), key) for key in settings]
     for path, key in places:

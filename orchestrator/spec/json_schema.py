@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-from meanflow_core.config import Section, TrainConfig, valid_keys
+from meanflow_core.config import RECORDS, Section, TrainConfig, valid_keys
 from orchestrator.limits import Limits
 from orchestrator.search import ALIASES, METHODS, RULES, Replicates
 from orchestrator.spec.read_parameters import DISTRIBUTIONS
@@ -225,7 +225,7 @@ def _parameter_names() -> list[str]:
     for key in valid_keys():
         parts = key.split(".")
         names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return [name for name in names if name != "evidence"]
+    return [name for name in names if name not in RECORDS]
 
 
 def _typed(annotation: Any) -> Schema:
@@ -277,7 +277,7 @@ def _keys() -> dict[str, list[tuple[Any, str]]]:
             kinds = [k for k in (typing.get_args(annotation) or (annotation,)) if _is_section(k)]
             for kind in kinds:
                 walk(kind, f"{prefix}{name}.")
-            if not kinds and name != "evidence":
+            if not kinds and name not in RECORDS:
                 found.setdefault(f"{prefix}{name}", []).append((annotation, docs.get(name, "")))
 
     walk(TrainConfig, "")

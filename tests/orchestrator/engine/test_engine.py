@@ -678,22 +678,36 @@ def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> N
 
 def test_data_that_has_grown_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.engine.environment_check import described_data
+    from orchestrator.spec.sweep import SweepSpec
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "net.pt").touch()
-    sections = [{"name": "image_folder", "path": path} for path in (str(tmp_path / "images"), "images")]
-    evaluations = [{"features": path} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
+    data = [{"data": {"name": "image_folder", "path": path}} for path in (str(tmp_path / "images"), "images")]
+    features = [{"evaluation": {"features": path}} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
 
-    def described() -> list[str]:
-        return [*map(described_data, sections), *(described_data(None, each) for each in evaluations)]
+    def described(base: dict[str, Any], **more: Any) -> str:
+        metric = {"name": "loss", "goal": "minimize"}
+        sweep = {
+            "name": "s",
+            "method": "random",
+            "metric": metric,
+            "run_cap": 1,
+            "parameters": {"x": {"max": 1}},
+            **more,
+        }
+        return described_data(SweepSpec.from_source({"sweep": sweep, "base": base}))
 
-    before = described()
-    assert described() == before
+    known = {"parameters": {"optimizer.lr": {"min": 0.1, "max": 1.0}}}
+    own = {"trainer": "tests.orchestrator.toy:Curve", "parameters": {"x": {"min": 0.0, "max": 1.0}}}
+    cases = [(base, more) for base in (*data, *features) for more in (known, own)]
+    before = [described(base, **more) for base, more in cases]
+    assert [described(base, **more) for base, more in cases] == before
     (tmp_path / "images" / "more.png").touch()
     (tmp_path / "net.pt").write_text("other weights")
-    assert all(now != then for now, then in zip(described(), before, strict=True))
-    assert described_data(None, {"features": "torch.nn:Flatten", "seed": 1}) == described_data(None)  # names no file
+    assert all(described(base, **more) != then for (base, more), then in zip(cases, before, strict=True))
+    nothing = {"evaluation": {"features": "torch.nn:Flatten", "seed": 1}}
+    assert described(nothing, **known) == described({}, **known)  # names no file
 
 
 # ------------------------------------------------------------------------------------------- other things
