@@ -82,6 +82,4 @@ class LatentsConfig(Section):
         yield from self._bounds(scale=(0, INF, "()"))
 
 
-DataConfig = (
-    DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig | CustomData
-)
+DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig | CustomData

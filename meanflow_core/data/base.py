@@ -153,7 +153,9 @@ def checked_labels(labels: Tensor, num_classes: int, rows: Sequence[int] | None 
         first = int(wrong[0])
         row = first if rows is None else rows[first]
         more = f" ({len(wrong)} such rows)" if len(wrong) > 1 else ""
-        raise DataError(f"the label of row {row} is {int(labels[first])}; the {num_classes} classes are 0 to {num_classes - 1}{more}")
+        raise DataError(
+            f"the label of row {row} is {int(labels[first])}; the {num_classes} classes are 0 to {num_classes - 1}{more}"
+        )
     return labels
 
 

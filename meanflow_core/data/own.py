@@ -202,7 +202,10 @@ class TorchRows(_Rows):
             raise DataError(f"row 0 of {type(dataset).__name__} is a single number; a row needs a shape, such as [1]")
         self.condition = None if condition is None else _spec(condition[None], getattr(dataset, "null_condition", None))
         self.num_classes = None if label is None else self._classes()
-        self.reference_rows = f"{len(dataset)} training rows"
+        self._held = held = getattr(dataset, "held_out", None)
+        self.reference_rows = (
+            f"{len(dataset)} training rows" if held is None else f"{len(self.held_out()[0])} held-out rows"
+        )
         stated = getattr(dataset, "fingerprint", None)
         self.fingerprint = digest("own", identity, len(dataset), self._sample() if stated is None else stated)
 
@@ -222,7 +225,22 @@ class TorchRows(_Rows):
 
     def reference(self) -> Iterator[Tensor]:
         """Yield the held-out rows of the data set if it has `held_out()`, else all training rows."""
-        yield from super().reference()
+        if self._held is None:
+            yield from super().reference()
+        else:
+            yield from torch.split(self.held_out()[0], REFERENCE_BATCH)
+
+    def held_out(self) -> tuple[Tensor, Tensor | None]:
+        """Return what the data set's own `held_out()` gives: x, or x with labels.
+
+        Raises:
+            DataError: it has none.
+        """
+        if self._held is None:
+            return super().held_out()
+        given = self._held()
+        rows = TensorRows(*(given if isinstance(given, tuple | list) else (given,)), num_classes=self.num_classes)
+        return rows.take(torch.arange(len(rows)))
 
     def to_images(self, x: Tensor) -> Pictures:
         """Return the data set's own pictures, if it has `to_images`."""

@@ -9,7 +9,9 @@ entries of the condition. Whole numbers up to 2^24 are exact in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -38,6 +40,15 @@ class ConditionSpec:
     def size(self) -> int:
         """Numbers in one row's condition."""
         return math.prod(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for the metadata of weights; the null condition is among the weights."""
+        return {"shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ConditionSpec:
+        """Return what `to_dict` has written."""
+        return cls(tuple(content["shape"]), getattr(torch, content["dtype"]))
 
     def pack(self, labels: Tensor | None, condition: Tensor) -> Tensor:
         """Return [B, 3 + K] of classes (int64 [B], or None) and conditions [B, *shape]."""

@@ -49,7 +49,9 @@ def build_net(
     return ImagePrediction(net) if config.prediction == "x" else net
 
 
-def _network(config: MLPConfig | DiTConfig | UNetConfig, shape: tuple[int, ...], num_classes: int | None, guided: bool) -> nn.Module:
+def _network(
+    config: MLPConfig | DiTConfig | UNetConfig, shape: tuple[int, ...], num_classes: int | None, guided: bool
+) -> nn.Module:
     match config:
         case MLPConfig():
             return MLP(config, shape, num_classes, guided=guided)

@@ -11,7 +11,11 @@ from meanflow_core.nets.build import build_net
 
 
 def forward_flops(
-    config: ModelConfig, shape: tuple[int, ...], num_classes: int | None = None, *, condition: ConditionSpec | None = None
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    num_classes: int | None = None,
+    *,
+    condition: ConditionSpec | None = None,
 ) -> int:
     """Return the floating-point operations of one forward pass of one row: those of matrix products and convolutions.
 

@@ -64,7 +64,12 @@ class Conditioned(nn.Module):
 
 
 def build_custom(
-    config: CustomModel, shape: tuple[int, ...], num_classes: int | None, *, guided: bool, condition: ConditionSpec | None
+    config: CustomModel,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    *,
+    guided: bool,
+    condition: ConditionSpec | None,
 ) -> nn.Module:
     """Call the class (or function) that `model.name` names, and check that its network can be called.
 
