@@ -6,13 +6,15 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from meanflow_core.config.section import Section
 from meanflow_core.errors import ConfigError, Problem, nearest
 
+OFFERED = ("shape", "num_classes", "guided", "condition_shape")
+"""Arguments that a network of the user's own is given where its signature has them."""
 _NAMED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -105,13 +107,31 @@ def call_named(section: CustomSection, key: str, offered: Mapping[str, Any] | No
     return made(**section.arguments, **fitting)
 
 
-def unfit(section: CustomSection, key: str, offered: Mapping[str, Any] | None = None) -> list[Problem]:
+def unfit(section: CustomSection, key: str, offered: Iterable[str] = ()) -> list[Problem]:
     """Return what is wrong with a section's name and arguments, without calling it. Imports its module."""
     try:
-        _fitting(import_named(section.name, f"{key}.name"), section, key, offered or {})
+        _fitting(import_named(section.name, f"{key}.name"), section, key, dict.fromkeys(offered))
     except ConfigError as error:
         return error.problems
+    except Exception as error:  # the user's module does what it likes when it is imported
+        return [Problem(key=f"{key}.name", value=section.name, rule=f"cannot be imported ({explained(error)})")]
     return []
+
+
+def unimportable(name: str, key: str) -> list[Problem]:
+    """Return why package.module:name cannot be imported; empty if it can be."""
+    try:
+        import_named(name, key)
+    except ConfigError as error:
+        return error.problems
+    except Exception as error:  # as above
+        return [Problem(key=key, value=name, rule=f"cannot be imported ({explained(error)})")]
+    return []
+
+
+def explained(error: Exception) -> str:
+    """Return an error's kind and first line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _fitting(made: Any, section: CustomSection, key: str, offered: Mapping[str, Any]) -> dict[str, Any]:

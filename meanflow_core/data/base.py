@@ -127,7 +127,7 @@ def scatter(x: Tensor, reach: float = 1.5) -> Pictures:
 
 
 def curves(x: Tensor, height: int = 64, width: int = 96) -> Pictures:
-    """Return a picture [N, height, width, 3] of each signal [C, L]: its channels over their position, in [-1.5, 1.5]."""
+    """Return a picture [N, height, width, 3] of each signal [C, L]: its channels, within [-1.5, 1.5]."""
     level = torch.nn.functional.interpolate(x.detach().float().cpu(), size=width, mode="linear", align_corners=True)
     place = ((1.5 - level) / 3 * (height - 1)).round().clamp(0, height - 1)  # [N, C, width]
     before = torch.cat([place[..., :1], place[..., :-1]], dim=-1)
@@ -153,9 +153,8 @@ def checked_labels(labels: Tensor, num_classes: int, rows: Sequence[int] | None 
         first = int(wrong[0])
         row = first if rows is None else rows[first]
         more = f" ({len(wrong)} such rows)" if len(wrong) > 1 else ""
-        raise DataError(
-            f"the label of row {row} is {int(labels[first])}; the {num_classes} classes are 0 to {num_classes - 1}{more}"
-        )
+        valid = f"the {num_classes} classes are 0 to {num_classes - 1}"
+        raise DataError(f"the label of row {row} is {int(labels[first])}; {valid}{more}")
     return labels
 
 

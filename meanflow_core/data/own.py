@@ -28,8 +28,8 @@ FINGERPRINTED = 256
 """Rows of a torch Dataset that its fingerprint is made of, evenly spread."""
 FIELDS = ("x", "labels", "condition")
 EXPECTED = (
-    "expected a tensor [N, ...], a pair (x, labels), a triple (x, labels, condition), a dict of these, or a torch Dataset "
-    "whose items are a row, (row, label), (row, label, condition) or a dict of these"
+    "expected a tensor [N, ...], a pair (x, labels), a triple (x, labels, condition), a dict of these, or a torch "
+    "Dataset whose items are a row, (row, label), (row, label, condition) or a dict of these"
 )
 
 Row = tuple[Tensor, int | None, Tensor | None]
@@ -289,8 +289,8 @@ class TorchRows(_Rows):
             x, label, condition = (*item, None, None)[:3]
         if not isinstance(x, Tensor | np.ndarray):
             raise DataError(
-                f"row {number} is a {type(x).__name__}, not a tensor; {EXPECTED}. For pictures: a transform to a tensor "
-                "[C, H, W] in [-1, 1]"
+                f"row {number} is a {type(x).__name__}, not a tensor; {EXPECTED}. For pictures: a transform to a "
+                "tensor [C, H, W] in [-1, 1]"
             )
         x = torch.as_tensor(x)
         x = scaled(x) if x.dtype == torch.uint8 else x.to(torch.float32)
@@ -327,8 +327,8 @@ def whole_labels(labels: Any) -> Tensor:
         given = given[:, 0]
     if given.dim() != 1:
         raise DataError(
-            f"labels have the shape {tuple(given.shape)}; a class is one whole number a row, [N]. What has another shape "
-            "is a condition: (x, labels, condition), with labels None if there are none"
+            f"labels have the shape {tuple(given.shape)}; a class is one whole number a row, [N]. What has another "
+            "shape is a condition: (x, labels, condition), with labels None if there are none"
         )
     if given.dtype.is_floating_point and not bool((given == given.round()).all()):
         row = int((given != given.round()).nonzero()[0])

@@ -73,8 +73,8 @@ def build_custom(
 ) -> nn.Module:
     """Call the class (or function) that `model.name` names, and check that its network can be called.
 
-    `shape`, `num_classes`, `guided` and `condition_shape` are given where its signature has a parameter of that name and
-    the configuration does not set it.
+    `shape`, `num_classes`, `guided` and `condition_shape` are given where its signature has a parameter of that name
+    and the configuration does not set it.
 
     Raises:
         ConfigError: it cannot be imported, does not take its arguments, or does not make a network.

@@ -57,7 +57,7 @@ class Trainer:
     Args:
         config: the training configuration, or nested values of one.
         net: a network of your own, u = net(z, r, t, labels), with the weights it has; None: that of `config.model`.
-        data: of your own: a tensor [N, ...], (x, labels), (x, labels, condition), or a torch Dataset; None: `config.data`.
+        data: of your own: a tensor [N, ...], (x, labels), (x, labels, condition), or a torch Dataset.
         shared: of `shared_data`, where it was made already; not looked at where `data` is given.
         on_log: called with (step, metrics) for each logged row, in the first process only.
 

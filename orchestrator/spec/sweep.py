@@ -214,7 +214,7 @@ def _assemble(
     settings = flat(reader.mapping(("set",), content.get("set")))
     draft = read_parameters(reader, content.get("parameters"))
     if own:
-        check_keys(reader, draft, settings)
+        check_keys(reader, draft, settings, base)
     reader.places = draft.paths
     for key in settings:
         if key in draft.paths:
