@@ -100,7 +100,7 @@ class EvaluationConfig(Section):
     nfe: list[int] = field(default_factory=lambda: [1, 2])
     """Numbers of function evaluations a sample, each evaluated in one go."""
     metrics: list[str] | None = None
-    """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid; your own:
+    """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid; own:
     sliced_wasserstein, mmd). `package.module:function` is a metric of your own."""
     guidance: list[float] = field(default_factory=list)
     """Of a network with guidance as an input: the scales at which it is judged, `eval/fid_1nfe_w2` and so on, and the
