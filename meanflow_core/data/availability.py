@@ -55,9 +55,9 @@ def usual_metrics(data: str, vae: str | None = None, features: str | None = None
         vae: `data.vae`, of latents.
         features: `evaluation.features`.
     """
-    if data == "latents" and vae is None and features is None:
-        return PLAIN_METRICS
-    return DEFAULT_METRICS.get(data, PLAIN_METRICS)
+    if features is not None:
+        return DEFAULT_METRICS.get(data, FEATURES_NEEDED)
+    return PLAIN_METRICS if data == "latents" and vae is None else DEFAULT_METRICS.get(data, PLAIN_METRICS)
 
 
 def features_missing(data: str, vae: str | None, metrics: Sequence[str] | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_core.config import CustomData, CustomModel, DataConfig, EvaluationConfig, TrainConfig, load_config
-from meanflow_core.data import Dataset, as_dataset, build_dataset
+from meanflow_core.config import TrainConfig, load_config
 from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.flow import ConditionSpec, spanning_rows
-from meanflow_core.metrics import Evaluator, build_evaluator, by_scale
+from meanflow_core.metrics import by_scale
 from meanflow_core.nets import build_net, fitted
 from meanflow_core.rng import seeded
 from meanflow_core.sampling import Sampling, asked_for, guidance_scale, image_grid
@@ -30,22 +28,13 @@ from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.exported import load_network as load_network
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.shared_data import SharedData, as_given, fitting, load_shared
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
 GRAPHS = 1000
 """Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
-
-
-@dataclass(frozen=True)
-class SharedData:
-    """What the trials of a node can share: the data and the evaluator with its reference statistics."""
-
-    data: DataConfig
-    evaluation: EvaluationConfig
-    dataset: Dataset
-    evaluator: Evaluator
 
 
 class Trainer:
@@ -75,11 +64,11 @@ class Trainer:
         shared: SharedData | None = None,
         on_log: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
-        self.config = _as_given(config if isinstance(config, TrainConfig) else load_config(config), net, data)
+        self.config = as_given(config if isinstance(config, TrainConfig) else load_config(config), net, data)
         self._given = net is not None
         self.world = World.current()
         self.device = choose_device(self.config.trainer.device)
-        self.shared = self._fitting(shared) if data is None else self._judging(as_dataset(data, key="data"))
+        self.shared = fitting(self.config, shared, data)
         self.dataset = self.shared.dataset
         self.step = 0
         """Optimiser steps done."""
@@ -122,20 +111,7 @@ class Trainer:
     def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
         """Load the data and the reference statistics: picklable, for every trainer of a node that uses the same."""
         config = config if isinstance(config, TrainConfig) else load_config(config)
-        dataset = build_dataset(config.data)
-        return SharedData(config.data, config.evaluation, dataset, build_evaluator(config.evaluation, dataset))
-
-    def _fitting(self, shared: SharedData | None) -> SharedData:
-        """Use what was shared as far as it belongs to this configuration."""
-        if shared is None or shared.data != self.config.data:
-            return self.shared_data(self.config)
-        if shared.evaluation == self.config.evaluation:
-            return shared
-        return self._judging(shared.dataset)
-
-    def _judging(self, dataset: Dataset) -> SharedData:
-        evaluator = build_evaluator(self.config.evaluation, dataset)
-        return SharedData(self.config.data, self.config.evaluation, dataset, evaluator)
+        return load_shared(config)
 
     @property
     def fingerprint(self) -> str:
@@ -370,16 +346,3 @@ def compile_mode(device: torch.device, accumulation: int) -> str:
     Not where gradients are accumulated: a graph's outputs, and gradients are such, live until its next replay only.
     """
     return "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
-
-
-def _as_given(config: TrainConfig, net: nn.Module | None, data: Any) -> TrainConfig:
-    """Say in the configuration what was given in code in the place of its `model` and `data`."""
-    if net is not None:
-        config = replace(config, model=CustomModel(name=_kind(net)))
-    if data is not None:
-        config = replace(config, data=CustomData(name=_kind(data)))
-    return config
-
-
-def _kind(given: object) -> str:
-    return f"{type(given).__module__}:{type(given).__name__}"
