@@ -54,7 +54,7 @@ class Cifar10Config(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolderConfig(Section):
-    """Images in a folder, one sub-folder a class (or none: unlabelled); centre-cropped and resized to size x size."""
+    """Images in a folder, one sub-folder per class (or none: unlabelled); centre-cropped and resized to size x size."""
 
     name: Literal["image_folder"] = "image_folder"
     path: str = "data/images"

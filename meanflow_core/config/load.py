@@ -219,7 +219,7 @@ def _choose(kinds: list[type], raw: Any, default: str, key: str, problems: list[
 
 
 def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems: list[Problem]) -> Any:
-    """Convert one value with OmegaConf's rules (an int is a float, "3" is 3, but 2.5 is no int and True no number)."""
+    """Convert one value with OmegaConf's rules (an int is a float, "3" is 3; 2.5 is not an int, True not a number)."""
     if _fits(value, annotation):  # most values: OmegaConf takes a millisecond for each, a whole config 0.1 s
         return copy.copy(value)
     schema = OmegaConf.structured(cls)

@@ -68,7 +68,7 @@ class UNetConfig(Section):
     channel_mult: list[int] = field(default_factory=lambda: [2, 2, 2])
     """Channel multiplier of each resolution; each next one halves the height and width."""
     blocks: int = 4
-    """Residual blocks a resolution."""
+    """Residual blocks per resolution."""
     attention: list[int] = field(default_factory=lambda: [16])
     """Resolutions (heights) with self-attention."""
     time_embedding: TimeEmbedding = "t_dt"

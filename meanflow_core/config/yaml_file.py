@@ -48,7 +48,7 @@ def read_yaml(path: str | Path, repeats: list[Problem] | None = None) -> YamlFil
 
     Args:
         path: the file.
-        repeats: takes a problem for each key that stands twice, for who goes on to look for more.
+        repeats: collects a problem for each duplicate key, for callers that go on to look for more.
 
     Raises:
         ConfigError: the file is missing, is not YAML, does not hold a mapping, or (without `repeats`) repeats a key.
@@ -121,10 +121,10 @@ def _collect_lines(
             key = (*keys, str(key_node.value))
             line = key_node.start_mark.line + 1
             if key in lines:
-                rule = f"stands twice (first in line {lines[key]}); YAML would silently keep the last"
+                rule = f"duplicate key (first in line {lines[key]}); YAML would silently keep the last"
                 problems.append(Problem(key=".".join(key), rule=rule, file=file, line=line))
                 for below in [place for place in lines if place[: len(key)] == key]:
-                    del lines[below]  # the last one counts: what stands in it is not said to stand twice
+                    del lines[below]  # the last one counts: its keys are not duplicates
             lines[key] = line
             _collect_lines(value_node, key, lines, problems, file)
     elif isinstance(node, yaml.SequenceNode):

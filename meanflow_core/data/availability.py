@@ -24,7 +24,7 @@ from meanflow_core.errors import ConfigError, Problem
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 IMAGE_LAYOUT = (
-    "expected a folder of images, or of one sub-folder a class (or such a folder under `train`, and one under `val`)"
+    "expected a folder of images, or of one sub-folder per class (or such a folder under `train`, and one under `val`)"
 )
 LATENTS_INDEX = "index.json"
 MAKE_LATENTS = "python -m meanflow_core.data.encode_latents IMAGES OUT --vae VAE_FOLDER"

@@ -57,13 +57,13 @@ class EvaluationBatch:
 
 
 METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
-    "fid": lambda judged: frechet_distance(moments_of(judged.features), judged.reference.moments),
-    "accuracy": lambda judged: judged.accuracy,
-    "precision": lambda judged: judged.overlap[0],
-    "recall": lambda judged: judged.overlap[1],
-    "wasserstein": lambda judged: wasserstein(judged.features, judged.rows),
-    "sliced_wasserstein": lambda judged: sliced_wasserstein(judged.features, judged.rows),
-    "mmd": lambda judged: mmd(judged.features, judged.rows),
+    "fid": lambda batch: frechet_distance(moments_of(batch.features), batch.reference.moments),
+    "accuracy": lambda batch: batch.accuracy,
+    "precision": lambda batch: batch.overlap[0],
+    "recall": lambda batch: batch.overlap[1],
+    "wasserstein": lambda batch: wasserstein(batch.features, batch.rows),
+    "sliced_wasserstein": lambda batch: sliced_wasserstein(batch.features, batch.rows),
+    "mmd": lambda batch: mmd(batch.features, batch.rows),
 }
 """Every metric by its name. A new one is one line here: a function of `EvaluationBatch`."""
 

@@ -129,7 +129,7 @@ def finish_sending(close: Callable[[float], int], name: str, *, seconds: float =
     except KeyboardInterrupt:
         left = close(0.0)
     if left:
-        typer.echo(f"{left} events wait for MLflow; `meansweep sync {name}` sends them", err=True)
+        typer.echo(f"{left} events queued for MLflow; `meansweep sync {name}` sends them", err=True)
 
 
 def console(*, stderr: bool = False) -> Console:

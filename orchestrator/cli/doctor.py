@@ -90,10 +90,10 @@ def check_mlflow(ping: Callable[[], Any]) -> Check:
     try:
         ping()
     except Exception as error:  # whatever the client raises is the finding
-        reason, todo = _reason(error), "start the server, or mend $MLFLOW_TRACKING_URI"
+        reason, todo = _reason(error), "start the server, or fix $MLFLOW_TRACKING_URI"
         if is_refusal_of_user(error):
-            reason = "asks for a user and a password, and does not take these"
-            todo = "mend $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
+            reason = "asks for a user and a password, and rejects these"
+            todo = "fix $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
         todo += "; a sweep runs without it and `meansweep sync` sends everything later"
         return Check(name="MLflow", ok=False, detail=f"{without_password(place)}: {reason}", what_to_do=todo)
     return Check(name="MLflow", ok=True, detail=without_password(place))

@@ -26,7 +26,7 @@ class Curves:
             self.read(history)
 
     def read(self, history: TrialHistory) -> None:
-        """Make a trial's curve anew: it is new, it has been taken up again, or the sweep was edited."""
+        """Rebuild a trial's curve: it is new, it was retried, or the sweep was edited."""
         if not history.replicate:
             self._curves[history.id] = self._made(history)
             for step in sorted(history.points):
@@ -63,7 +63,7 @@ class Curves:
         """Return in words where a trial stands at its rung."""
         spec, rung = self._ledger.spec(), self.rung(history)
         if rung is None:
-            return "no rung holds it any more"
+            return "its rung no longer exists"
         return spec.early_terminate.place(spec.metric.goal, self._curves, history.id, rung)
 
     def at_rungs(self) -> list[TrialHistory]:

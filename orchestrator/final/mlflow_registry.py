@@ -161,7 +161,7 @@ def resolve(store: Store, address: str) -> Path:
             numbers = ", ".join(sorted((str(each.version) for each in versions), key=int))
             raise _unknown(address, f"no such version; there is {numbers}")
         if WEIGHTS_TAG not in chosen.tags:
-            raise _unknown(address, "is no MeanFlow model of `meansweep train`")
+            raise _unknown(address, "is not a MeanFlow model of `meansweep train`")
         return Path(client.download_artifacts(chosen.run_id, f"{MODEL_FOLDER}/artifacts/weights.safetensors"))
     except ConfigError:
         raise

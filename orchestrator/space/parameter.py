@@ -132,7 +132,7 @@ class Parameter:
             ValueError: it is none of the parameter's values.
         """
         if not self.contains(value):
-            raise ValueError(f"{value!r} is no value of {self.name}")
+            raise ValueError(f"{value!r} is not a value of {self.name}")
         if self.choices:
             index = next(i for i, choice in enumerate(self.choices) if same(choice, value))
             edges = (0.0, *self._cumulative)
@@ -180,7 +180,7 @@ class Parameter:
         for choice, own in zip(self.choices, self.labels, strict=True):
             if same(own, label):
                 return choice
-        raise ValueError(f"{label!r} is no label of {self.name}")
+        raise ValueError(f"{label!r} is not a label of {self.name}")
 
     def __str__(self) -> str:
         """One line for people, e.g. `log_uniform_values 0.0001 .. 0.003`."""

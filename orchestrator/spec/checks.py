@@ -103,7 +103,7 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         found = _EVAL.fullmatch(metric.name)
         if metric.name.startswith("train/"):
             rule = (
-                "is no measure of quality: with the adaptive weight the training loss is about the same whatever "
+                "does not measure quality: with the adaptive weight the training loss is about the same whatever "
                 "happens, and it changes its scale with the swept keys; use a metric of samples, e.g. eval/fid_1nfe"
             )
             reader.wrong(path, rule, metric.name)

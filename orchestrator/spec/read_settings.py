@@ -46,7 +46,7 @@ def note_wandb(reader: Reader, content: Mapping[str, Any]) -> None:
 def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Read `metric` (one) or `metrics` (several: a Pareto front)."""
     if "metric" in content and "metrics" in content:
-        reader.wrong(("metrics",), "stands beside `metric`; keep one of the two")
+        reader.wrong(("metrics",), "cannot be combined with `metric`; keep one of the two")
     if content.get("metrics") is not None:
         entries = reader.sequence(("metrics",), content["metrics"])
         if len(entries) < 2:
@@ -55,7 +55,7 @@ def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ..
         names = [metric.name for metric in found]
         for index, name in enumerate(names):
             if name in names[:index]:
-                reader.wrong(("metrics", str(index), "name"), "stands twice", name)
+                reader.wrong(("metrics", str(index), "name"), "duplicate metric", name)
         return found or (Metric(name="eval/fid_1nfe"),)
     if content.get("metric") is None:
         reader.wrong(("metric",), "is missing: what is optimised? e.g. {name: eval/fid_1nfe, goal: minimize}")
@@ -148,7 +148,7 @@ def read_early_terminate(reader: Reader, content: Any) -> Rule:
     kind = RULES[reader.choice((*path, "type"), block["type"], tuple(RULES), Rule.name)]
     for key in block:
         if key in every and key not in keys_of(kind):
-            reader.wrong((*path, key), f"means nothing to `{kind.name}`, which has {', '.join(keys_of(kind))}")
+            reader.wrong((*path, key), f"is not a key of `{kind.name}`, which has {', '.join(keys_of(kind))}")
     for key, why in kind.unused.items():
         if key in block:
             reader.flag((*path, key), block[key], True)

@@ -218,7 +218,7 @@ def _assemble(
     reader.places = draft.paths
     for key in settings:
         if key in draft.paths:
-            reader.wrong(("set", key), "is varied by `parameters` too", settings[key])
+            reader.wrong(("set", key), "is also varied by `parameters`", settings[key])
     space = read_space(reader, draft, content, {**flat(base), **settings}, open_keys=not own)
     constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
     metrics = read_metrics(reader, content)
@@ -251,7 +251,7 @@ def _assemble(
         report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
     if not _NAME.fullmatch(name):
-        reader.wrong(("name",), "must be of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
+        reader.wrong(("name",), "must consist of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
     check_together(reader, spec)
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec

@@ -77,7 +77,7 @@ class Delivery:
         """Send the next records; return how many. The position moves only after the store has them all.
 
         Raises:
-            Exception: the store cannot be reached or is not well; nothing is lost, try again later.
+            Exception: the store cannot be reached or reports an error; nothing is lost, try again later.
         """
         self.outbox.flush()
         records = []
