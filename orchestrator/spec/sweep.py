@@ -214,7 +214,7 @@ def _assemble(
     settings = flat(reader.mapping(("set",), content.get("set")))
     draft = read_parameters(reader, content.get("parameters"))
     if own:
-        check_keys(reader, draft, settings)
+        check_keys(reader, draft, settings, base)
     else:
         places = [*((path, key) for key, path in draft.paths.items()), *((("set", key), key) for key in settings)]
         for path, key in places:
