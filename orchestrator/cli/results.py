@@ -32,7 +32,7 @@ def leaderboard(
     paths, _, spec, trials = read_sweep(home, sweep)
     rows = rank(spec, trials, run_ids(paths))
     if json:
-        print_json(rows[:limit])
+        print_json([row.to_json() for row in rows[:limit]])
     else:
         out = console()
         footer = audit_warnings(spec, trials)
@@ -53,7 +53,7 @@ def compare(
     _, _, spec, trials = read_sweep(home, sweep)
     result = compare_trials(spec, trials, first, second)
     if json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         console().print(compare_table(spec, result))
 
@@ -66,7 +66,7 @@ def importance(sweep: SweepArgument = None, json: JsonOption = False, home: Home
     _, _, spec, trials = read_sweep(home, sweep)
     result = measure(spec, trials)
     if json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         console().print(importance_table(spec, result))
 

@@ -57,8 +57,8 @@ def test_a_rung_that_misleads_is_warned_of_with_the_first_step_that_does_not():
     assert "rung at step 500 misleads" in text
     assert "have the first rung at step 1500" in text
     trials = misleading()
-    assert status(spec(), trials)["warnings"] == [text]
-    assert [entry["step"] for entry in status(spec(), trials)["rungs"]] == [500, 1500]
+    assert status(spec(), trials).warnings == (text,)
+    assert [entry["step"] for entry in status(spec(), trials).to_json()["rungs"]] == [500, 1500]
     rows = leaderboard(spec(), trials)
     assert text in list(notes(spec(), trials, rows, importance(spec(), trials, resamples=5)))
 

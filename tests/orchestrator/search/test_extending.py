@@ -13,7 +13,6 @@ import jsonschema
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.planning.plan import make_plan
@@ -80,12 +79,8 @@ def test_a_sampler_of_optuna_finds_its_generations_again(tmp_path: Path) -> None
     assert [trial.state for trial in trials] == [TrialState.FINISHED] * 20
     random = run(Home(tmp_path / "random"), {**content, "method": "random"})
     assert [trial.values for trial in trials[8:]] != [trial.values for trial in random[8:]]
-    generations = {str(history.birth.sampler) for history in histories(tmp_path)}
+    generations = {str(history.birth.sampler) for history in Ledger.open(Home(tmp_path).sweep("toy")).histories()}
     assert len(generations) == 3  # of eight, eight and four
-
-
-def histories(folder: Path) -> list[TrialHistory]:
-    return list(Ledger.open(Home(folder).sweep("toy")).histories())
 
 
 @pytest.mark.parametrize("word", ["brute", "nsga3", "tpr", "Grid", ""])
