@@ -182,7 +182,8 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
         rule = f"is of {spec.trainer}: only sweeps of the MeanFlow trainer have a final training"
         raise ConfigError([Problem(key="SWEEP", value=sweep, rule=rule)])
     rows = leaderboard(spec, trials)
-    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] or [None]
+    ranked: list[str | None] = [row.trial for row in rows if row.rank is not None]
+    chosen = ranked[:top] or [None]
     environment = ledger.environment()
     return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
 

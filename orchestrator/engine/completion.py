@@ -32,6 +32,16 @@ class Endings:
         self._clock = clock
         self._tracker = tracker
 
+    def settle(self) -> None:
+        """Take in what the last driver's death left: runs without an end, and reports recorded without their effect."""
+        heard = self._ledger.wall_seconds
+        running = [history for history in self._ledger.histories() if history.state is TrialState.RUNNING]
+        for history in sorted(running, key=lambda history: history.last_order):
+            self.conclude(history)
+            if not history.state.ended:
+                # At least this long its driver lived on after the trial's last event, and nothing came of it.
+                self.interrupted(history, "its driver was killed", wasted=max(0.0, heard - history.wall))
+
     def conclude(self, history: TrialHistory) -> None:
         """End a trial whose last report ends it. A function of the recorded reports alone."""
         step = history.last_step

@@ -12,6 +12,9 @@ from typing import Any, Self
 
 from orchestrator.trials import Failure, TrialState
 
+FORMAT = 1
+"""Version of what is written; a ledger of a later one is refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Event:
@@ -164,6 +167,17 @@ class SweepState(_Event):
     at: float = 0.0
     """Unix seconds."""
     traceback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(_Event):
+    """A process that has driven the sweep."""
+
+    pid: int
+    host: str
+    at: float
+    drift: list[str] = field(default_factory=list)
+    """What differs from the environment that the sweep was started in."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 import pytest
 
-from orchestrator.results.findings import notes, rung_predictions, verdict
+from orchestrator.results.findings import RungPrediction, notes, rung_predictions, verdict
 from orchestrator.results.leaderboard_rows import leaderboard
-from orchestrator.results.parameter_importance import importance
+from orchestrator.results.parameter_importance import Importance, Share, importance
 from orchestrator.spec.settings import Metric
 from orchestrator.trials.trial import Failure
 from tests.orchestrator.example_sweep import METRIC, record, spec, trials
@@ -14,11 +14,8 @@ def group(key, values, **more):
 
 def said(some, spec_=None, **importances):
     spec_ = spec_ or spec()
-    rows = [
-        {"parameter": name, "importance": share, "low": low, "high": high}
-        for name, (share, low, high) in importances.items()
-    ]
-    found = {"importance": rows}
+    shares = tuple(Share(name, share, low, high) for name, (share, low, high) in importances.items())
+    found = Importance(sweep=spec_.name, metric=METRIC, trials=len(some), best=5, shares=shares)
     return verdict(spec_, leaderboard(spec_, some), found), list(notes(spec_, some, leaderboard(spec_, some), found))
 
 
@@ -125,9 +122,9 @@ def test_rungs_are_judged_by_the_order_they_predicted():
         return record(key, late, reports={500: {METRIC: early}, 4500: {METRIC: late}})
 
     agreeing = [one(i, float(i), float(i * i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), agreeing, [500, 1500]) == [{"step": 500, "correlation": 1.0, "trials": 6}]
+    assert rung_predictions(spec(), agreeing, [500, 1500]) == [RungPrediction(step=500, correlation=1.0, trials=6)]
     reverse = [one(i, float(-i), float(i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), reverse, [500])[0]["correlation"] == -1.0
+    assert rung_predictions(spec(), reverse, [500])[0].correlation == -1.0
     assert rung_predictions(spec(), agreeing[:4], [500]) == []
 
 
