@@ -1,4 +1,4 @@
-"""What is handed out: which trial goes on, from which checkpoint, what its worker is told, and what a runner holds."""
+"""Assignments: which trial goes on, from which checkpoint, what its worker gets, and which trials a runner holds."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ class Engine:
         return set()
 
     def _take_over(self) -> None:
-        """Take over what a command has changed in the ledger: a new revision, trials that are taken up again."""
+        """Take over what a command has changed in the ledger: a new revision, trials that are restarted."""
         if self.ledger.spec() is not self.spec:
             self.spec = self.ledger.spec()
             self._proposals.renew()

@@ -1,4 +1,4 @@
-"""The sections of the report about results. Every text of a user goes through `escape`."""
+"""The sections of the report about results. Every text from a user is escaped."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def leaderboard_section(facts: Facts) -> str:
     if any(row.bad_seeds for row in facts.rows):
         caption += (
             " “Unstable”: a seed diverged or collapsed (it ended more than three times worse than the best seed, and "
-            "worse than that one ever was); such configurations stand behind the stable ones."
+            "worse than that one ever was); such configurations rank below the stable ones."
         )
     table = _rows_table(facts, facts.rows[:SHOWN])
     rest = facts.rows[SHOWN:]
@@ -204,7 +204,7 @@ def parallel_section(facts: Facts) -> str:
     """Return the parallel coordinates."""
     figure = charts_parameters.parallel_coordinates(facts.view)
     if figure is None:
-        return nothing("Two configurations with a result, and a parameter that differs, are needed for this chart.")
+        return nothing("This chart needs two configurations with a result, and a parameter that differs.")
     caption = (
         "One line for each configuration that ended with a result, from its metric through its values; the strongest "
         "line is the best one. “None” is a parameter that does not exist there."

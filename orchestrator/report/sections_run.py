@@ -14,7 +14,7 @@ from orchestrator.report.parts import Facts, colour_keys, html_table, nothing
 from orchestrator.trials import Failure, TrialRecord, TrialState
 
 KINDS = {
-    "diverged": "Training left the finite numbers: a result of the configuration.",
+    "diverged": "The loss or a metric became NaN or infinite: a result of the configuration.",
     "oom": "Out of memory: the configuration does not fit where it ran.",
     "lost": "The worker or its node was lost.",
     "infrastructure": "Storage, network or start-up failed.",
@@ -39,7 +39,7 @@ def failures_section(facts: Facts) -> str:
         title = f"{kind}: {count(len(some), 'trial')}"
         parts.append(f'<h3>{escape(title)}</h3><p class="caption">{escape(KINDS[kind])}</p>{_failures(facts, some)}')
     if recovered:
-        parts.append(f"<h3>Faults that a retry mended: {len(recovered)}</h3>{_failures(facts, recovered)}")
+        parts.append(f"<h3>Failures that a retry fixed: {len(recovered)}</h3>{_failures(facts, recovered)}")
     return "".join(parts)
 
 

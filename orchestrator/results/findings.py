@@ -38,7 +38,7 @@ def verdict(spec: SweepSpec, rows: Sequence[Row], importance: Importance | None 
     best = ranked[0]
     if best.state is not TrialState.FINISHED:
         return (
-            f"No trial has finished yet; trial {best.trial} has come farthest, with {spec.metric.name} "
+            f"No trial has finished yet; trial {best.trial} has got furthest, with {spec.metric.name} "
             f"{number(best.metric)} at step {best.steps}."
         )
     seeds = f" over {count(best.n, 'seed')}" if best.n > 1 else ""
@@ -61,7 +61,7 @@ def notes(spec: SweepSpec, trials: Sequence[TrialRecord], rows: Sequence[Row], i
     ranked = [row for row in rows if row.rank is not None]
     going = sum(not trial.state.ended for trial in trials)
     if going:
-        yield f"{count(going, 'trial')} {'has' if going == 1 else 'have'} not ended: what is said here may change."
+        yield f"{count(going, 'trial')} {'has' if going == 1 else 'have'} not ended: these results may change."
     if ranked and ranked[0].state is TrialState.FINISHED:
         yield from _at_the_edge(spec, ranked[0], importance)
         if ranked[0].n == 1 and len(spec.metrics) == 1:
@@ -69,7 +69,7 @@ def notes(spec: SweepSpec, trials: Sequence[TrialRecord], rows: Sequence[Row], i
     for row in rows:
         if row.bad_seeds and row is not ranked[0] and not _leads_without(row, ranked[0], spec.metric.goal):
             yield (
-                f"Trial {row.trial} is unstable: {bad_seeds_text(row)}. It stands behind the stable ones; "
+                f"Trial {row.trial} is unstable: {bad_seeds_text(row)}. It ranks below the stable ones; "
                 "see its curves before training it for long."
             )
     failing = [row.trial for row in rows if row.replicates.get("failed") and row.state is TrialState.FINISHED]
@@ -178,7 +178,7 @@ def _at_the_edge(spec: SweepSpec, best: Row, importance: Importance) -> Iterator
             bounds = f"{number(parameter.low)} to {number(parameter.high)}"
             yield (
                 f"The best {short[parameter.name]}, {number(value, 3)}, lies at the {end} end of its range "
-                f"({bounds}): a wider range may hold something better."
+                f"({bounds}): better values may lie beyond it."
             )
 
 

@@ -30,7 +30,7 @@ def said(some, spec_=None, **importances):
         ),
         (
             [record(1, 7.0, state="running", steps=500), record(2, 9.0, state="pruned", steps=400)],
-            "No trial has finished yet; trial 1 has come farthest, with eval/fid_1nfe 7 at step 500.",
+            "No trial has finished yet; trial 1 has got furthest, with eval/fid_1nfe 7 at step 500.",
         ),
         ([record(1, 2.0)], "Trial 1 is best, with eval/fid_1nfe 2; no other one has finished."),
         (
@@ -73,8 +73,7 @@ def test_a_best_value_at_the_end_of_its_range_is_noted_where_it_matters():
     high = record(1, 1.0, values={"optimizer.lr": 2.95e-3, "objective.weight.power": 0.02})
     _, found = said([high], **{"optimizer.lr": (0.9, 0.8, 1.0), "objective.weight.power": (0.01, 0.0, 0.1)})
     assert [note for note in found if "range" in note] == [
-        "The best lr, 0.00295, lies at the upper end of its range (1e-4 to 0.003): "
-        "a wider range may hold something better."
+        "The best lr, 0.00295, lies at the upper end of its range (1e-4 to 0.003): better values may lie beyond it."
     ]
     middle = record(1, 1.0, values={"optimizer.lr": 6e-4, "objective.weight.power": 1.0})
     assert not [note for note in said([middle])[1] if "range" in note]
