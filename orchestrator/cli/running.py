@@ -51,7 +51,7 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
-    from orchestrator.engine import environment, known_configurations
+    from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         available_here,
         choose_probe_configs,
@@ -67,7 +67,7 @@ def plan(
     if probe:
         demand_ready(spec)
     measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
-    known = known_configurations(home_at(home), spec, environment(spec), without=spec.name)
+    known = known_configurations(home_at(home), spec)
     made = make_plan(
         spec, history=known, resources_available=available_here(), probe=measured, missing=missing_here(spec)
     )
