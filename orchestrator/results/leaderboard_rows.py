@@ -68,6 +68,7 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
                 "replicates": _states(group.replicates),
                 "metrics": {name: found.mean for name in goals if (found := group.interval(name))},
                 "front": fronts.get(record.id) if several else None,
+                "reused": record.labels.get("reused"),
                 "failure": {"kind": record.failure.kind, "reason": record.failure.reason} if record.failure else None,
             }
         )
