@@ -209,10 +209,12 @@ def rerun(
 
 def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
     """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks."""
-    if inline or not os.environ.get("RAY_ADDRESS"):
-        from orchestrator.planning import demand_ready
+    from orchestrator.planning import demand_ready, demand_storage
 
+    if inline or not os.environ.get("RAY_ADDRESS"):
         demand_ready(spec)
+    else:
+        demand_storage()
 
 
 def _words(overrides: list[str] | None, name: str | None) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +22,7 @@ from orchestrator.ledger.events import Exit, NewTrial, Point, Revision, RunStart
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
+from orchestrator.provenance import user_name
 from orchestrator.trials import Failure, Report, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class Ledger:
             ledger = cls(paths, Studies.load(paths, lock))
             if not ledger._facts.get("spec:0"):
                 raise LedgerError(f"{paths.journal}: the sweep was never started; `meansweep run` starts it")
+            if write and not ledger.id:  # of a release that gave none
+                ledger._studies.set_fact("id", new_id())
             return ledger
         except BaseException:
             if lock is not None:
@@ -72,7 +77,7 @@ class Ledger:
     @classmethod
     def create(
         cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
-        warm: Sequence[WarmStart] = (),
+        warm: Sequence[WarmStart] = (), sweep_id: str | None = None,
     ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
 
@@ -81,6 +86,7 @@ class Ledger:
             spec: the sweep.
             environment: see `orchestrator.engine.environment_check`.
             warm: observations of other sweeps.
+            sweep_id: from `new_id`, where somebody has to know it before; None makes one.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -97,6 +103,8 @@ class Ledger:
             studies = ledger._studies
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
+            studies.set_fact("id", sweep_id or new_id())
+            studies.set_fact("owner", _owner())
             studies.set_fact("environment", dict(environment or {}))
             for observation in warm[len(ledger.warm()) :]:
                 studies.add_observation(observation.to_json())
@@ -185,6 +193,16 @@ class Ledger:
     def revisions(self) -> list[Revision]:
         """Return every revision, the sweep as it was started first."""
         return [Revision.from_json(self._facts[f"spec:{number}"]) for number in range(self.revision + 1)]
+
+    @property
+    def id(self) -> str:
+        """What no other sweep has, also of the same name; empty in a ledger of before, until it is written to."""
+        return str(self._facts.get("id", ""))
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """Who started the sweep, and where: `{user, host}`; empty in a ledger of before."""
+        return dict(self._facts.get("owner", {}))
 
     def environment(self) -> dict[str, Any]:
         """Return the environment the sweep was started in."""
@@ -348,3 +366,12 @@ class Ledger:
         last = history.points[history.last_step].metrics
         values = [float(last[metric.name]) for metric in self.spec().metrics]
         return values if all(math.isfinite(value) for value in values) else None
+
+
+def new_id() -> str:
+    """Return an id that no other sweep has."""
+    return secrets.token_hex(8)
+
+
+def _owner() -> dict[str, str]:
+    return {"user": user_name(), "host": socket.gethostname()}
