@@ -52,7 +52,7 @@ TYPES_ONLY = {("engine", "tracking")}
 
 # Third parties a package may name, and the modules of `orchestrator` that may name the heavy ones.
 CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
-CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
+CORE_LAZY = {"PIL", "mlxtend", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"worker", "runners", "cluster", "final", "cli/doctor"},
     "mlflow": {"tracking/mlflow_store", "tracking/mlflow_delivery", "final/mlflow_registry", "final/mlflow_model"},

@@ -57,6 +57,8 @@ def row_shape(config: DataConfig) -> tuple[int, ...]:
     match config:
         case DigitsConfig():
             return (1, 8, 8)
+        case MnistConfig():
+            return (1, 28, 28)
         case Toy2dConfig():
             return (2,)
         case Cifar10Config():
