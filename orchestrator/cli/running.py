@@ -124,14 +124,17 @@ def submit(
 
     `status`, `logs`, `stop`, `resume`, `leaderboard`, `best` and others take `--address` too.
     """
-    from orchestrator.cluster import ClusterError
+    from orchestrator.cluster import DEFAULT_HOME, ClusterError
     from orchestrator.cluster import submit as submit_sweep
+    from orchestrator.credentials import left_behind
 
     try:
         sweep = submit_sweep(file, address, _words(overrides, name), home=remote_home, follow=follow)
     except ClusterError as error:
         raise CommandFailed(str(error)) from error
     typer.echo(sweep)
+    for line in left_behind(remote_home or DEFAULT_HOME):
+        typer.echo(f"note: {line}", err=True)
     typer.echo(f"next: meansweep status {sweep} --address {address}", err=True)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from meanflow_core.config import write_yaml
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import Exit, NewTrial, Point, Revision, RunStart, SweepState, WarmStart
+from orchestrator.ledger.facts import SweepFacts, new_id, owner_here
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
-from orchestrator.provenance import user_name
 from orchestrator.trials import Failure, Report, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -32,13 +30,13 @@ FORMAT = 1
 """Version of what is written; a ledger of a later one is refused."""
 
 
-class Ledger:
+class Ledger(SweepFacts):
     """See the module. Open it with `Ledger.open`; a writer must be closed."""
 
     def __init__(self, paths: SweepPaths, studies: Studies) -> None:
         self.paths = paths
         self._studies = studies
-        self._facts = studies.facts
+        super().__init__(studies.facts)
         self._trials: dict[str, TrialHistory] = {}
         self._specs: dict[int, SweepSpec] = {}
         self._read()
@@ -104,7 +102,7 @@ class Ledger:
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
             studies.set_fact("id", sweep_id or new_id())
-            studies.set_fact("owner", _owner())
+            studies.set_fact("owner", owner_here())
             studies.set_fact("environment", dict(environment or {}))
             for observation in warm[len(ledger.warm()) :]:
                 studies.add_observation(observation.to_json())
@@ -195,28 +193,6 @@ class Ledger:
         return [Revision.from_json(self._facts[f"spec:{number}"]) for number in range(self.revision + 1)]
 
     @property
-    def id(self) -> str:
-        """What no other sweep has, also of the same name; empty in a ledger of before, until it is written to."""
-        return str(self._facts.get("id", ""))
-
-    @property
-    def owner(self) -> dict[str, str]:
-        """Who started the sweep, and where: `{user, host}`; empty in a ledger of before."""
-        return dict(self._facts.get("owner", {}))
-
-    def environment(self) -> dict[str, Any]:
-        """Return the environment the sweep was started in."""
-        return dict(self._facts.get("environment", {}))
-
-    def sessions(self) -> list[dict[str, Any]]:
-        """Return every driver so far: `{pid, host, at, drift}`."""
-        return list(self._facts.get("sessions", []))
-
-    def state(self) -> SweepState:
-        """Return where the sweep stands; one that says "running" but has no driver was interrupted."""
-        return SweepState.from_json(self._facts.get("state", {}))
-
-    @property
     def wall_seconds(self) -> float:
         """Seconds in which drivers have run this sweep, up to the last event."""
         last = max((history.wall for history in self._trials.values()), default=0.0)
@@ -225,10 +201,6 @@ class Ledger:
     def warm(self) -> list[WarmStart]:
         """Return the observations taken over from other sweeps."""
         return [WarmStart.from_json(observation) for observation in self._studies.observations()]
-
-    def fact(self, key: str, default: Any = None) -> Any:
-        """Return a fact noted with `note`."""
-        return self._facts.get(f"note:{key}", default)
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -366,12 +338,3 @@ class Ledger:
         last = history.points[history.last_step].metrics
         values = [float(last[metric.name]) for metric in self.spec().metrics]
         return values if all(math.isfinite(value) for value in values) else None
-
-
-def new_id() -> str:
-    """Return an id that no other sweep has."""
-    return secrets.token_hex(8)
-
-
-def _owner() -> dict[str, str]:
-    return {"user": user_name(), "host": socket.gethostname()}

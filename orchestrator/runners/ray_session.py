@@ -18,6 +18,7 @@ import ray
 from ray.tune.experiment import Trial
 
 from meanflow_core.errors import ConfigError
+from orchestrator.credentials import STORE_KEYS
 from orchestrator.runners.ray_nodes import capacity, nodes
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Decision, Done, Outcome, Report
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 OnEvent = Callable[["Engine"], None]
-FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME")
-"""Variables of the driver's environment that workers see too."""
+FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME", *STORE_KEYS)
+"""Variables of the driver's environment that workers see too; they travel with the work, which Ray does not log."""
 SHOWN_EVERY = 0.25
 """Seconds between two calls of `on_event`."""
 NODE_PATIENCE = 30.0

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
+from orchestrator.credentials import STORE_KEYS
 from orchestrator.runners.ray_actor import TrialWorker
 from orchestrator.runners.ray_nodes import check_fits, connected, resource_bundle
 from orchestrator.runners.ray_session import (
@@ -75,6 +77,8 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
 
 def _run_tune(session: Session, scratch: str) -> None:
     """Turn Tune's loop until the engine is done (`tune.run` without its reporters, loggers and signal handlers)."""
+    for name in STORE_KEYS:  # Tune makes them part of each worker's runtime environment, which Ray logs
+        class_cache.DEFAULT_ENV_VARS.pop(name, None)
     resources = session.resources
     bundles = [resource_bundle(resources)] * max(1, resources.workers)
     experiment = Experiment(

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from orchestrator.credentials import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,11 +128,6 @@ def quiet_mlflow() -> None:
 def _quiet_loggers() -> None:
     for name, level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("urllib3", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
-
-
-def without_password(text: str) -> str:
-    """Return a text with the user and password cut out of every address in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def is_refusal_of_user(error: Exception) -> bool:
