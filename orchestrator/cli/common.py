@@ -110,6 +110,8 @@ def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger,
         ledger = Ledger.open(paths)
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
+    if ledger.foreign:
+        typer.echo(f"note: {len(ledger.foreign)} rows of its study are not meansweep's, and do not count", err=True)
     return paths, ledger, ledger.spec(), standing(ledger)
 
 

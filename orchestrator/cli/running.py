@@ -292,9 +292,13 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
         run_inline(engine, on_event=show)
     else:
-        from orchestrator.runners import run_ray
+        from orchestrator.runners import RayGone, run_ray
 
-        run_ray(engine, on_event=show)
+        try:
+            run_ray(engine, on_event=show)
+        except RayGone as error:
+            again = f"nothing is lost. Go on with: meansweep resume {engine.spec.name}"
+            raise CommandFailed(f"{error}; {again}") from error
 
 
 def _conclude(ledger: Ledger) -> None:

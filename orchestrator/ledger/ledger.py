@@ -37,6 +37,8 @@ class Ledger(SweepFacts):
         self.paths = paths
         self._studies = studies
         super().__init__(studies.facts)
+        self.foreign: list[int] = []
+        """Numbers of the rows in Optuna's study that are no trials of ours; they are passed over."""
         self._trials: dict[str, TrialHistory] = {}
         self._specs: dict[int, SweepSpec] = {}
         self._read()
@@ -121,9 +123,13 @@ class Ledger(SweepFacts):
                 f"up to {FORMAT})"
             )
         for row in self._studies.rows():
+            if "trial" not in row.user_attrs:  # of another tool that has written into the study, or lost and repaired
+                self.foreign.append(row.number)
+                continue
             history = TrialHistory(row._trial_id)
             for key, event in row.user_attrs.items():
-                history.apply(key, event)
+                if isinstance(event, dict):  # what others have added is none of ours
+                    history.apply(key, event)
             history.moved_to(self.paths.root)
             self._trials[history.id] = history  # a later row of the same id is the trial's next life
             if history.end and not row.state.is_finished() and self.writable:
@@ -245,7 +251,7 @@ class Ledger(SweepFacts):
         return number
 
     def _copy_spec(self, spec: SweepSpec) -> None:
-        self.paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
+        self.paths.spec.write_text(write_yaml(spec.standalone), encoding="utf-8")
 
     def add_trial(self, new: NewTrial, *, params: Mapping[str, tuple[Any, Any]], wall: float) -> TrialRecord:
         """Record a new trial, with everything decided about it, in one line.
@@ -288,6 +294,9 @@ class Ledger(SweepFacts):
             images=report.images_seen, at=time.time(), wall=wall, run=history.run,
         )  # fmt: skip
         self._append(history, f"report:{report.step}", point.to_json())
+        value = report.metrics.get(history.birth.metric, math.nan)
+        if math.isfinite(value):
+            self._studies.set_intermediate(history.row, report.step, float(value))
         return True
 
     def end_run(

@@ -88,7 +88,7 @@ class EventTracker:
         self._sweep.params(params if spec.run_cap is None else {**params, "run_cap": str(spec.run_cap)})
         self._common_tags(self._sweep, "sweep")
         self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(spec)})
-        self._sweep.text("sweep.yaml", as_yaml(spec.source.get("sweep", {})))
+        self._sweep.text("sweep.yaml", as_yaml(spec.standalone))
         self._sweep.text("plan.json", as_json(info.get("plan")))
         self._sweep.text("environment.json", as_json(self._environment))
         for name, text in (info.get("code") or {}).items():
