@@ -6,7 +6,7 @@ import secrets
 import socket
 from typing import Any
 
-from orchestrator.ledger.events import SweepState
+from orchestrator.ledger.events import Session, SweepState
 from orchestrator.provenance import user_name
 
 
@@ -34,9 +34,9 @@ class SweepFacts:
         """Return the environment the sweep was started in."""
         return dict(self._facts.get("environment", {}))
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """Return every driver so far: `{pid, host, at, drift}`."""
-        return list(self._facts.get("sessions", []))
+    def sessions(self) -> list[Session]:
+        """Return every driver so far."""
+        return [Session.from_json(session) for session in self._facts.get("sessions", [])]
 
     def state(self) -> SweepState:
         """Return where the sweep stands; one that says "running" but has no driver was interrupted."""

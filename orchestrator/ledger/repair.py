@@ -96,7 +96,18 @@ def _instead(line: bytes, kept: Sequence[bytes | None], number: int) -> bytes | 
     if _CREATES_TRIAL.search(line):
         return placeholder
     without = [each for at, each in enumerate(kept, start=1) if each is not None and at != number and _is_entry(each)]
-    return None if _readable(without) else placeholder
+    return placeholder if _row_is_missing(without) else None
+
+
+def _row_is_missing(lines: Sequence[bytes]) -> bool:
+    """Whether a line speaks of a row that none before it has made. Optuna passes over such lines in silence."""
+    made = 0
+    for line in lines:
+        entry = json.loads(line)
+        made += entry["op_code"] == 4
+        if entry.get("trial_id", -1) >= made:
+            return True
+    return False
 
 
 def _is_entry(line: bytes) -> bool:

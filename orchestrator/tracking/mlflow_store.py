@@ -147,7 +147,7 @@ def _quiet_loggers() -> None:
 
 
 def is_refusal_of_user(error: Exception) -> bool:
-    """Whether a server has answered that it does not take this user and password."""
+    """Whether a server has answered that it rejects this user and password."""
     return "error code 401" in str(error)
 
 

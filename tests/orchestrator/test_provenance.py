@@ -189,7 +189,7 @@ def test_a_result_that_was_reused_says_so_wherever_it_is_shown(tmp_path: Path) -
     assert trial.labels["reused"] == "first/0"
     spec = toy.spec(toy.sweep(name="second", run_cap=1))
     [row] = rows = leaderboard(spec, [trial])
-    assert row["reused"] == "first/0"
+    assert (row.reused, row.to_json()["reused"]) == ("first/0", "first/0")
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(leaderboard_table(spec, rows))
     assert "trial 0 was not trained here: it is the result of first/0" in console.export_text()
