@@ -46,7 +46,7 @@ PACKAGES = {
         *("final", "cluster"),
     },
 }
-LEAVES = {"paths", "provenance", "statistics", "formatting", "limits"}
+LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
 TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from orchestrator.cli.doctor_nodes import ENOUGH_GIB, Check, first_line, judge_nodes, marked, this_node
 from orchestrator.cluster import check_reachable, job_server
+from orchestrator.credentials import without_password
 from orchestrator.paths import Home
-from orchestrator.tracking import is_refusal_of_user, without_password
+from orchestrator.tracking import is_refusal_of_user
 
 _UNREACHED = (
     "is the address right, the cluster up, the Ray version here the cluster's, the token in ~/.ray/auth_token? Without "

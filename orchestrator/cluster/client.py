@@ -34,7 +34,7 @@ from orchestrator.cluster.jobs import (
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import staged, sweep_content
+from orchestrator.cluster.packaging import staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import SweepSpec, read_spec
@@ -90,7 +90,7 @@ def submit(
 
 def write_sweep(spec: SweepSpec, folder: Path) -> None:
     """Write a sweep's file, standing alone, into a folder that is shipped."""
-    (folder / SWEEP_FILE).write_text(write_yaml(sweep_content(spec.source)), encoding="utf-8")
+    (folder / SWEEP_FILE).write_text(write_yaml(spec.standalone), encoding="utf-8")
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:

@@ -64,6 +64,7 @@ def assignment(
     return Assignment(
         trial=history.id,
         sweep=spec.name,
+        sweep_id=ledger.id,
         config=config,
         trainer=spec.trainer,
         metric=spec.metric.name,

@@ -54,6 +54,8 @@ def known_configurations(home: Home, spec: SweepSpec, here: Mapping[str, Any] | 
         theirs = recorded(ledger)
         if any(theirs.get(key) is None or theirs.get(key) != here.get(key) for key in ("code", "data")):
             continue
+        if theirs.get("packages") not in (None, environment.get("packages")):
+            continue
         for history in ledger.histories():
             sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
             last = history.points[history.last_step].metrics if history.points else {}

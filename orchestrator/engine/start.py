@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.environment_check import drift, environment, package_of, recorded
+from orchestrator.engine.environment_check import drift_of, environment, package_of, recorded
 from orchestrator.engine.reuse import known_configurations, warm_observations
 from orchestrator.ledger import Ledger, driver_of
 from orchestrator.paths import Home, SweepPaths
@@ -101,7 +101,7 @@ def resume_sweep(
         here = environment(spec, device=device)
         if recorded(ledger) != ledger.environment():
             ledger.set_environment(recorded(ledger))
-        differences = drift(ledger.environment(), here)
+        differences = drift_of(ledger, here)
         if strict and differences:
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])

@@ -151,6 +151,8 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
     if any(against_best(row) == "tied" for row in shown):
         yield "tied: a paired test over the shared seeds cannot tell it from the best"
     for row in shown:
+        if row.reused:
+            yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"
         if row.bad_seeds:
             yield f"trial {row.trial} is unstable: {bad_seeds_text(row)}"
 
