@@ -83,7 +83,7 @@ class Engine:
         self._resources = trial_resources(self.spec, resources)  # an edit counts from the next driver on
         self.drift: list[str] = drift_of(ledger, environment or {})
         self._begin()
-        self._curves = Curves(ledger)
+        self._curves = Curves(ledger, self._proposals.forecast)
         self._endings = Endings(ledger, self._curves, self._clock, tracker)
         self._endings.settle()
         self._bug = sweep_breaking_bug(ledger.trials())

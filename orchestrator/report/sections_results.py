@@ -16,10 +16,10 @@ from orchestrator.report.parts import Facts, chart_place, colour_keys, html_tabl
 from orchestrator.results import (
     Row,
     against_best,
+    audit_rungs,
     bad_seeds_text,
     interval_text,
     notes,
-    rung_predictions,
     state_text,
     varying,
     verdict,
@@ -182,8 +182,8 @@ def curves_section(facts: Facts) -> str:
         "thin lines. Circles mark where a trial was stopped early, crosses where one failed or a seed collapsed"
         + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
     )
-    told = rung_predictions(facts.spec, facts.trials, rungs)
-    words = "; ".join(f"step {t.step}: {t.correlation:.2f} ({t.trials} trials)" for t in told)
+    told = audit_rungs(facts.spec, facts.trials)
+    words = "; ".join(map(str, told))
     tail = (
         '<p class="caption">Did the rungs predict the end? Rank correlation of the value there with the final one, '
         f"over the trials that finished: {escape(words)}. 1 is a perfect prediction, 0 none.</p>"

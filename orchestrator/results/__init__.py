@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from orchestrator.results.comparison import compare_table as compare_table
     from orchestrator.results.export import to_csv as to_csv
     from orchestrator.results.findings import notes as notes
-    from orchestrator.results.findings import rung_predictions as rung_predictions
     from orchestrator.results.findings import verdict as verdict
     from orchestrator.results.leaderboard_rows import Row as Row
     from orchestrator.results.leaderboard_rows import leaderboard as leaderboard
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
     from orchestrator.results.parameter_importance import rebuild_study as rebuild_study
+    from orchestrator.results.rung_audit import audit_rungs as audit_rungs
+    from orchestrator.results.rung_audit import audit_warnings as audit_warnings
     from orchestrator.results.sweep_status import Status as Status
     from orchestrator.results.sweep_status import best_so_far as best_so_far
     from orchestrator.results.sweep_status import best_text as best_text
