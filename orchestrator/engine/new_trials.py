@@ -78,7 +78,11 @@ class Proposals:
         if draw is None:
             self.exhausted = True
             return None
-        return self._born(draw, found["hash"], number=len(trials), wall=wall, gpu=gpu, drift=drift)
+        return self._born(draw, found["hash"], number=self._next_number(trials), wall=wall, gpu=gpu, drift=drift)
+
+    def _next_number(self, trials: Sequence[TrialHistory]) -> int:
+        """Return the next configuration's number; one of a line that was lost is not given again."""
+        return max((history.config_id + 1 for history in trials), default=0)
 
     def _identity(self, history: TrialHistory) -> str:
         if history.id not in self._identities:

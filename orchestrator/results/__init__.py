@@ -12,10 +12,8 @@ if TYPE_CHECKING:
     from orchestrator.results.findings import verdict as verdict
     from orchestrator.results.leaderboard_rows import Row as Row
     from orchestrator.results.leaderboard_rows import leaderboard as leaderboard
-    from orchestrator.results.leaderboard_rows import order as order
     from orchestrator.results.leaderboard_text import against_best as against_best
     from orchestrator.results.leaderboard_text import bad_seeds_text as bad_seeds_text
-    from orchestrator.results.leaderboard_text import collapsed as collapsed
     from orchestrator.results.leaderboard_text import interval_text as interval_text
     from orchestrator.results.leaderboard_text import leaderboard_table as leaderboard_table
     from orchestrator.results.leaderboard_text import state_text as state_text

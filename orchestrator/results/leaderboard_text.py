@@ -30,16 +30,11 @@ def varying(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def interval_text(row: Row) -> str:
     """Return `12.3 ± 0.4`, or the value alone; where a seed collapsed `2.1 to 87`, as no mean speaks for both."""
-    if collapsed(row):
+    if row.collapsed:
         values = row.seeds.values()
         low, high = min(values), max(values)
         return f"{number(low, 3)} to {number(high, 3)}"
     return plus_minus(row.mean, row.interval.half_width if row.interval else None)
-
-
-def collapsed(row: Row) -> bool:
-    """Whether a seed of the configuration collapsed."""
-    return any(seed.kind == "collapsed" for seed in row.bad_seeds)
 
 
 def bad_seeds_text(row: Row) -> str:
@@ -162,6 +157,8 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
     if any(against_best(row) == "tied" for row in shown):
         yield "tied: a paired test over the shared seeds cannot tell it from the best"
     for row in shown:
+        if row.reused:
+            yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"
         if row.bad_seeds:
             yield f"trial {row.trial} is unstable: {bad_seeds_text(row)}"
 
