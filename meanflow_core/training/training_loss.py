@@ -61,15 +61,15 @@ class TrainingLoss(nn.Module):
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,
-                rows=part.rows,
-                drops=part.drops,
+                spanning_rows=part.spanning_rows,
+                dropped_count=part.dropped_count,
             )
         with torch.no_grad():
             error = result.squared_error
             sums = torch.stack(
                 [
                     error.sum(),
-                    error[part.rows :].sum(),
+                    error[part.spanning_rows :].sum(),
                     result.u.flatten(1).norm(dim=1).sum(),
                     result.target.flatten(1).norm(dim=1).sum(),
                     result.velocity.square().sum(),
@@ -87,9 +87,9 @@ class TrainingLoss(nn.Module):
             DerivativeError: `objective.derivative` is not right for the network.
         """
         for part in parts:
-            if part.rows in self._examined:
+            if part.spanning_rows in self._examined:
                 continue
-            self._examined.add(part.rows)
+            self._examined.add(part.spanning_rows)
             with torch.no_grad(), one_draw(part.x.device):
                 buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
                 self.forward(part)
