@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from meanflow_core.config.custom import CustomData
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
@@ -81,4 +82,4 @@ class LatentsConfig(Section):
         yield from self._bounds(scale=(0, INF, "()"))
 
 
-DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig
+DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig | CustomData

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meanflow_core.config.custom import CustomModel
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
@@ -83,7 +84,4 @@ class UNetConfig(Section):
             yield Problem(key="channel_mult", value=self.channel_mult, rule="needs positive whole numbers")
 
 
-# ---------------------------------------------------------------------------------------------------- data
-
-
-ModelConfig = MLPConfig | DiTConfig | UNetConfig
+ModelConfig = MLPConfig | DiTConfig | UNetConfig | CustomModel

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from meanflow_core.config import Toy2dConfig
-from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest
+from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest, scatter
 from meanflow_core.rng import stable_seed
 
 Labelled = tuple[Tensor, Tensor | None]
@@ -104,12 +103,4 @@ class Toy2d:
 
     def to_images(self, x: Tensor) -> Pictures:
         """Return one scatter plot [1, 320, 320, 3] of all rows over [-1.5, 1.5]^2; rows outside are left out."""
-        size, reach = 320, 1.5
-        place = ((x.detach().double().cpu() + reach) * (size / (2 * reach))).floor()
-        inside = (torch.isfinite(place) & (place >= 0) & (place < size)).all(dim=1)
-        column, row = place[inside].long().unbind(dim=1)
-        counts = torch.zeros(size, size, dtype=torch.float64)
-        counts.index_put_((size - 1 - row, column), torch.ones(len(row), dtype=torch.float64), accumulate=True)
-        spread = torch.nn.functional.max_pool2d(counts[None, None], 3, stride=1, padding=1)[0, 0]  # visible dots
-        shade = (255 * torch.exp(-spread)).numpy()
-        return np.repeat(shade.astype(np.uint8)[None, :, :, None], 3, axis=3)
+        return scatter(x)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
 from orchestrator.search import Curve
+from orchestrator.spec import flat
 from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
@@ -97,5 +99,8 @@ class Curves:
     def _made(self, history: TrialHistory) -> Curve:
         born = self._ledger.spec(history.birth.revision)
         config = born.config_for(history.birth.values, seed=history.birth.seed)
-        rungs = tuple(self._ledger.spec().rungs(config))
-        return Curve(number=history.config_id, length=int(config["trainer"]["steps"]), rungs=rungs)
+        spec = self._ledger.spec()
+        key = spec.early_terminate.group_key
+        group = None if key is None else json.dumps(flat(config).get(key), sort_keys=True)
+        length, rungs = int(config["trainer"]["steps"]), tuple(spec.rungs(config))
+        return Curve(number=history.config_id, length=length, rungs=rungs, group=group)

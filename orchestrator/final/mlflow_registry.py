@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ def _save_model(path: Path, weights: Path) -> None:
         path=str(path),
         python_model=str(Path(__file__).with_name("mlflow_model.py")),
         artifacts={"weights": str(weights)},
-        code_paths=[str(Path(meanflow_core.__file__).parent)],
+        code_paths=[str(Path(meanflow_core.__file__).parent), *_own_code(metadata["config"])],
         signature=ModelSignature(
             inputs=Schema(inputs),
             outputs=Schema([TensorSpec(np.dtype(kind), (-1, *ends))]),
@@ -118,6 +120,21 @@ def _save_model(path: Path, weights: Path) -> None:
         input_example=(example, {"nfe": 1}),
         pip_requirements=["torch", "numpy", "omegaconf", "safetensors", "pyyaml", "mlflow"],
     )
+
+
+def _own_code(content: Mapping[str, Any]) -> list[str]:
+    """Return the file or folder of a network of the user's own, to travel with the model.
+
+    An installed package is not copied: it is named in the model's address only, and must be there where it is loaded.
+    """
+    from meanflow_core.config import is_named
+
+    name = content["model"]["name"]
+    found = importlib.util.find_spec(name.partition(":")[0].partition(".")[0]) if is_named(name) else None
+    if found is None:
+        return []
+    place = next(iter(found.submodule_search_locations or ()), found.origin)
+    return [] if place is None or "site-packages" in Path(place).parts else [place]
 
 
 def resolve(store: Store, address: str) -> Path:

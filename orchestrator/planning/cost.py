@@ -45,7 +45,9 @@ def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -
     """
     loop = config["trainer"]
     batch_size = int(loop.get("batch_size", 1))
-    return spec.early_terminate.expected(trials, int(loop["steps"]), batch_size=batch_size)
+    rule = spec.early_terminate
+    groups = next((p.size for p in spec.space.parameters if rule.group_key in p.keys and p.discrete), 1)
+    return rule.expected(trials, int(loop["steps"]), batch_size=batch_size, groups=groups)
 
 
 def estimate_cost(
