@@ -23,7 +23,7 @@ from meanflow_core.metrics import Evaluator, build_evaluator, by_scale
 from meanflow_core.nets import build_net
 from meanflow_core.rng import seeded
 from meanflow_core.sampling import Sampling, guidance_scale, image_grid
-from meanflow_core.training.batches import Batches, Microbatch
+from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, load_weights, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name

@@ -37,6 +37,7 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.teacher = net, teacher
+        self._examined: set[int] = set()
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
