@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,9 +114,18 @@ class Evaluator:
         Args:
             samples: finite, scaled as the data are.
             labels: what they were asked for, int64 [n], or None.
+
+        Raises:
+            FloatingPointError: a feature or a metric is not finite.
         """
         judged = EvaluationBatch(self._features(samples), labels, self._reference, self._features)
-        return {name: METRICS[name](judged) for name in self.metrics}
+        if not judged.features.isfinite().all():
+            raise FloatingPointError("the features of the samples are not finite")
+        values = {name: METRICS[name](judged) for name in self.metrics}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the metric {name} is {value}")
+        return values
 
     def record(self) -> dict[str, Any]:
         """Return what a figure must be read with: sample count, label rule, features, reference, data."""

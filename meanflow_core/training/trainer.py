@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from meanflow_core.training.optim import Optimizer
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
+_log = logging.getLogger(__name__)
 Row = tuple[int, dict[str, float]]
 GRAPHS = 1000
 """Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
@@ -72,6 +74,8 @@ class Trainer:
     ) -> None:
         self.config = config if isinstance(config, TrainConfig) else load_config(config)
         self.world = World.current()
+        for remark in self.config.remarks() if self.world.first else ():
+            _log.warning("%s", remark)
         self.device = choose_device(self.config.trainer.device)
         self.shared = self._fitting(shared)
         self.dataset = self.shared.dataset
@@ -207,7 +211,7 @@ class Trainer:
             scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
-            TrainingDiverged: samples are not finite.
+            TrainingDiverged: samples, their features or a metric are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
@@ -221,7 +225,10 @@ class Trainer:
                     if not samples.isfinite().all():
                         reason = f"the samples of the weights {name!r} are not finite"
                         raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                    try:
+                        judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                    except FloatingPointError as error:
+                        raise TrainingDiverged(self.step, f"{error} ({name})", self._meter.last_finite) from error
                 result |= {f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe").items()}
         return result
 
