@@ -5,12 +5,24 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from meanflow_core.config.custom import CustomData as CustomData
+    from meanflow_core.config.custom import CustomModel as CustomModel
+    from meanflow_core.config.custom import CustomSection as CustomSection
+    from meanflow_core.config.custom import bare_name as bare_name
+    from meanflow_core.config.custom import call_named as call_named
+    from meanflow_core.config.custom import import_named as import_named
+    from meanflow_core.config.custom import is_named as is_named
     from meanflow_core.config.data import Cifar10Config as Cifar10Config
     from meanflow_core.config.data import DataConfig as DataConfig
     from meanflow_core.config.data import DigitsConfig as DigitsConfig
     from meanflow_core.config.data import ImageFolderConfig as ImageFolderConfig
     from meanflow_core.config.data import LatentsConfig as LatentsConfig
+    from meanflow_core.config.data import MnistConfig as MnistConfig
     from meanflow_core.config.data import Toy2dConfig as Toy2dConfig
+    from meanflow_core.config.defaults import FIRST as FIRST
+    from meanflow_core.config.defaults import NOT_IN_IDENTITY as NOT_IN_IDENTITY
+    from meanflow_core.config.defaults import RECORDS as RECORDS
+    from meanflow_core.config.defaults import difference as difference
     from meanflow_core.config.load import load_config as load_config
     from meanflow_core.config.load import valid_keys as valid_keys
     from meanflow_core.config.load import with_values as with_values
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.objective_presets import Preset as Preset
     from meanflow_core.config.section import Section as Section
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
+    from meanflow_core.config.train_config import ill_fitting as ill_fitting
     from meanflow_core.config.training import EMAConfig as EMAConfig
     from meanflow_core.config.training import EvaluationConfig as EvaluationConfig
     from meanflow_core.config.training import OptimizerConfig as OptimizerConfig

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meanflow_core.config.custom import CustomModel
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
+Prediction = Literal["u", "x"]
 TimeEmbedding = Literal["t_dt", "t_r", "t_r_dt", "dt"]
 
 
@@ -22,6 +24,8 @@ class MLPConfig(Section):
     """Number of residual blocks."""
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
 
     def problems(self) -> Iterator[Problem]:
@@ -41,6 +45,8 @@ class DiTConfig(Section):
     mlp_ratio: float = 4.0
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
 
     def problems(self) -> Iterator[Problem]:
@@ -62,11 +68,13 @@ class UNetConfig(Section):
     channel_mult: list[int] = field(default_factory=lambda: [2, 2, 2])
     """Channel multiplier of each resolution; each next one halves the height and width."""
     blocks: int = 4
-    """Residual blocks a resolution."""
+    """Residual blocks per resolution."""
     attention: list[int] = field(default_factory=lambda: [16])
     """Resolutions (heights) with self-attention."""
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.2
 
     def problems(self) -> Iterator[Problem]:
@@ -76,7 +84,4 @@ class UNetConfig(Section):
             yield Problem(key="channel_mult", value=self.channel_mult, rule="needs positive whole numbers")
 
 
-# ---------------------------------------------------------------------------------------------------- data
-
-
-ModelConfig = MLPConfig | DiTConfig | UNetConfig
+ModelConfig = MLPConfig | DiTConfig | UNetConfig | CustomModel

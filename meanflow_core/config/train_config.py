@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -11,12 +12,27 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from meanflow_core.config.custom import OFFERED, CustomSection, is_named, unfit, unimportable
 from meanflow_core.config.data import DataConfig, DigitsConfig
+from meanflow_core.config.defaults import FIRST, VERSION, difference
 from meanflow_core.config.model import DiTConfig, ModelConfig
 from meanflow_core.config.objective import ObjectiveConfig
 from meanflow_core.config.section import Section
 from meanflow_core.config.training import EMAConfig, EvaluationConfig, OptimizerConfig, TrainerConfig
 from meanflow_core.errors import Problem
+
+
+def ill_fitting(config: TrainConfig) -> list[Problem]:
+    """Return what is wrong with networks, data and metrics of the user's own, without calling them; imports them."""
+    found: list[Problem] = []
+    if isinstance(config.model, CustomSection):
+        found += unfit(config.model, "model", OFFERED)
+    if isinstance(config.data, CustomSection):
+        found += unfit(config.data, "data")
+    for name in config.evaluation.metrics or ():
+        if is_named(name):
+            found += unimportable(name, "evaluation.metrics")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +50,14 @@ class TrainConfig(Section):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     evidence: dict[str, Any] = field(default_factory=dict)
     """Where this configuration comes from (the sweep and trial that chose it). Changes no number; not in the hash."""
+    defaults: int = VERSION
+    """Version of the defaults that keys left out have had. Not in the hash."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what does not go together."""
+        if not FIRST <= self.defaults <= VERSION:
+            rule = f"must be a version of the defaults that this release knows: {FIRST} to {VERSION}"
+            yield Problem(key="defaults", value=self.defaults, rule=rule, nearest=str(VERSION))
         way = self.objective.derivative
         if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
             rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
@@ -65,7 +86,11 @@ class TrainConfig(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        for key, section in (("model", self.model), ("data", self.data)):
+            if isinstance(section, CustomSection):
+                content[key] = copy.deepcopy(section.flat())
+        return content
 
     def as_given(self) -> dict[str, Any]:
         """Return the same with null for what follows the objective's name, so that another name gives its own."""
@@ -81,9 +106,10 @@ class TrainConfig(Section):
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
     def hash(self) -> str:
-        """Return 16 hex digits that differ where two runs would train differently (device and log intervals do not)."""
-        content = self.to_dict()
-        del content["evidence"]
-        for key in ("device", "log_every", "eval_every", "checkpoint_every"):
-            del content["trainer"][key]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """Return a text that differs where two runs would train differently (device and log intervals do not).
+
+        It covers what differs from the defaults, each as it was when its key was new: `1-` (the first version of the
+        defaults) and 16 hex digits. A key added later, or a default changed later, does not alter it.
+        """
+        content = json.dumps(difference(self), sort_keys=True)
+        return f"{FIRST}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import TrainConfig, load_config, with_values
+from meanflow_core.config import FIRST, RECORDS, TrainConfig, load_config, with_values
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.training import Trainer, is_checkpoint, load_checkpoint, save_checkpoint
 
@@ -67,10 +67,10 @@ class RunFolder:
         """Say in what the training that stands here, if any, is another one; empty where it is the same."""
         if not self.config.exists():
             return ""
-        found = load_config(self.config)
+        found = load_config(self.config, defaults=FIRST)
         if found.hash() == config.hash():
             return ""
-        there, here = ({**c.to_dict(), "evidence": None} for c in (found, config))
+        there, here = ({**c.to_dict(), **dict.fromkeys(RECORDS)} for c in (found, config))
         keys = sorted(_leaves(there) | _leaves(here))
         said = [f"{key}: {_value(there, key)} there, {_value(here, key)} here" for key in keys]
         differing = [line for key, line in zip(keys, said, strict=True) if _value(there, key) != _value(here, key)]

@@ -33,7 +33,7 @@ def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
 
 
 def extend(
-    more: Annotated[str, typer.Argument(metavar="N", help="How many trials more: 8 or +8.")],
+    more: Annotated[str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.")],
     sweep: SweepArgument = None,
     home: HomeOption = None,
 ) -> None:
@@ -57,15 +57,16 @@ def edit(
 
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
-    command = control.edit(spec)
-    revised = edits.revised(Ledger.open(paths), command)
+    ledger = Ledger.open(paths)
+    command = control.edit(read_spec(file, defaults=ledger.spec().defaults))
+    revised = edits.revised(ledger, command)
     for line in [*revised.changes, *revised.notes]:
         typer.echo(f"  {line}")
     if not revised.changes:
         typer.echo("nothing would change")
     elif not dry_run:
         said = control.request(paths, command)
-        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
+        typer.echo(said.replace(f": {revised.said}", ""))  # that was printed above
 
 
 def retry(
@@ -75,7 +76,7 @@ def retry(
 ) -> None:
     """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
     if not failed:
-        raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
+        raise ConfigError([Problem(key="retry", rule="give --failed, or use `meansweep trial retry ID` for one trial")])
     _request(home, sweep, "retry_failed")
 
 

@@ -15,7 +15,7 @@ from meanflow_core.training import CheckpointError
 from orchestrator.cli import control, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cluster import REMOTE, remote_address
-from orchestrator.trials import LedgerError
+from orchestrator.ledger import LedgerError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Typer carries its own copy of click and does not name this class, the base of all usage errors.
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
     # Before torch is loaded: threads that spin while they wait are up to 30 times slower beside another process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # A trainer may stand in the current folder, as with `python -m`; last, so that no file there hides a package.
+    # A trainer may be in the current folder, as with `python -m`; last, so that no file there hides a package.
     sys.path.append(os.getcwd())
     words = list(sys.argv[1:] if arguments is None else arguments)
     code = run(words)

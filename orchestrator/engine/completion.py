@@ -1,10 +1,9 @@
-"""How a run of a trial ends, and a trial: by its last report, by a rule, by a failure, by hand."""
+"""Completion of runs and trials: by the last report, by a rule, by a failure, by hand."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from meanflow_core.errors import nearest
@@ -33,12 +32,22 @@ class Endings:
         self._clock = clock
         self._tracker = tracker
 
+    def settle(self) -> None:
+        """Take in what the last driver's death left: runs without an end, and reports recorded without their effect."""
+        heard = self._ledger.wall_seconds
+        running = [history for history in self._ledger.histories() if history.state is TrialState.RUNNING]
+        for history in sorted(running, key=lambda history: history.last_order):
+            self.conclude(history)
+            if not history.state.ended:
+                # At least this long its driver lived on after the trial's last event, and nothing came of it.
+                self.interrupted(history, "its driver was killed", wasted=max(0.0, heard - history.wall))
+
     def conclude(self, history: TrialHistory) -> None:
         """End a trial whose last report ends it. A function of the recorded reports alone."""
         step = history.last_step
         if not step:
             return
-        metrics = history.points[step]["metrics"]
+        metrics = history.points[step].metrics
         bad = [metric.name for metric in self._ledger.spec().metrics if not math.isfinite(metrics[metric.name])]
         if bad:
             reason = f"{bad[0]} is {metrics[bad[0]]} at step {step}"
@@ -85,7 +94,7 @@ class Endings:
         return TrialState.WAITING if self._curves.rung(history) is None else TrialState.AT_RUNG
 
     def leave_behind(self, history: TrialHistory) -> None:
-        """End a trial at a rung from which nobody is promoted any more, unless the sweep is extended."""
+        """End a trial at a rung from which no trial is promoted any more, unless the sweep is extended."""
         self.end(history, TrialState.PRUNED, self._curves.place(history), left_behind=True)
 
     def failed(self, history: TrialHistory, outcome: Outcome, *, reached: int, wasted: float) -> None:
@@ -110,7 +119,7 @@ class Endings:
         ):
             self._ledger.end_run(
                 history.id, self._between_runs(history), f"{failure.kind}: {failure.reason}",
-                wall=self._clock.wall(), wasted=wasted, failure=asdict(failure), charged=charged,
+                wall=self._clock.wall(), wasted=wasted, failure=failure, charged=charged,
             )  # fmt: skip
         else:
             reason = f"{failure.kind}: {failure.reason}"
@@ -132,8 +141,8 @@ class Endings:
             left_behind: it waited at a rung until there was nothing more to do.
         """
         step = history.last_step if reached is None else reached
-        failure = None if outcome is None else asdict(self._failure(history, outcome, step))
-        self._ledger.end_trial(
+        failure = None if outcome is None else self._failure(history, outcome, step)
+        self._ledger.end_run(
             history.id, state, reason,
             wall=self._clock.wall(), wasted=wasted, failure=failure, left_behind=left_behind,
         )  # fmt: skip

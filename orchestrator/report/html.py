@@ -85,15 +85,15 @@ def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) ->
     """
     found: dict[str, Path] = {}
     for row in rows:
-        if row["rank"] is None:
+        if row.rank is None:
             continue
-        runs = [*(seed["trial"] for seed in row["bad_seeds"]), row["trial"]]
+        runs = [*(seed.trial for seed in row.bad_seeds), row.trial]
         files = (sorted(paths.trial(run).images.glob("*.png")) for run in runs)
         if last := next((some[-1] for some in files if some), None):
-            found[row["trial"]] = last
+            found[row.trial] = last
     names = list(found)
     best, rest = names[:most], names[most:]
-    finished = [row["trial"] for row in rows if row["state"] == TrialState.FINISHED.value and row["trial"] in rest]
+    finished = [row.trial for row in rows if row.state is TrialState.FINISHED and row.trial in rest]
     early = [name for name in rest if name not in finished]
     worst = [*finished[-most:], *early[len(early) - max(most - len(finished), 0) :]]
     return {name: found[name] for name in [*best, *worst]}
@@ -104,7 +104,7 @@ def _page(facts: Facts, now: float) -> str:
 
     parts = list(_sections(facts))
     spec = facts.spec
-    template = Template((resources.files("orchestrator") / "templates" / "report.html").read_text(encoding="utf-8"))
+    template = Template((resources.files("orchestrator.report") / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{spec.name}: report of the sweep"),
         name=escape(spec.name),
@@ -122,7 +122,7 @@ def _page(facts: Facts, now: float) -> str:
 def _meta(facts: Facts) -> str:
     spec, trials = facts.spec, facts.trials
     goals = " and ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
-    parts = [goals, f"method {spec.method}", count(len(trials), "trial")]
+    parts = [goals, f"method {spec.method.name}", count(len(trials), "trial")]
     if facts.state:
         parts.append(facts.state)
     began = min((trial.started for trial in trials if trial.started), default=None)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import load_config, valid_keys
-from meanflow_core.data import DEFAULT_METRICS, IMAGES, no_features
+from meanflow_core.config import RECORDS, bare_name, is_named, load_config, valid_keys
+from meanflow_core.data import features_missing, no_features, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.search import METHODS
 from orchestrator.space import Parameter, same
 from orchestrator.spec.read_parameters import SpaceDraft
 from orchestrator.spec.reader import Path, Reader
@@ -24,13 +25,17 @@ BUILDS = 100
 """Most configurations that are built for checking: about 2 ms each."""
 
 
-def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
-    """Note every parameter and every key of `set` that no training configuration has, and take it out."""
-    valid = [key for key in valid_keys() if key != "evidence"]
+def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Note every parameter and every key of `set` that no training configuration has, and take it out.
+
+    A class of the user's own, as `model.name` or `data.name`, may have any argument; `planning.preflight` asks it.
+    """
+    own = tuple(f"{section}." for section in ("model", "data") if _may_be_own(section, draft, settings, base))
+    valid = [key for key in valid_keys() if key not in RECORDS]
     places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
     places += [(("set", key), key) for key in settings]
     for path, key in places:
-        if key in valid:
+        if key in valid or (own and key.startswith(own) and _sound(key, path, draft)):
             continue
         settings.pop(key, None)
         sound = draft.parameters.pop(key, None) is not None or path[0] == "set"
@@ -50,9 +55,22 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
             reader.note(draft.paths[key], rule)
 
 
+def _may_be_own(section: str, draft: SpaceDraft, settings: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    key = f"{section}.name"
+    varied = draft.parameters.get(key)
+    names = list(varied.choices) if varied is not None else [settings.get(key, base.get(section, {}).get("name"))]
+    return any(is_named(name) for name in names)
+
+
+def _sound(key: str, path: Path, draft: SpaceDraft) -> bool:
+    return path[0] == "set" or key in draft.parameters
+
+
 # -------------------------------------------------------------------------------------------------- metric
 
-_EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe")
+_EVAL = re.compile(
+    r"eval/(?:raw/|ema_[0-9.]+/)?(?P<best>best_)?(?P<name>[A-Za-z0-9_]+)_(?P<nfe>[0-9]+)nfe(?:_w(?P<scale>[0-9.]+))?"
+)
 
 
 def check_metrics(reader: Reader, spec: SweepSpec) -> None:
@@ -69,12 +87,15 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     if not (isinstance(nfe, list) and isinstance(names, list | None) and isinstance(data, str)):
         return  # `check_configs` will say so
     source = f"evaluation.metrics is {names}"
-    if names is None and data in DEFAULT_METRICS:  # a data set of the user's own has what it likes
-        names = list(DEFAULT_METRICS[data])
+    vae, features = (_fixed(spec, key) for key in ("data.vae", "evaluation.features"))
+    given = names
+    if names is None:
+        names = list(usual_metrics(data, vae, features))
         source = f"those of {data} are {', '.join(names)} (others can be named in `evaluation.metrics`)"
-    if "evaluation.features" not in spec.space.names:
-        unset = spec.set.get("evaluation.features", evaluation["features"]) is None
-        for problem in no_features(data) if unset and data in IMAGES else ():
+    elif all(isinstance(name, str) for name in names):
+        names = [bare_name(name) for name in names]
+    if not {"evaluation.features", "data.vae"} & set(spec.space.names):
+        for problem in no_features(data) if features is None and features_missing(data, vae, given) else ():
             place = "set" if problem.key in spec.set or "data.name" in spec.set else "base"
             reader.wrong((place, problem.key), problem.rule, problem.value)
     for index, metric in enumerate(spec.metrics):
@@ -82,7 +103,7 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         found = _EVAL.fullmatch(metric.name)
         if metric.name.startswith("train/"):
             rule = (
-                "is no measure of quality: with the adaptive weight the training loss is about the same whatever "
+                "does not measure quality: with the adaptive weight the training loss is about the same whatever "
                 "happens, and it changes its scale with the swept keys; use a metric of samples, e.g. eval/fid_1nfe"
             )
             reader.wrong(path, rule, metric.name)
@@ -95,6 +116,28 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         elif names is not None and found["name"] not in names:
             rule = f"is not logged by trials: {source}"
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
+        else:
+            _check_scale(reader, spec, path, metric.name, found)
+
+
+def _fixed(spec: SweepSpec, key: str) -> Any:
+    """The value that all trials have, of a key that is not varied."""
+    section, _, name = key.partition(".")
+    return spec.set.get(key, spec.base[section].get(name))
+
+
+def _check_scale(reader: Reader, spec: SweepSpec, path: Path, name: str, found: re.Match[str]) -> None:
+    """Note a scale of guidance that trials are not judged at, or the lack of one where guidance is an input."""
+    if {"evaluation.guidance", "objective.guidance.input"} & set(spec.space.names):
+        return
+    scales = spec.set.get("evaluation.guidance", spec.base["evaluation"]["guidance"])
+    folder, _, leaf = name.removesuffix(f"_w{found['scale']}").rpartition("/")
+    bare = leaf.removeprefix("best_")
+    leaves = [*(f"{bare}_w{scale:g}" for scale in scales), f"best_{bare}"] if scales else [bare]
+    logged = [f"{folder}/{leaf}" for leaf in leaves]
+    if name not in logged:
+        why = "evaluation.guidance" if scales else "without `objective.guidance.input`"
+        reader.wrong(path, f"is not logged by trials; they log {', '.join(logged)} ({why})", name)
 
 
 # --------------------------------------------------------------------------------------- settings together
@@ -102,41 +145,30 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
 
 def check_together(reader: Reader, spec: SweepSpec) -> None:
     """Note settings that do not go together."""
-    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
-    if spec.method == "grid":
-        try:
-            spec.space.grid_size()
-        except ConfigError as error:
-            for problem in error.problems:
-                _, _, key = problem.key.partition(".")
-                reader.wrong(reader.place(key) if key else ("parameters",), problem.rule, problem.value)
-    elif spec.method == "pbt" and not spec.run_cap:
-        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
-    elif not limited and not any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems):
-        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    limits_wrong = any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems)
+    for problem in () if _unreadable(reader, "method") else spec.method.problems(spec):
+        section, _, key = problem.key.partition(".")
+        if section == "run_cap" and limits_wrong:
+            continue  # it is there, and wrong
+        path = reader.place(key) if section == "parameters" and key else (section,)
+        reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
+    for text in spec.method.notes(spec):
+        reader.note(("method",), text)
     if len(spec.metrics) > 1:
-        if spec.method in ("cmaes", "pbt"):
-            reader.wrong(
-                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
-            )
-        if spec.early_terminate and spec.early_terminate.type != "threshold":
+        if not spec.method.several_metrics:
+            able = ", ".join(name for name, method in METHODS.items() if method.several_metrics)
+            reader.wrong(("method",), f"searches by one metric; by several: {able}", spec.method.name)
+        if not spec.early_terminate.several_metrics:
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
-    if spec.method == "pbt":
-        for key in sorted({"trainer.steps", "trainer.eval_every"} & set(spec.space.names)):
-            reader.wrong(
-                reader.place(key), "must be the same in the whole population, which `pbt` compares step by step"
-            )
-    if spec.method == "pbt" and spec.early_terminate:
-        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
-    if spec.method == "cmaes":
-        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
-        if passed:
-            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
-    if spec.method == "grid":
-        weighted = [p.name for p in spec.space.parameters if p.probabilities]
-        if weighted:
-            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
+    group = spec.early_terminate.group_key
+    if group is not None and group not in spec.space.names and not _unreadable(reader, "parameters"):
+        rule = f"is not a parameter of this sweep: they are {', '.join(spec.space.names)}"
+        reader.wrong(("early_terminate", "by"), rule, group, close=nearest(group, spec.space.names))
+
+
+def _unreadable(reader: Reader, key: str) -> bool:
+    return any(problem.key == key for problem in reader.problems)
 
 
 # ------------------------------------------------------------------------------------------ configurations

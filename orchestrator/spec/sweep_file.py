@@ -15,7 +15,7 @@ DEFAULT_TRAINER = "meanflow_core:Trainer"
 BUILTIN_TRAINERS = (DEFAULT_TRAINER, "meanflow_core.trainer:Trainer")
 """The MeanFlow trainer, by its name and by the one that older sweep files have."""
 KEYS: dict[str, str] = {
-    "name": "Of the sweep: its folder, and what commands call it. Default: the file's name.",
+    "name": "Name of the sweep, and of its folder. Default: the file's name.",
     "description": "Free text.",
     "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
     "set": "Keys of the training configuration that differ from `base` in every trial.",
@@ -31,12 +31,12 @@ KEYS: dict[str, str] = {
     "replicates": "More seeds for the best configurations.",
     "resources": "What one trial needs.",
     "budget": "What the sweep may spend.",
-    "retries": "How often a trial is started again after a fault that is not its own.",
-    "seed": "Of the search, and of the first seed of each trial.",
+    "retries": "How often a trial is restarted after a failure that is not its own.",
+    "seed": "Seed of the search, and first seed of each trial.",
     "warm_start": "Other sweeps whose results the search starts from.",
     "on_duplicate": "What happens to a configuration that was trained before: reuse, skip or run.",
-    "max_concurrent": "Most trials at once. Default: as many as fit.",
-    "report_timeout": "A trial that reports nothing for this long is ended and started again. Default: never.",
+    "max_concurrent": "Maximum number of concurrent trials. Default: as many as fit.",
+    "report_timeout": "A trial that reports nothing for this long is ended and restarted. Default: never.",
 }
 
 KEY_ALIASES = {
@@ -53,18 +53,21 @@ KEY_ALIASES = {
 """What is often swept under other names."""
 
 
-def read_content(reader: Reader, document: YamlFile, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_content(
+    reader: Reader, document: YamlFile, overrides: Iterable[str], defaults: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the file's content without `base`, and the resolved nested base configuration.
 
     Args:
         reader: takes the problems.
         document: the sweep file.
         overrides: see `read_spec`.
+        defaults: see `read_spec`.
     """
     content: dict[str, Any] = reader.plain(document.content)
     for word in overrides:
         _override(reader, content, word)
-    return content, _read_base(reader, content, document.path)
+    return content, _read_base(reader, content, document.path, defaults)
 
 
 def refuse_training_configuration(document: YamlFile) -> None:
@@ -108,7 +111,7 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
         reader.wrong((key,), "unknown key of an override", value, close=close)
 
 
-def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: int | None) -> dict[str, Any]:
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
     given = content.pop("base", None)
     trainer = content.get("trainer")
@@ -134,17 +137,18 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str,
     place = Reader(str(document.path), document) if document else reader
     prefix = () if document else ("base",)
     values = flat(place.plain(given or {}, prefix))
-    resolved = _checked(place, prefix, values) if own else _nested(values)
+    resolved = _checked(place, prefix, values, defaults) if own else _nested(values)
     if document:
         reader.problems += place.problems
     return resolved
 
 
-def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any], defaults: int | None) -> dict[str, Any]:
     """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
-            return load_config(values).to_dict()
+            # what follows the objective's name does so in each trial
+            return load_config(values, defaults=defaults).as_given()
         except ConfigError as error:
             broken = set[str]()
             for problem in error.problems:

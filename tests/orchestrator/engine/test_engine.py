@@ -14,10 +14,10 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine import control
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.start import resume_sweep, start_sweep
-from orchestrator.ledger.journal import LedgerError
+from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.results.summary import standing, summarize
+from orchestrator.results.sweep_status import Waste, standing, status_of
 from orchestrator.trials.failures import LOST_LIMIT, bug_hash, goes_on
 from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialState
@@ -172,7 +172,7 @@ def test_the_search_is_told_of_what_the_configuration_did_and_of_nothing_else(st
     proposals = engine._proposals
     told = proposals.observations(proposals.searched())
     assert [(seen.state, seen.bad) for seen in told] == [(TrialState.FAILED, bad) for bad in (True, True, False, False)]
-    shown = proposals._search._study_of(told)
+    shown = proposals._search.recorded(told)
     assert [trial.params["x"] for trial in shown] == [seen.values["x"] for seen in told if seen.bad]
 
 
@@ -199,8 +199,7 @@ def test_the_work_of_a_failed_run_since_its_last_report_is_waste(start: Start, c
     engine.ended("0", Outcome(kind="lost", reason="node"))
     trial = engine.ledger.trial("0")
     assert (trial.busy_seconds, trial.wasted_seconds, trial.gpu_seconds) == (19.0, 9.0, 9.5)
-    waste = engine.summary()["waste"]
-    assert waste == {"lost_seconds": 9.0, "failed_seconds": 0.0, "gpu_hours": pytest.approx(4.5 / 3600)}
+    assert engine.status().waste == Waste(lost_seconds=9.0, failed_seconds=0.0, gpu_hours=pytest.approx(4.5 / 3600))
 
 
 def test_what_a_killed_driver_had_not_recorded_is_waste_as_far_as_it_is_known(start: Start, clock: Clock) -> None:
@@ -358,9 +357,9 @@ def test_a_clock_that_jumps_back_spends_nothing_negative(start: Start, clock: Cl
     clock.now -= 5000
     engine.report("0", at(30, seconds=-4000.0))
     engine.ended("0", Outcome(kind="lost", reason="node"))
-    budget = engine.summary()["budget"]
-    assert budget["gpu_hours"]["used"] == 0
-    assert budget["wall_clock"]["used"] == 0
+    budget = engine.status().budget
+    assert budget["gpu_hours"].used == 0
+    assert budget["wall_clock"].used == 0
 
 
 def test_a_date_that_jumps_to_and_fro_changes_no_decision_no_budget_and_no_time(
@@ -377,10 +376,10 @@ def test_a_date_that_jumps_to_and_fro_changes_no_decision_no_budget_and_no_time(
             engine = open_engine(home, content, clock=clock)
             with engine.ledger:
                 drive(engine, clock=clock, seconds=3.0, on_report=lambda engine, work, report: stop_at_fifth(engine))
-                summary = engine.finish()
+                status = engine.finish()
                 trials = engine.ledger.trials()
         times = [(trial.busy_seconds, trial.gpu_seconds, trial.wasted_seconds) for trial in trials]
-        return essence(trials), times, summary["budget"], summary["state"]
+        return essence(trials), times, status.budget, status.state
 
     def stop_at_fifth(engine: Engine) -> None:
         if len(engine.ledger.sessions()) == 1 and engine.wall() >= 15.0:
@@ -591,11 +590,11 @@ def test_warm_start_shows_the_search_what_fits_its_space_conditions_included(hom
     second = start_sweep(home, toy.spec(toy.sweep(method="tpe", warm_start=["first"], parameters=parameters)))
     with second.ledger:
         warm = second.ledger.warm()
-    assert [seen["origin"] for seen in warm] == [f"first/{trial.id}" for trial in first]
+    assert [seen.origin for seen in warm] == [f"first/{trial.id}" for trial in first]
     for seen, trial in zip(warm, first, strict=True):
         x = trial.values["x"]
-        assert seen["values"] == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
-        assert seen["metrics"] == {"loss": trial.metric}
+        assert seen.values == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
+        assert seen.metrics == {"loss": trial.metric}
     assert [seen.number for seen in second._proposals.observations([])] == [-1] * 12
     assert second.ledger.trials() == []
 
@@ -664,7 +663,7 @@ def test_strictly_a_worker_on_another_device_stops_the_sweep(start: Start, home:
         assert engine.report("0", at(60, facts={"device": "cuda"})) is Decision.PAUSE
         engine.ended("0", Outcome(kind="stopped"))
         assert engine.next() == Done(reason="--strict, and trial 0 differs: the device type: cpu -> cuda")
-        assert engine.finish()["state"] == "stopped"
+        assert engine.finish().state == "stopped"
 
 
 def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> None:
@@ -678,22 +677,36 @@ def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> N
 
 def test_data_that_has_grown_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.engine.environment_check import described_data
+    from orchestrator.spec.sweep import SweepSpec
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "net.pt").touch()
-    sections = [{"name": "image_folder", "path": path} for path in (str(tmp_path / "images"), "images")]
-    evaluations = [{"features": path} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
+    data = [{"data": {"name": "image_folder", "path": path}} for path in (str(tmp_path / "images"), "images")]
+    features = [{"evaluation": {"features": path}} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
 
-    def described() -> list[str]:
-        return [*map(described_data, sections), *(described_data(None, each) for each in evaluations)]
+    def described(base: dict[str, Any], **more: Any) -> str:
+        metric = {"name": "loss", "goal": "minimize"}
+        sweep = {
+            "name": "s",
+            "method": "random",
+            "metric": metric,
+            "run_cap": 1,
+            "parameters": {"x": {"max": 1}},
+            **more,
+        }
+        return described_data(SweepSpec.from_source({"sweep": sweep, "base": base}))
 
-    before = described()
-    assert described() == before
+    known = {"parameters": {"optimizer.lr": {"min": 0.1, "max": 1.0}}}
+    own = {"trainer": "tests.orchestrator.toy:Curve", "parameters": {"x": {"min": 0.0, "max": 1.0}}}
+    cases = [(base, more) for base in (*data, *features) for more in (known, own)]
+    before = [described(base, **more) for base, more in cases]
+    assert [described(base, **more) for base, more in cases] == before
     (tmp_path / "images" / "more.png").touch()
     (tmp_path / "net.pt").write_text("other weights")
-    assert all(now != then for now, then in zip(described(), before, strict=True))
-    assert described_data(None, {"features": "torch.nn:Flatten", "seed": 1}) == described_data(None)  # names no file
+    assert all(described(base, **more) != then for (base, more), then in zip(cases, before, strict=True))
+    nothing = {"evaluation": {"features": "torch.nn:Flatten", "seed": 1}}
+    assert described(nothing, **known) == described({}, **known)  # names no file
 
 
 # ------------------------------------------------------------------------------------------- other things
@@ -730,10 +743,10 @@ def test_the_status_of_a_sweep_whose_driver_died_says_so(start: Start) -> None:
     assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.RUNNING]
     engine.ledger.close()
     assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.WAITING]
-    status = summarize(Ledger.open(engine.paths))
-    assert status["state"] == "interrupted"
-    assert status["trials"]["waiting"] == 1
-    assert status["trials"]["running"] == 0
+    status = status_of(Ledger.open(engine.paths))
+    assert status.state == "interrupted"
+    assert status.counts["waiting"] == 1
+    assert status.counts["running"] == 0
 
 
 def test_a_sweep_in_which_everything_failed_has_failed(home: Home) -> None:

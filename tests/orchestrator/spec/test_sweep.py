@@ -9,10 +9,12 @@ import time
 import pytest
 import yaml
 
-from meanflow_core.config import load_config
+from meanflow_core.config import PRESETS, load_config
 from meanflow_core.errors import ConfigError
-from orchestrator.spec.read_settings import _BY_TYPE
-from orchestrator.spec.settings import STOPPING, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.search import METHODS, Replicates
+from orchestrator.search.rules.asha import Asha
+from orchestrator.search.rules.median import Median
+from orchestrator.spec.settings import Metric, Resources
 from orchestrator.spec.sweep import SweepSpec, read_spec
 from tests import ROOT
 
@@ -70,11 +72,11 @@ def wrong(tmp_path, **changes):
 
 def test_the_example_of_the_contract_is_read(tmp_path):
     spec = read_spec(write(tmp_path))
-    assert (spec.name, spec.method, spec.run_cap, spec.retries) == ("digits-guidance", "tpe", 24, 2)
+    assert (spec.name, spec.method.name, spec.run_cap, spec.retries) == ("digits-guidance", "tpe", 24, 2)
     assert spec.metric == Metric(name="eval/fid_1nfe", goal="minimize")
     assert spec.set == {"trainer.steps": 4000}
     assert spec.base["model"]["width"] == 96
-    assert spec.early_terminate == EarlyTerminate(type="asha", min_iter=500, eta=3)
+    assert spec.early_terminate == Asha(min_iter=500, eta=3)
     assert spec.replicates == Replicates(top=3, seeds=3, race=False)
     assert spec.resources == Resources(cpu=1, gpu=0.25)
     assert (spec.budget.gpu_hours, spec.budget.wall_clock) == (40, 12 * 3600)
@@ -144,7 +146,7 @@ def test_overrides_reach_the_sweep_its_set_and_its_parameters(tmp_path):
 
 
 def test_bayes_is_tpe(tmp_path):
-    assert read(tmp_path, method="bayes").method == "tpe"
+    assert read(tmp_path, method="bayes").method is METHODS["tpe"]
 
 
 def test_whole_bounds_are_whole_numbers_as_in_wandb_and_said_so(tmp_path):
@@ -300,7 +302,7 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("model.heads", {"values": [2, 4]}, "", "when: {model.name"),
         ("optimizer.lr", {"value": 1.0, "when": {"optimizer.lr": 2}}, ".when.optimizer.lr", "itself"),
         ("optimizer.lr", {"min": 1.0}, "", "needs `value`"),
-        ("optimizer.lr", {"values": [0.1], "q": 2}, ".q", "means nothing to `categorical`"),
+        ("optimizer.lr", {"values": [0.1], "q": 2}, ".q", "is not a key of `categorical`"),
         ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, 0.6]}, ".probabilities", "1.1"),
         ("optimizer.lr", {"min": 0.1, "max": float("inf")}, ".max", "finite"),
         ("optimizer.lr", {"distribution": "q_uniform", "min": 0.11, "max": 0.19, "q": 0.1}, ".q", "no multiple"),
@@ -311,8 +313,8 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("optimizer.lr", {"distribution": "uniform", "min": None, "max": 0.2}, "", "needs `min`"),
         ("optimizer.lr", {"distribution": {}, "min": 0.1, "max": 0.2}, ".distribution", "must be one of"),
         ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, None]}, ".probabilities", "must be numbers"),
-        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "next to nothing"),
-        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "that a number can hold"),
+        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "almost nothing"),
+        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "what a number can hold"),
         ("optimizer.lr", {"distribution": "q_normal", "min": 0.1, "max": 0.9}, ".q", "at least two multiples"),
     ],
 )
@@ -366,7 +368,7 @@ def test_a_key_that_stands_twice_hides_no_other_mistake(tmp_path):
     twice = GOOD.replace("retries: 2", "retreis: 2\nmethod: random")
     twice += "parameters:\n  optimizer.lr: {min: 0.1, max: 0.2}\n"
     found = problems_of(write(tmp_path, twice))
-    assert set(found) == {"method", "parameters", "retreis"}  # not what stands twice within the second `parameters`
+    assert set(found) == {"method", "parameters", "retreis"}  # not the duplicates within the second `parameters`
 
 
 @pytest.mark.parametrize(
@@ -461,7 +463,7 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"metric": {"name": "fid"}}, "metric.name", "eval/<metric>_<n>nfe"),
         ({"metric": None}, "metric", "missing"),
         ({"method": None}, "method", "missing"),
-        ({"method": "custom"}, "method", "names no search"),
+        ({"method": "custom"}, "method", "unknown search method"),
         ({"parameters": {}}, "parameters", "empty"),
         ({"run_cap": None, "budget": None}, "run_cap", "no end of its own"),
         ({"method": "pbt", "early_terminate": None, "run_cap": None}, "run_cap", "population"),
@@ -469,8 +471,8 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"early_terminate": {"type": "asha"}}, "early_terminate", "min_iter"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "s": 2, "max_iter": 90}}, "early_terminate.s", "keep one"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "eta": 1}}, "early_terminate.eta", "1 < eta"),
-        ({"early_terminate": {"type": "median", "eta": 3}}, "early_terminate.eta", "means nothing to `median`"),
-        ({"early_terminate": {"type": "median", "promote": True}}, "early_terminate.promote", "means nothing to"),
+        ({"early_terminate": {"type": "median", "eta": 3}}, "early_terminate.eta", "is not a key of `median`"),
+        ({"early_terminate": {"type": "median", "promote": True}}, "early_terminate.promote", "is not a key of"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "promote": 1}}, "early_terminate.promote", "true or"),
         ({"early_terminate": {"type": "threshold"}}, "early_terminate", "`lower` or `upper`"),
         ({"resources": {"gpu": 0.5, "workers": 2}}, "resources.gpu", "whole GPU"),
@@ -498,6 +500,55 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, key, said):
         assert len(read_spec(path).space.forbid) == 1
         return
     assert said in problems_of(path)[key].rule
+
+
+def test_each_trial_of_a_sweep_over_objectives_has_the_weight_of_its_own(tmp_path):
+    names = ["meanflow", "imf", "shortcut", "lsd"]
+    spec = read(tmp_path, method="grid", run_cap=None, early_terminate=None, parameters={
+        "objective.name": {"values": names},
+    })  # fmt: skip
+    again = SweepSpec.from_source(json.loads(json.dumps(spec.source)))
+    for one in (spec, again):
+        weights = [one.config_for({"objective.name": name})["objective"]["weight"] for name in names]
+        assert [(w["power"], w["eps"]) for w in weights] == [(1.0, 1e-3), (1.0, 1e-2), (0.0, 1e-2), (0.0, 1e-2)]
+    fixed = read(tmp_path, set={"objective.weight.power": 0.5}, parameters={"objective.name": {"values": names}})
+    powers = [fixed.config_for({"objective.name": name})["objective"]["weight"]["power"] for name in names]
+    assert powers == [0.5] * 4
+
+
+def test_the_keys_of_one_objective_are_no_others(tmp_path):
+    parameters = {
+        "objective.name": {"values": ["meanflow", "soflow"]},
+        "objective.split.start": {"values": [0.05, 0.2], "when": {"objective.name": "soflow"}},
+    }
+    spec = read(tmp_path, method="grid", run_cap=None, early_terminate=None, parameters=parameters)
+    assert spec.space.grid_size() == 3
+    split = spec.config_for({"objective.name": "soflow", "objective.split.start": 0.2})["objective"]["split"]
+    assert (split["law"], split["start"], split["end"]) == ("exponential", 0.2, 0.002)
+    assert spec.config_for({"objective.name": "meanflow"})["objective"]["split"]["start"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "right"),
+    [
+        ("eval/fid_1nfe", False, True),
+        ("eval/best_fid_1nfe", False, False),
+        ("eval/fid_1nfe_w2", False, False),
+        ("eval/fid_1nfe", True, False),
+        ("eval/best_fid_1nfe", True, True),
+        ("eval/raw/best_fid_2nfe", True, True),
+        ("eval/fid_1nfe_w2", True, True),
+        ("eval/raw/fid_1nfe_w1.5", True, True),
+        ("eval/fid_1nfe_w3", True, False),
+    ],
+)
+def test_with_guidance_as_an_input_a_metric_names_its_scale_or_is_the_best_of_them(tmp_path, name, told, right):
+    settings = {"objective.guidance.input": True, "evaluation.guidance": [1.5, 2]} if told else {}
+    content = {"metric": {"name": name}, "set": settings, "parameters": {"optimizer.lr": {"min": 1e-4, "max": 1e-2}}}
+    if right:
+        assert read(tmp_path, **content).metric.name == name
+    else:
+        assert "they log eval/" in str(wrong(tmp_path, **content)["metric.name"])
 
 
 def test_several_metrics_need_a_search_that_knows_them(tmp_path):
@@ -555,7 +606,7 @@ def test_an_empty_key_is_as_good_as_none(tmp_path):
     path = write(tmp_path, {**content(early_terminate={"type": "asha", "min_iter": 500, "eta": None}), **empty})
     spec = read_spec(path)
     assert (spec.replicates, spec.resources, spec.retries) == (None, Resources(), 2)
-    assert spec.early_terminate == EarlyTerminate(type="asha", min_iter=500)
+    assert spec.early_terminate == Asha(min_iter=500)
 
 
 # ------------------------------------------------------------------------------------------ reports and rungs
@@ -583,27 +634,23 @@ def test_a_trial_reports_at_its_evaluations_its_rungs_and_its_end(tmp_path):
     ],
 )
 def test_rungs_are_counted_up_from_min_iter_or_down_from_max_iter(rule, length, expected):
-    assert EarlyTerminate(type="asha", **rule).rungs(length) == expected
+    assert Asha(**rule).rungs(length) == expected
 
 
 def test_rungs_in_images_are_reached_after_as_many_images_by_every_batch_size():
-    rule = EarlyTerminate(type="asha", min_iter=1000, eta=2, unit="images")
+    rule = Asha(min_iter=1000, eta=2, unit="images")
     assert rule.rungs(100, batch_size=100) == [10, 20, 40, 80]
     assert rule.rungs(100, batch_size=64) == [16, 32, 63]  # rounded up: 15 steps have seen 960 images only
     assert rule.rungs(10, batch_size=400) == [3, 5]
 
 
 def test_a_bracket_does_without_the_first_rungs():
-    rule = EarlyTerminate(type="asha", min_iter=1, eta=3, brackets=3)
+    rule = Asha(min_iter=1, eta=3, brackets=3)
     assert [rule.rungs(50, bracket=b) for b in range(4)] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [1, 3, 9, 27]]
 
 
 def test_only_rung_rules_have_rungs():
-    assert EarlyTerminate(type="median", min_iter=10).rungs(100) == []
-
-
-def test_every_rule_of_early_stopping_is_known_to_the_reader():
-    assert set(_BY_TYPE) == set(STOPPING)
+    assert Median(min_iter=10).rungs(100) == []
 
 
 # ----------------------------------------------------------------------------------------------- resources
@@ -640,3 +687,24 @@ def test_a_metric_knows_when_its_target_is_reached():
     assert [low.reached(v) for v in (1.4, 1.5, 1.6)] == [True, True, False]
     assert [high.reached(v) for v in (0.89, 0.9, 0.91)] == [False, True, True]
     assert not Metric(name="m").reached(-1e9)
+
+
+def test_the_shipped_sweeps_over_objectives_give_each_its_own_weight_and_schedule():
+    digits = read_spec(ROOT / "sweeps" / "objectives.yaml")
+    assert digits.space.grid_size() == len(PRESETS)
+    images = read_spec(ROOT / "sweeps" / "imagenet256_objectives.yaml")
+    assert images.space.grid_size() == 6
+    for spec in (digits, images):
+        for name in ("meanflow", "soflow", "shortcut"):
+            found = spec.config_for({"objective.name": name})["objective"]
+            usual = load_config({"objective.name": name}).to_dict()["objective"]
+            assert (found["weight"], found["split"]) == (usual["weight"], usual["split"])
+
+
+def test_trials_are_compared_by_a_parameter_of_the_sweep(tmp_path):
+    parameters = {"objective.name": {"values": ["meanflow", "alphaflow"]}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}
+    rule = {"type": "asha", "min_iter": 500, "by": "objective.name"}
+    assert read(tmp_path, parameters=parameters, early_terminate=rule).early_terminate.group_key == "objective.name"
+    problem = wrong(tmp_path, parameters=parameters, early_terminate=rule | {"by": "objective.nam"})
+    assert "did you mean 'objective.name'" in str(problem["early_terminate.by"])
+    assert "early_terminate.by" in wrong(tmp_path, early_terminate={"type": "patience", "by": "optimizer.lr"})
