@@ -215,9 +215,8 @@ class Trainer:
                         judged[scale] = evaluator.evaluate(samples, sampling.labels)
                     except FloatingPointError as error:
                         raise TrainingDiverged(self.step, f"{error} ({name})", self._meter.last_finite) from error
-                result |= {
-                    f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
-                }
+                values = by_scale(judged, f"{nfe}nfe", evaluator.higher)
+                result |= {f"{prefix}{key}": value for key, value in values.items()}
         return result
 
     def evaluation_record(self) -> dict[str, Any]:
