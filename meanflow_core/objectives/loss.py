@@ -6,12 +6,14 @@ objective's `Target`. Guidance (Eq. 21), dropped labels and the weight (sec. 4.3
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from meanflow_core.config import ObjectiveConfig
+from meanflow_core.config import ObjectiveConfig, load_config
 from meanflow_core.derivative import DerivativeError, rows_stand_alone
 from meanflow_core.flow import (
     Network,
@@ -61,7 +63,7 @@ def meanflow_loss(
     labels: Tensor | None = None,
     dropped: Tensor | None = None,
     null_label: int | None = None,
-    objective: ObjectiveConfig,
+    objective: ObjectiveConfig | Mapping[str, Any],
     split: Tensor | float | None = None,
     teacher: Network | None = None,
     scales: Tensor | None = None,
@@ -83,7 +85,7 @@ def meanflow_loss(
         labels: int64 [B], or None for unlabelled data.
         dropped: bool [B]: rows trained on the null label with the plain velocity. None: none.
         null_label: the label that stands for no class; needed where rows are dropped or guided.
-        objective: `TrainConfig.objective`.
+        objective: `TrainConfig.objective`, or its keys: {"derivative": "jvp", "time.ratio": 0.5}.
         split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
             all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
@@ -99,6 +101,8 @@ def meanflow_loss(
             a GPU where `spanning_rows` is given, which would make it wait).
         DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
+    if not isinstance(objective, ObjectiveConfig):
+        objective = load_config({"objective": objective}).objective
     if split is None:
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")

@@ -197,7 +197,7 @@ class Trainer:
             scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
-            TrainingDiverged: samples are not finite.
+            TrainingDiverged: samples, their features or a metric are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
@@ -211,10 +211,12 @@ class Trainer:
                     if not samples.isfinite().all():
                         reason = f"the samples of the weights {name!r} are not finite"
                         raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
-                result |= {
-                    f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
-                }
+                    try:
+                        judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                    except FloatingPointError as error:
+                        raise TrainingDiverged(self.step, f"{error} ({name})", self._meter.last_finite) from error
+                values = by_scale(judged, f"{nfe}nfe", evaluator.higher)
+                result |= {f"{prefix}{key}": value for key, value in values.items()}
         return result
 
     def evaluation_record(self) -> dict[str, Any]:

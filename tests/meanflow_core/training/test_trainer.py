@@ -10,6 +10,7 @@ import torch
 from meanflow_core.config import load_config
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, TrainingDiverged
+from meanflow_core.metrics.build import METRICS
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
 from meanflow_core.training.batches import Batches
@@ -217,6 +218,19 @@ def test_evaluation_names_the_primary_weights_plainly_and_the_others_by_name(sha
     assert values == trainer.evaluate()  # fixed noise and labels
     raw_only = Trainer(changed(["ema.decays=[]"]), shared=shared)
     assert set(raw_only.evaluate()) == {k for k in values if k.count("/") == 1}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["features", "metric"])
+def test_a_value_that_is_not_finite_is_a_divergence_and_never_a_figure(shared, monkeypatch, where, bad):
+    trainer = Trainer(small(), shared=copy.deepcopy(shared))
+    evaluator = trainer.shared.evaluator
+    if where == "features":
+        monkeypatch.setattr(evaluator, "_features", lambda x: torch.full((len(x), 3), bad))
+    else:
+        monkeypatch.setitem(METRICS, "fid", lambda judged: bad)
+    with pytest.raises(TrainingDiverged, match=r"features of the samples are not finite|the metric fid is"):
+        trainer.evaluate()
 
 
 def test_the_protocol_of_an_evaluation_is_on_record(shared):
