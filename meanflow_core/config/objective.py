@@ -20,7 +20,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeConfig(Section):
-    """The law of the two times (sec. 4.3, Table 1a, 1d)."""
+    """The distribution of the two times (sec. 4.3, Table 1a, 1d)."""
 
     law: Literal["lognorm", "uniform"] = "lognorm"
     """`lognorm`: the logit-normal law, sigmoid(N(mean, std)); `uniform`: U(0, 1). The two times are independent."""

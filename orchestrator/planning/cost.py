@@ -64,7 +64,7 @@ def estimate_cost(
         spec: the sweep.
         trials: trainings of the search.
         replicates: additional trainings, which are never stopped.
-        configs: configurations drawn at random; each in turn stands for all, and the mean is taken.
+        configs: configurations drawn at random; the mean over them is taken.
         concurrency: trainings at once.
         probe: measurements; costs of other configurations lie between the cheapest and the dearest, by `work_of`.
     """

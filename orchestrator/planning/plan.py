@@ -156,7 +156,7 @@ def _count(spec: SweepSpec, grid_size: int | None, history: set[str], notes: lis
         trials += new and not (known and spec.on_duplicate == "skip")
         seen.add(mark)
     if invalid:
-        notes.append(f"{invalid} combinations break a rule of the training configuration and are passed over")
+        notes.append(f"{invalid} combinations break a rule of the training configuration and are skipped")
     count.trials = trials
     return count
 
@@ -190,7 +190,7 @@ def _concurrency(spec: SweepSpec, available: Mapping[str, float] | None) -> tupl
             each = "" if spec.resources.workers == 1 else f" for each of {spec.resources.workers} workers"
             asked = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
             there = ", ".join(f"{amount:g} {name}" for name, amount in available.items())
-            refusals.append(f"not one trial fits: it needs {asked}{each}, and there is {there}")
+            refusals.append(f"no trial fits: one needs {asked}{each}, and there is {there}")
     elif spec.max_concurrent:
         fitting = spec.max_concurrent
     return min(fitting, spec.max_concurrent or fitting), refusals

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import load_config
+from meanflow_core.config import CustomSection, load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.spec import flat
 
@@ -80,15 +80,25 @@ def _forward_flops(model: str, data: str) -> float:
     """Return the operations of one pass of one row (JSON of both sections); 1 for what is no MeanFlow configuration."""
     if model == "null":
         return 1.0
-    from meanflow_core.data import row_shape  # torch takes a second
+    from meanflow_core.data import build_dataset, row_shape  # torch takes a second
     from meanflow_core.nets import forward_flops
 
+    own = False
     sections = {name: json.loads(text) or {} for name, text in (("model", model), ("data", data))}
     try:
         config = load_config(sections)
-        return float(forward_flops(config.model, row_shape(config.data)))
+        own = isinstance(config.model, CustomSection) or isinstance(config.data, CustomSection)
+        if not own:
+            return float(forward_flops(config.model, row_shape(config.data)))
+        data = build_dataset(config.data)
+        condition = getattr(data, "condition", None)
+        return float(forward_flops(config.model, data.shape, data.num_classes, condition=condition))
     except ConfigError:  # what is wrong with it, if it is for the MeanFlow trainer, is said before a probe
         return 1.0
+    except Exception:
+        if not own:
+            raise
+        return 1.0  # a network of the user's own may need numbers, where shapes are counted alone
 
 
 def drawn_configs(spec: SweepSpec, count: int) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ class Rule:
         return None
 
     def place(self, goal: str, curves: Mapping[str, Curve], trial: str, rung: int) -> str:
-        """Return where a trial stands at a rung, in words."""
+        """Return a trial's place at a rung, in words."""
         return ""
 
     # ------------------------------------------------------------------------------------ planning

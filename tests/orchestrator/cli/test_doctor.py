@@ -57,7 +57,7 @@ def test_nodes_that_are_alike_pass():
         ),
         ({"gpus": 0}, "GPUs", "b: 2 GPU(s) there, torch sees 0", "CUDA build"),
         ({"ray_gpus": 0}, "GPUs", "b: torch sees 2 GPU(s), Ray counts 0", "--num-gpus=2"),
-        ({"storage": storage(seen=False)}, "storage", "/shared/home is another one on b", "NFS"),
+        ({"storage": storage(seen=False)}, "storage", "/shared/home is a different folder on b", "NFS"),
         ({"storage": storage(error="denied")}, "storage", "/shared/home: b: denied", "right to write"),
         ({"free_gib": 1.0}, "temporary space", "b: 1.0 GiB", "free some"),
     ],
@@ -99,7 +99,7 @@ def test_mlflow_that_does_not_answer_is_told(monkeypatch):
     def refused() -> None:
         raise RuntimeError("API request to endpoint /x failed with error code 401 != 200. Response body: 'You are not")
 
-    assert "does not take these" in check_mlflow(refused).detail
+    assert "rejects these" in check_mlflow(refused).detail
     assert "_PASSWORD" in check_mlflow(refused).what_to_do
     assert check_mlflow(lambda: None).ok
 
@@ -113,7 +113,9 @@ def test_an_open_cluster_is_told(monkeypatch):
     assert check_token().ok
 
 
-def test_a_place_that_other_nodes_do_not_see_is_noticed(tmp_path):
+def test_a_place_that_other_nodes_do_not_see_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.cli.doctor_nodes.gpus_of_torch", lambda: 0)  # seconds each time
+
     def at(place: object) -> dict[str, Any]:
         return this_node({"home": str(place)}, "marker")["storage"]["home"]
 

@@ -136,7 +136,7 @@ def test_a_trial_waits_at_its_rung_and_its_worker_takes_the_next_one(home: Home)
         assert not come_to(engine, first, 10, 2.0)
         record = engine.ledger.trial("0")
         assert (record.state, record.reason) == (TrialState.AT_RUNG, "waits at step 10 to be promoted")
-        assert engine.summary()["trials"].items() >= {"at-rung": 1, "running": 1, "waiting": 0}.items()
+        assert engine.status().counts.items() >= {"at-rung": 1, "running": 1, "waiting": 0}.items()
         third = work_of(engine)
         assert third.trial == "2"
         assert not come_to(engine, third, 10, 3.0)
@@ -330,7 +330,7 @@ def test_a_budget_that_is_spent_leaves_the_trials_at_their_rungs(home: Home) -> 
         for loss in (2.0, 3.0):
             come_to(engine, work_of(engine), 10, loss)
         assert isinstance(engine.next(), Done)
-        assert engine.finish()["trials"]["at-rung"] == 2
+        assert engine.finish().counts["at-rung"] == 2
     assert control.request(home.sweep("toy"), control.edit(toy.spec(content(resources={"gpu": 1})))).startswith("rev")
     engine = open_engine(home, content())
     with engine.ledger:

@@ -302,7 +302,7 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("model.heads", {"values": [2, 4]}, "", "when: {model.name"),
         ("optimizer.lr", {"value": 1.0, "when": {"optimizer.lr": 2}}, ".when.optimizer.lr", "itself"),
         ("optimizer.lr", {"min": 1.0}, "", "needs `value`"),
-        ("optimizer.lr", {"values": [0.1], "q": 2}, ".q", "means nothing to `categorical`"),
+        ("optimizer.lr", {"values": [0.1], "q": 2}, ".q", "is not a key of `categorical`"),
         ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, 0.6]}, ".probabilities", "1.1"),
         ("optimizer.lr", {"min": 0.1, "max": float("inf")}, ".max", "finite"),
         ("optimizer.lr", {"distribution": "q_uniform", "min": 0.11, "max": 0.19, "q": 0.1}, ".q", "no multiple"),
@@ -313,8 +313,8 @@ def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_p
         ("optimizer.lr", {"distribution": "uniform", "min": None, "max": 0.2}, "", "needs `min`"),
         ("optimizer.lr", {"distribution": {}, "min": 0.1, "max": 0.2}, ".distribution", "must be one of"),
         ("optimizer.lr", {"values": [0.1, 0.2], "probabilities": [0.5, None]}, ".probabilities", "must be numbers"),
-        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "next to nothing"),
-        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "that a number can hold"),
+        ("optimizer.lr", {"distribution": "normal", "mu": 900, "min": 0.1, "max": 1.0}, "", "almost nothing"),
+        ("optimizer.lr", {"distribution": "log_normal", "mu": 900}, "", "what a number can hold"),
         ("optimizer.lr", {"distribution": "q_normal", "min": 0.1, "max": 0.9}, ".q", "at least two multiples"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_key_that_stands_twice_hides_no_other_mistake(tmp_path):
     twice = GOOD.replace("retries: 2", "retreis: 2\nmethod: random")
     twice += "parameters:\n  optimizer.lr: {min: 0.1, max: 0.2}\n"
     found = problems_of(write(tmp_path, twice))
-    assert set(found) == {"method", "parameters", "retreis"}  # not what stands twice within the second `parameters`
+    assert set(found) == {"method", "parameters", "retreis"}  # not the duplicates within the second `parameters`
 
 
 @pytest.mark.parametrize(
@@ -456,8 +456,8 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"early_terminate": {"type": "asha"}}, "early_terminate", "min_iter"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "s": 2, "max_iter": 90}}, "early_terminate.s", "keep one"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "eta": 1}}, "early_terminate.eta", "1 < eta"),
-        ({"early_terminate": {"type": "median", "eta": 3}}, "early_terminate.eta", "means nothing to `median`"),
-        ({"early_terminate": {"type": "median", "promote": True}}, "early_terminate.promote", "means nothing to"),
+        ({"early_terminate": {"type": "median", "eta": 3}}, "early_terminate.eta", "is not a key of `median`"),
+        ({"early_terminate": {"type": "median", "promote": True}}, "early_terminate.promote", "is not a key of"),
         ({"early_terminate": {"type": "asha", "min_iter": 9, "promote": 1}}, "early_terminate.promote", "true or"),
         ({"early_terminate": {"type": "threshold"}}, "early_terminate", "`lower` or `upper`"),
         ({"resources": {"gpu": 0.5, "workers": 2}}, "resources.gpu", "whole GPU"),
