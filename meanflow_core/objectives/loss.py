@@ -107,6 +107,8 @@ def meanflow_loss(
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
+    if objective.guidance.input and scales is None:
+        raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
     conditions = _with_scales(labels, scales, x)
     seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
