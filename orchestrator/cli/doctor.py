@@ -168,11 +168,10 @@ def _ask_nodes(there: Mapping[str, Mapping[str, Any]], home: Home) -> dict[str, 
 
 
 def _check_remotely(address: str, home: str | None) -> list[Check]:
-    from orchestrator.cluster import ClusterError, connect, run_json
+    from orchestrator.cluster import ClusterError, run_json
 
     try:
-        client = connect(address)
-        found = run_json(client, ["doctor", "--json"], home)
+        found = run_json(address, ["doctor", "--json"], home)
     except ClusterError as error:
         text = str(error)
         return [Check(name="job server", ok=False, detail=text.partition(". ")[0], what_to_do=text.partition(". ")[2])]

@@ -51,7 +51,7 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
-    from orchestrator.engine import environment, known_configurations
+    from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         available_here,
         choose_probe_configs,
@@ -67,7 +67,7 @@ def plan(
     if probe:
         demand_ready(spec)
     measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
-    known = known_configurations(home_at(home), spec, environment(spec), without=spec.name)
+    known = known_configurations(home_at(home), spec)
     made = make_plan(
         spec, history=known, resources_available=available_here(), probe=measured, missing=missing_here(spec)
     )
@@ -303,13 +303,13 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
 def _conclude(ledger: Ledger) -> None:
     """Print the leaderboard, the best trial's picture, and what to type next."""
-    from orchestrator.results import leaderboard, leaderboard_table
+    from orchestrator.results import audit_warnings, leaderboard, leaderboard_table
     from orchestrator.trials import BAD_REGION, TrialState
 
     spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
     rows = leaderboard(spec, trials)
     out = console()
-    out.print(leaderboard_table(spec, rows, limit=12, width=out.width))
+    out.print(leaderboard_table(spec, rows, limit=12, width=out.width, footer=audit_warnings(spec, trials)))
     typer.echo(f"{spec.name}: {state.state}" + (f" ({state.reason})" if state.reason else ""))
     if state.traceback:
         typer.echo(state.traceback, err=True)

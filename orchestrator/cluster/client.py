@@ -272,14 +272,14 @@ class _Remote:
         )
 
 
-def run_json(client: Any, words: Sequence[str], home: str | None = None) -> Any:
-    """Run a command with `--json` on the cluster and return what it printed.
+def run_json(address: str, words: Sequence[str], home: str | None = None) -> Any:
+    """Run a command with `--json` on the cluster behind a job server and return what it printed.
 
     Raises:
         ClusterError: it could not be run there, or printed no JSON.
     """
     with staged() as folder:
-        result = run_there(client, folder, words, home)
+        result = run_there(connect(address), folder, words, home)
     try:
         return json.loads(result["out"])
     except ValueError as error:

@@ -60,7 +60,7 @@ def start_sweep(
         if plan is not None:
             ledger.note("plan", dict(plan))
         record(ledger.paths.code, package_of(spec.trainer))
-        known = known_configurations(home, spec, here, without=spec.name) if spec.on_duplicate != "run" else {}
+        known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
     except BaseException:
@@ -106,7 +106,7 @@ def resume_sweep(
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])
         record(ledger.paths.code, package_of(spec.trainer))
-        known = known_configurations(home, spec, here, without=name) if spec.on_duplicate != "run" else {}
+        known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(
             ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known, strict=strict

@@ -106,6 +106,11 @@ class Row:
         """Number of its replicates by state."""
         return dict(Counter(record.state.value for record in self.group.replicates))
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether one of its seeds collapsed."""
+        return any(seed.kind == "collapsed" for seed in self.bad_seeds)
+
     def to_json(self) -> dict[str, Any]:
         """Return the row of `leaderboard --json`."""
         return {
