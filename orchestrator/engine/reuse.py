@@ -54,7 +54,7 @@ def known_configurations(home: Home, spec: SweepSpec, here: Mapping[str, Any] | 
         theirs = recorded(ledger)
         if any(theirs.get(key) is None or theirs.get(key) != here.get(key) for key in ("code", "data")):
             continue
-        if theirs.get("packages") not in (None, environment.get("packages")):
+        if theirs.get("packages") not in (None, here.get("packages")):
             continue
         for history in ledger.histories():
             sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
