@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger import Ledger
-from orchestrator.messages import Assignment, Outcome, Report, Verdict
-from orchestrator.opening import start_sweep
+from orchestrator.engine.start import start_sweep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.trials.protocol import Assignment, Decision, Outcome, Report
 
 WORKERS = 8
 
@@ -84,7 +84,7 @@ def run(method: str, trials: int, folder: Path) -> dict[str, Any]:
             "report", work.trial, Report(step=step, metrics={"loss": loss(work.config, step, noise)}, seconds=1.0)
         )
         timed("poll")
-        if verdict is Verdict.CONTINUE:
+        if verdict is Decision.CONTINUE:
             flying.append((work, index + 1))
         else:
             timed("ended", work.trial, Outcome(kind="stopped"))

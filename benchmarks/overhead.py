@@ -55,11 +55,11 @@ class Nothing:
 
 def sweep(folder: Path, trials: int, *, seconds: float = 0.0, on_event: Callable[[Any], None] | None = None) -> Any:
     """Run a sweep of this project and return its closed ledger's trials."""
-    from orchestrator.engine import Engine
-    from orchestrator.ledger import Ledger
+    from orchestrator.engine.engine import Engine
+    from orchestrator.ledger.ledger import Ledger
     from orchestrator.paths import Home
-    from orchestrator.runner_ray import run_ray
-    from orchestrator.spec import SweepSpec
+    from orchestrator.runners.ray_tune import run_ray
+    from orchestrator.spec.sweep import SweepSpec
 
     content = {
         "name": "bench",

@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.messages import Assignment, Outcome, Report, Verdict
-from orchestrator.opening import start_sweep
+from orchestrator.engine.start import start_sweep
 from orchestrator.paths import Home
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.trials.protocol import Assignment, Decision, Outcome, Report
 
 STEPS, EVERY, CAP = 2700, 900, 120
 ASHA = {"type": "asha", "min_iter": 100, "eta": 3}
@@ -92,7 +92,7 @@ def steps_needed(search: dict[str, Any], seed: int, goal: float, folder: Path) -
                 spent, before = spent + step - before, step
                 value = curve(work.config, step, random.Random(f"{seed}/{work.trial}/{step}"))
                 report = Report(step=step, metrics={"value": value}, seconds=1.0, checkpoint=f"memory://{step}")
-                if engine.report(work.trial, report) is not Verdict.CONTINUE:
+                if engine.report(work.trial, report) is not Decision.CONTINUE:
                     break
             engine.ended(work.trial, Outcome(kind="stopped"))
             if before == STEPS and final_value(work.config) <= goal:

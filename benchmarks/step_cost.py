@@ -25,13 +25,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meanflow_core.config import DiTConfig, GuidanceConfig, MLPConfig, ModelConfig, ObjectiveConfig, TimeConfig
-from meanflow_core.guidance import evaluating
-from meanflow_core.loss import meanflow_loss
+from meanflow_core.config import (
+    DiTConfig,
+    GuidanceConfig,
+    MLPConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TimeConfig,
+)
+from meanflow_core.flow.guidance import evaluating
+from meanflow_core.flow.path import interpolate, per_row
+from meanflow_core.flow.times import sample_dropped, sample_times, spanning_rows
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
-from meanflow_core.path import interpolate, per_row
-from meanflow_core.times import rows_with_span, sample_dropped, sample_times
+from meanflow_core.objectives.loss import meanflow_loss
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
     def loss() -> Tensor:
         if name == "jvp of the batch":
             return whole_batch_loss(net, x, noise, r, t, guidance=objective.guidance, **given)
-        rows, drops = rows_with_span(n, objective.time.ratio), round(n * DROPPED)
+        rows, drops = spanning_rows(n, objective.time.ratio), round(n * DROPPED)
         return meanflow_loss(net, x, noise, r, t, objective=objective, rows=rows, drops=drops, **given).loss
 
     mode = "reduce-overhead" if device.type == "cuda" else "default"

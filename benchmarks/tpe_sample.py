@@ -17,10 +17,10 @@ from typing import Any
 import optuna
 from search_quality import ASHA, STEPS, curve, final_value, spec_of
 
-from orchestrator import search
-from orchestrator.records import TrialState
-from orchestrator.search import Observation, Search
-from orchestrator.stopping import keep_count
+from orchestrator.search import samplers as search
+from orchestrator.search.pruning import keep_count
+from orchestrator.search.samplers import Observation, Search
+from orchestrator.trials.trial import TrialState
 
 RUNGS = (100, 300, 900)
 

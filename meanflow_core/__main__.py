@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.checkpoint import CheckpointError
 from meanflow_core.config import TrainConfig, load_config
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
+from meanflow_core.training import CheckpointError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -71,8 +71,7 @@ def _read(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
 def train(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     """Train to `trainer.steps`, with an evaluation and a checkpoint where the configuration wants them."""
     from meanflow_core.distributed import launched
-    from meanflow_core.run_folder import RunFolder
-    from meanflow_core.running import train_in_folder
+    from meanflow_core.run import RunFolder, train_in_folder
 
     with launched(config.trainer.device) as world:
         if world.first and (steps := RunFolder(out).steps()):
@@ -88,8 +87,8 @@ def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     if options.nfe < 1:
         raise ConfigError([Problem(key="--nfe", value=options.nfe, rule="must be at least 1")])
     trainer = _trained(config, out)
-    from meanflow_core.pictures import save_picture
-    from meanflow_core.run_folder import RunFolder
+    from meanflow_core.run import RunFolder
+    from meanflow_core.sampling import save_picture
 
     path = options.picture or RunFolder(out).picture(trainer.step, options.nfe)
     save_picture(path, trainer.sample_grid(options.nfe))
@@ -107,8 +106,8 @@ def evaluate(config: TrainConfig, out: Path, options: argparse.Namespace) -> int
 
 def _trained(config: TrainConfig, out: Path) -> Any:
     """Return a trainer that stands at the last checkpoint of the folder."""
-    from meanflow_core.run_folder import RunFolder
-    from meanflow_core.trainer import Trainer
+    from meanflow_core.run import RunFolder
+    from meanflow_core.training import Trainer
 
     folder = RunFolder(out)
     if not folder.steps():

@@ -32,13 +32,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from meanflow_core.yamlfile import read_yaml, write_yaml  # noqa: E402
-from orchestrator.journal import LedgerError, driver_of  # noqa: E402
-from orchestrator.ledger import Ledger  # noqa: E402
+from meanflow_core.config.yaml_file import read_yaml, write_yaml  # noqa: E402
+from orchestrator.ledger.journal import LedgerError, driver_of  # noqa: E402
+from orchestrator.ledger.ledger import Ledger  # noqa: E402
 from orchestrator.paths import Home, SweepPaths  # noqa: E402
-from orchestrator.records import TrialRecord, TrialState  # noqa: E402
-from orchestrator.store import Sent, Store, connect  # noqa: E402
-from orchestrator.sync import check  # noqa: E402
+from orchestrator.tracking.mlflow_store import Sent, Store, connect  # noqa: E402
+from orchestrator.tracking.mlflow_sync import check  # noqa: E402
+from orchestrator.trials.trial import TrialRecord, TrialState  # noqa: E402
 from tests.cluster.local_cluster import MARK, TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server  # noqa: E402
 

@@ -18,7 +18,7 @@ import torch
 
 from meanflow_core.config import load_config
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.trainer import SharedData, Trainer
+from meanflow_core.training.trainer import SharedData, Trainer
 
 CONFIG = Path(__file__).parents[1] / "sweeps" / "configs" / "digits_mlp.yaml"
 OBJECTIVE = [

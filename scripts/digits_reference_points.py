@@ -17,9 +17,9 @@ import torch
 from meanflow_core.config import TrainConfig, load_config, with_values
 from meanflow_core.metrics.features import load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
-from meanflow_core.pictures import save_picture
-from meanflow_core.sampling import Sampling, image_grid
-from meanflow_core.trainer import SharedData, Trainer
+from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
+from meanflow_core.sampling.pictures import save_picture
+from meanflow_core.training.trainer import SharedData, Trainer
 
 CONFIG = Path(__file__).parents[1] / "sweeps" / "configs" / "digits_mlp.yaml"
 

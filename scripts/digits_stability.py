@@ -11,7 +11,7 @@ import time
 
 from meanflow_core.config import load_config
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.trainer import Trainer
+from meanflow_core.training.trainer import Trainer
 
 BASE = {
     "model": {"name": "mlp", "width": 128, "depth": 3},

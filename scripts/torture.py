@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import optuna.samplers  # noqa: F401  # here, so that forked drivers need not
 import scipy.stats.qmc  # noqa: F401
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.runner_inline import run_inline
+from orchestrator.runners.inline import run_inline
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import drive, essence, open_engine, unearned
 

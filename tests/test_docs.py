@@ -4,15 +4,14 @@ import ast
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 import typer
 
-from orchestrator.cli import app
-from orchestrator.remote_words import remote_address
+from orchestrator.cli.main import app
+from orchestrator.cluster.remote_args import remote_address
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)

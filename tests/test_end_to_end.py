@@ -10,10 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from orchestrator.cli import run
-from orchestrator.final import training_in
-from orchestrator.ledger import Ledger
+from orchestrator.cli.main import run
+from orchestrator.final.training import training_in
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
+from tests import ROOT
 
 BASE = {
     "data": {"name": "digits"},
@@ -191,7 +192,7 @@ def test_wrong_input_is_exit_code_2_with_a_hint(tmp_path, capsys, words, part):
 
 def test_help_needs_none_of_the_heavy_packages():
     heavy = ("torch", "ray", "optuna", "mlflow", "pandas", "scipy", "plotly", "omegaconf")
-    code = f"import sys, orchestrator.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    root = Path(__file__).parents[1]
+    code = f"import sys, orchestrator.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

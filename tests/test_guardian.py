@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from tests import ROOT
 from tests.guardian import Guardian, marked
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, subprocess, sys, time
 from pathlib import Path

@@ -2,22 +2,59 @@
 
 import ast
 import importlib
+from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
+# What each package may import beside itself, the leaves and (in `orchestrator`) `meanflow_core`: only what is above it.
+CORE_PACKAGES = {
+    "config": set(),
+    "flow": {"config"},
+    "derivative": {"config", "flow"},
+    "objectives": {"config", "flow", "derivative"},
+    "nets": {"config"},
+    "data": {"config"},
+    "metrics": {"config", "data"},
+    "sampling": {"config", "flow", "data"},
+    "training": {"config", "flow", "objectives", "nets", "data", "metrics", "sampling"},
+    "run": {"config", "sampling", "training"},
+}
+CORE_LEAVES = {"errors", "faces", "rng", "distributed"}
+PACKAGES = {
+    "space": set(),
+    "trials": set(),
+    "spec": {"space", "trials"},
+    "ledger": {"spec", "trials"},
+    "search": {"space", "spec", "trials"},
+    "worker": {"spec", "trials"},
+    "planning": {"spec", "search", "worker"},
+    "results": {"space", "spec", "trials", "ledger", "planning"},
+    "tracking": {"space", "spec", "trials", "results"},
+    "report": {"spec", "trials", "results", "planning"},
+    "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
+    "runners": {"spec", "trials", "worker", "engine"},
+    "final": {"worker", "runners", "results", "tracking"},
+    "cluster": {"spec", "results"},
+    "cli": {
+        *("spec", "trials", "ledger", "worker", "planning", "results", "tracking", "report", "engine", "runners"),
+        *("final", "cluster"),
+    },
+}
+LEAVES = {"paths", "provenance", "statistics", "formatting"}
+TYPES_ONLY = {("engine", "tracking")}
+"""Packages that another one may name in its types and not use."""
 
 # Third parties a package may name, and the modules of `orchestrator` that may name the heavy ones.
 CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
-    "ray": {
-        *("runner_ray", "runner_worker", "runner_process", "runner_group", "runner_nodes", "process_group"),
-        *("cluster_jobs", "doctor", "final"),
-    },
-    "mlflow": {"store", "delivery", "registry", "pyfunc_model"},
-    "optuna": {"ledger", "journal", "search", "axes", "stopping", "importance", "charts_parameters"},
+    "ray": {"worker", "runners", "cluster", "final", "cli/doctor"},
+    "mlflow": {"tracking/mlflow_store", "tracking/mlflow_delivery", "final/mlflow_registry", "final/mlflow_model"},
+    "optuna": {"ledger", "search", "results/parameter_importance", "report"},
     "omegaconf": set(),
     "yaml": set(),
 }
@@ -67,13 +104,88 @@ def test_the_core_needs_only_its_four_packages_to_import():
 
 
 def test_every_heavy_third_party_has_its_doors():
-    wrong = [
-        f"{path.name} imports {name}"
-        for path in modules("orchestrator")
-        for name in third_parties(path)
-        if name in DOORS and path.stem not in DOORS[name]
-    ]
+    wrong = []
+    for path in modules("orchestrator"):
+        place = path.relative_to(ROOT / "orchestrator").with_suffix("")
+        doors = {str(place), str(place.parent)}
+        wrong += [f"{place} imports {n}" for n in third_parties(path) if n in DOORS and not doors & DOORS[n]]
     assert wrong == []
+
+
+def crossings(root: str, leaves: set[str]):
+    """Yield (module, its package, the package it imports from, names, at run time) of every import across packages."""
+    for path in modules(root):
+        place = path.relative_to(ROOT).with_suffix("").parts
+        own = place[1] if len(place) > 2 else None
+        tree = ast.parse(path.read_text())
+        guarded = {
+            inner
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+            for inner in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.split(".")[0] in ("orchestrator", "meanflow_core")
+            ):
+                top, *inner = node.module.split(".")
+                names = {alias.name for alias in node.names}
+                if top == root and not inner:
+                    assert names <= leaves or own is None, f"{'.'.join(place)} imports {names} from {top}"
+                    continue
+                if top != root or inner[0] != own:
+                    yield ".".join(place), own, (top, *inner), names, node not in guarded
+
+
+@pytest.mark.parametrize(
+    ("root", "table", "leaves"), [("meanflow_core", CORE_PACKAGES, CORE_LEAVES), ("orchestrator", PACKAGES, LEAVES)]
+)
+def test_packages_import_downwards_and_through_faces(root, table, leaves):
+    assert {path.parent.name for path in (ROOT / root).glob("*/__init__.py")} == set(table)
+    wrong = []
+    for module, own, (top, first, *deeper), names, used in crossings(root, leaves):
+        if own is None and module.count(".") <= 1 and root == "meanflow_core":
+            continue  # the face of the whole, and its command, may import from every package
+        line = f"{module} imports {', '.join(sorted(names))} from {'.'.join((top, first, *deeper))}"
+        if first in (CORE_LEAVES if top == "meanflow_core" else leaves):
+            wrong += [line] * bool(deeper)
+            continue
+        face = importlib.import_module(f"{top}.{first}")
+        if deeper or not names <= set(face.__all__):
+            wrong.append(f"{line}, past its face")
+        if top == root and own is None:
+            wrong.append(f"{line}, and a leaf imports no package")
+        elif (top == root and first not in table[own]) or (used and (own, first) in TYPES_ONLY):
+            wrong.append(f"{line}, which is not below it")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("root", "table"), [("meanflow_core", CORE_PACKAGES), ("orchestrator", PACKAGES)])
+def test_the_table_has_no_circle_and_every_package_says_what_it_is_for(root, table):
+    assert tuple(TopologicalSorter(table).static_order())
+    for name in table:
+        package = importlib.import_module(f"{root}.{name}")
+        assert "\n" not in (package.__doc__ or "\n"), f"{name} has no sentence"
+        own = {path.stem for path in (ROOT / root / name).glob("*.py")}
+        modules_in_face = {n for n in getattr(package, "__all__", ()) if isinstance(getattr(package, n), ModuleType)}
+        assert not own & set(getattr(package, "__all__", ())) - modules_in_face, f"{name}: a name is that of a module"
+
+
+LONGEST = 350
+"""Lines of a module; a longer one says in its docstring why it is one module."""
+
+
+def test_no_module_outgrows_one_idea_without_saying_why():
+    long = [
+        str(path.relative_to(ROOT))
+        for root in ("meanflow_core", "orchestrator")
+        for path in modules(root)
+        if len(path.read_text().splitlines()) > LONGEST
+        and "One module" not in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert long == []
 
 
 def test_mlflow_is_spoken_to_through_its_client_alone():

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import Cifar10Config
-from meanflow_core.data import presence
+from meanflow_core.data import availability
+from meanflow_core.data.availability import CIFAR10_FOLDER as FOLDER
+from meanflow_core.data.availability import CIFAR10_SOURCE as SOURCE
 from meanflow_core.data.base import ArrayImages, DataError
-from meanflow_core.data.presence import CIFAR10_FOLDER as FOLDER
-from meanflow_core.data.presence import CIFAR10_SOURCE as SOURCE
 
 TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
 TEST = ["test_batch"]
@@ -33,7 +33,7 @@ def load_cifar10(config: Cifar10Config) -> ArrayImages:
         ConfigError: nothing is at the path.
         DataError: a batch is missing or damaged.
     """
-    presence.demand(presence.cifar10(config.path))
+    availability.demand(availability.cifar10(config.path))
     read = _reader(Path(config.path).expanduser())
     train, train_labels = _rows(read, TRAIN)
     held, held_labels = _rows(read, TEST)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from meanflow_core.config import ImageFolderConfig
+from meanflow_core.data.availability import LATENTS_INDEX as INDEX
 from meanflow_core.data.files import write_aside
 from meanflow_core.data.image_folder import ImageFolder
 from meanflow_core.data.latents import VERSION
-from meanflow_core.data.presence import LATENTS_INDEX as INDEX
 from meanflow_core.data.vae import Vae, load_vae
 from meanflow_core.errors import ConfigError, Problem
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ImageFolderConfig
-from meanflow_core.data import presence
+from meanflow_core.data import availability
 from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, flip_some, scaled, unit_images
 from meanflow_core.errors import ConfigError, Problem
 
@@ -40,13 +40,13 @@ class ImageFolder:
 
     def __init__(self, config: ImageFolderConfig) -> None:
         root = Path(config.path).expanduser()
-        presence.demand(presence.image_folder(config.path))
+        availability.demand(availability.image_folder(config.path))
         split = (root / "train").is_dir()
         self._root = root / "train" if split else root
         self._files, self._labels, self.num_classes = list_images(self._root)
         if not self._files:
             kinds = ", ".join(sorted(SUFFIXES))
-            rule = f"holds no image ({kinds}); {presence.IMAGE_LAYOUT}"
+            rule = f"holds no image ({kinds}); {availability.IMAGE_LAYOUT}"
             raise ConfigError([Problem(key="data.path", value=str(root), rule=rule)])
         self._held_root = root / "val" if split and (root / "val").is_dir() else None
         self._flip, self._size = config.flip, config.size

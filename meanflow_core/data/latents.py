@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import LatentsConfig
-from meanflow_core.data import presence
+from meanflow_core.data import availability
+from meanflow_core.data.availability import LATENTS_INDEX as INDEX
+from meanflow_core.data.availability import MAKE_LATENTS as MAKE
 from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, unit_images
-from meanflow_core.data.presence import LATENTS_INDEX as INDEX
-from meanflow_core.data.presence import MAKE_LATENTS as MAKE
 from meanflow_core.data.vae import Vae, load_vae
 from meanflow_core.errors import ConfigError, Problem
 
@@ -150,7 +150,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         DataError: it is damaged.
     """
     path = folder / INDEX
-    presence.demand(presence.latents(str(folder)))
+    availability.demand(availability.latents(str(folder)))
     try:
         index: dict[str, Any] = json.loads(path.read_text())
         wrong = index["version"] != VERSION or len(index["shape"]) != 3 or not index["shards"]

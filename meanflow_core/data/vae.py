@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from meanflow_core.data import presence
+from meanflow_core.data import availability
 
 
 class Vae(Protocol):
@@ -57,7 +57,7 @@ def load_vae(path: str, *, key: str = "data.vae") -> Vae:
         ModuleNotFoundError: diffusers is not installed.
     """
     folder = Path(path).expanduser()
-    presence.demand(presence.autoencoder(path, key))
+    availability.demand(availability.autoencoder(path, key))
     try:
         from diffusers import AutoencoderKL
     except ModuleNotFoundError as error:

@@ -1,1 +1,12 @@
-"""How far samples are from real data. Moments are float64; every figure is recorded with how it was made."""
+"""Sample quality: Frechet distance, accuracy, precision and recall, Wasserstein, MMD."""
+
+from typing import TYPE_CHECKING
+
+from meanflow_core.faces import lazy_face
+
+if TYPE_CHECKING:
+    from meanflow_core.metrics.build import METRICS as METRICS
+    from meanflow_core.metrics.build import Evaluator as Evaluator
+    from meanflow_core.metrics.build import build_evaluator as build_evaluator
+
+__getattr__, __all__ = lazy_face(__name__, __file__)

@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from meanflow_core.config import EvaluationConfig
-from meanflow_core.data.base import Dataset
-from meanflow_core.data.presence import DEFAULT_METRICS
+from meanflow_core.data import DEFAULT_METRICS, Dataset
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
@@ -23,7 +22,7 @@ from meanflow_core.metrics.transport import sliced_wasserstein, wasserstein
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationBatch:
     """Samples as the metrics see them."""
 
     features: Tensor
@@ -53,7 +52,7 @@ class Judged:
         return (self.space.classify(self.features) == self.labels.cpu()).double().mean().item()
 
 
-METRICS: dict[str, Callable[[Judged], float]] = {
+METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
     "fid": lambda judged: frechet_distance(moments_of(judged.features), judged.reference.moments),
     "accuracy": lambda judged: judged.accuracy,
     "precision": lambda judged: judged.overlap[0],
@@ -62,7 +61,7 @@ METRICS: dict[str, Callable[[Judged], float]] = {
     "sliced_wasserstein": lambda judged: sliced_wasserstein(judged.features, judged.rows),
     "mmd": lambda judged: mmd(judged.features, judged.rows),
 }
-"""Every metric by its name. A new one is one line here: a function of `Judged`."""
+"""Every metric by its name. A new one is one line here: a function of `EvaluationBatch`."""
 
 MOMENTS_SUFFICE = {"fid", "accuracy"}
 
@@ -112,7 +111,7 @@ class Evaluator:
             samples: finite, scaled as the data are.
             labels: what they were asked for, int64 [n], or None.
         """
-        judged = Judged(self._features(samples), labels, self._reference, self._features)
+        judged = EvaluationBatch(self._features(samples), labels, self._reference, self._features)
         return {name: METRICS[name](judged) for name in self.metrics}
 
     def record(self) -> dict[str, Any]:

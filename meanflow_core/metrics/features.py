@@ -20,8 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from meanflow_core.data import presence
-from meanflow_core.data.base import Dataset
+from meanflow_core.data import Dataset, availability
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.digits_classifier import WEIGHTS, load_digits_classifier
 
@@ -127,7 +126,7 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
             return DigitsFeatures()
         if len(dataset.shape) == 1:
             return Coordinates()
-        raise ConfigError(presence.no_features(dataset.name))
+        raise ConfigError(availability.no_features(dataset.name))
     decode = dataset.to_images if dataset.name == "latents" else None
     if spec.startswith("inception:"):
         return _inception(spec.partition(":")[2], dataset.to_images)
@@ -168,7 +167,7 @@ def _load_script(content: bytes) -> Any:
 def _inception(path: str, to_images: Callable[[Tensor], Any]) -> NetFeatures:
     """Return the 2048 pooled features of the Inception network that published FIDs use, on uint8 images."""
     weights = Path(path).expanduser()
-    presence.demand(presence.features(f"inception:{path}"))
+    availability.demand(availability.features(f"inception:{path}"))
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:

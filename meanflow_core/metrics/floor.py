@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import EvaluationConfig, load_config
-from meanflow_core.data.base import DataError, Dataset
-from meanflow_core.data.build import build_dataset
+from meanflow_core.data import DataError, Dataset, build_dataset
 from meanflow_core.errors import ConfigError
 from meanflow_core.metrics.build import build_evaluator
 from meanflow_core.metrics.features import load_features

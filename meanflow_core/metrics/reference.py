@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanflow_core.data import presence
-from meanflow_core.data.base import Dataset, digest
-from meanflow_core.data.files import write_aside
+from meanflow_core.data import Dataset, availability, digest, write_aside
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.features import Features
 from meanflow_core.metrics.frechet import Moments, MomentSum
@@ -104,7 +102,7 @@ def read_moments(path: str, key: str = "evaluation.reference") -> Reference:
         ConfigError: the file is missing, or has no such arrays.
     """
     file = Path(path).expanduser()
-    presence.demand(presence.reference(path, key))
+    availability.demand(availability.reference(path, key))
     try:
         with np.load(file, allow_pickle=False) as content:
             mean, covariance = (torch.from_numpy(content[name].astype(np.float64)) for name in ("mu", "sigma"))

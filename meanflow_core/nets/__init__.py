@@ -1,5 +1,10 @@
-"""Networks u(z, r, t, labels): ordinary torch code, written once.
+"""The networks: MLP, DiT, U-Net, each written once in ordinary torch."""
 
-Each uses only operations whose tangents the row-dual derivative knows, keeps the batch first, and never spells out the
-batch size, so that the same forward carries a tangent of its leading rows.
-"""
+from typing import TYPE_CHECKING
+
+from meanflow_core.faces import lazy_face
+
+if TYPE_CHECKING:
+    from meanflow_core.nets.build import build_net as build_net
+
+__getattr__, __all__ = lazy_face(__name__, __file__)

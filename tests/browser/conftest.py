@@ -7,13 +7,14 @@ of a home named by MEANSWEEP_BROWSER_HOME.
 import io
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests import ROOT
+
 SHOOT = os.environ.get("MEANSWEEP_SCREENSHOTS") == "1"
-PICTURES = Path(__file__).parents[2] / "docs" / "images"
+PICTURES = ROOT / "docs" / "images"
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from orchestrator.paths import Home
-from orchestrator.store import Store, connect
-from orchestrator.tracking import MlflowTracker
-from orchestrator.ui import server
-from orchestrator.views import view_path
+from orchestrator.tracking.mlflow_store import Store, connect
+from orchestrator.tracking.mlflow_ui import server
+from orchestrator.tracking.mlflow_views import view_path
+from orchestrator.tracking.tracker import MlflowTracker
 from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import METRIC, spec, trials
 from tests.orchestrator.mlflow_stores import sqlite_store

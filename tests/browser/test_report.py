@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from orchestrator.cli import run
-from orchestrator.leaderboard import leaderboard
-from orchestrator.report import write_report
+from orchestrator.cli.main import run
+from orchestrator.report.html import write_report
+from orchestrator.results.leaderboard_rows import leaderboard
 from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import spec, trials
 

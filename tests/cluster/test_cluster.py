@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.cli import run
+from orchestrator.cli.main import run
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.cluster
 
 

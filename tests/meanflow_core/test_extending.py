@@ -1,22 +1,30 @@
 """The code of docs/extending.md, put where the page says, does what the page says."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from meanflow_core import dual, times, weighting
-from meanflow_core.config import DigitsConfig, EvaluationConfig, MLPConfig, ObjectiveConfig, TimeConfig, WeightConfig
+from meanflow_core.config import (
+    DigitsConfig,
+    EvaluationConfig,
+    MLPConfig,
+    ObjectiveConfig,
+    TimeConfig,
+    WeightConfig,
+)
 from meanflow_core.data.build import build_dataset
-from meanflow_core.dual import RowDual
-from meanflow_core.loss import meanflow_loss
+from meanflow_core.derivative import dual
+from meanflow_core.derivative.dual import RowDual
+from meanflow_core.flow import times, weighting
 from meanflow_core.metrics import build
+from meanflow_core.objectives.loss import meanflow_loss
+from tests import ROOT
 from tests.meanflow_core.small_nets import batch
 
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = dict(re.findall(r"^## (?:An?) ([\w ]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from meanflow_core.yamlfile import read_yaml
-from orchestrator.control import request, retry_failed
-from orchestrator.ledger import Ledger
+from meanflow_core.config.yaml_file import read_yaml
+from orchestrator.engine.control import request, retry_failed
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
-from orchestrator.records import TrialRecord, TrialState
+from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 
 

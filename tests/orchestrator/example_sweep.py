@@ -5,8 +5,8 @@ import functools
 import math
 import random
 
-from orchestrator.records import Failure, TrialRecord, TrialState
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
+from orchestrator.trials.trial import Failure, TrialRecord, TrialState
 
 METRIC = "eval/fid_1nfe"
 RUNGS = (500, 1500, 4500)

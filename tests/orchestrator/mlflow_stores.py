@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from orchestrator.outbox import Outbox
-from orchestrator.store import Sent, Store, connect
-from orchestrator.tracking import MemoryRun
-from orchestrator.ui import server
+from orchestrator.tracking.mlflow_store import Sent, Store, connect
+from orchestrator.tracking.mlflow_ui import server
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.tracker import MemoryRun
 
 
 @functools.cache

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
 from orchestrator.paths import SweepPaths
-from orchestrator.settings import Resources
+from orchestrator.spec.settings import Resources
+from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 
 
 class ScriptedEngine:
@@ -24,7 +24,7 @@ class ScriptedEngine:
         resources: Resources | None = None,
         max_concurrent: int | None = None,
         report_timeout: float | None = None,
-        verdict: Callable[[str, Report], Verdict] = lambda trial, report: Verdict.CONTINUE,
+        decision: Callable[[str, Report], Decision] = lambda trial, report: Decision.CONTINUE,
         retry: tuple[str, ...] = ("lost", "infrastructure"),
     ) -> None:
         self.paths = SweepPaths(root)
@@ -42,7 +42,7 @@ class ScriptedEngine:
         self.events: list[tuple[str, str]] = []
         self.polls = 0
         self.to_stop: set[str] = set()
-        self._verdict, self._retry = verdict, retry
+        self._verdict, self._retry = decision, retry
 
     def next(self) -> Assignment | Wait | Done:
         if self.queue:
@@ -53,11 +53,11 @@ class ScriptedEngine:
             return assignment
         return Wait(reason="trials are running") if self.running else Done(reason="all is done")
 
-    def report(self, trial: str, report: Report) -> Verdict:
+    def report(self, trial: str, report: Report) -> Decision:
         assert trial in self.running
         self.reports.setdefault(trial, []).append(report)
         self.events.append((f"report {report.step}", trial))
-        return Verdict.STOP if report.step == self.given[trial].steps[-1] else self._verdict(trial, report)
+        return Decision.STOP if report.step == self.given[trial].steps[-1] else self._verdict(trial, report)
 
     def ended(self, trial: str, outcome: Outcome) -> None:
         assert trial in self.running

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.journal import Journal, LedgerError
-from orchestrator.ledger import Ledger
-from orchestrator.messages import Assignment, Done, Outcome, Report, Verdict, Wait
-from orchestrator.opening import resume_sweep, start_sweep
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.start import resume_sweep, start_sweep
+from orchestrator.ledger.journal import Journal, LedgerError
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.records import TrialRecord
+from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
+from orchestrator.trials.trial import TrialRecord
 from tests.orchestrator import toy
 
 
@@ -72,7 +72,7 @@ class Trace:
     """What a runner was given and said, over all sessions."""
 
     handed: list[tuple[str, int]] = field(default_factory=list)
-    verdicts: list[tuple[str, int, Verdict]] = field(default_factory=list)
+    decisions: list[tuple[str, int, Decision]] = field(default_factory=list)
 
 
 def drive(
@@ -111,7 +111,7 @@ def _one_report(
     on_report: Callable[[Engine, Assignment, Report], None] | None,
 ) -> bool:
     """Let a worker come to its next report; False when its run has ended."""
-    from orchestrator.trial import classify
+    from orchestrator.worker.trial_loop import classify
 
     trial = worker.work.trial
     try:
@@ -122,11 +122,11 @@ def _one_report(
     if report is None:
         engine.ended(trial, Outcome(kind="finished"))
         return False
-    verdict = engine.report(trial, report)
-    trace.verdicts.append((trial, report.step, verdict))
+    decision = engine.report(trial, report)
+    trace.decisions.append((trial, report.step, decision))
     if on_report is not None:
         on_report(engine, worker.work, report)
-    if verdict is not Verdict.CONTINUE:
+    if decision is not Decision.CONTINUE:
         engine.ended(trial, Outcome(kind="stopped", last_step=report.step))
         return False
     return True

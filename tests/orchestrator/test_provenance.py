@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from orchestrator import provenance
-from orchestrator.engine import Engine
-from orchestrator.opening import resume_sweep, start_sweep
+from orchestrator.cluster.packaging import staged
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.paths import Home
 from orchestrator.provenance import Code, code_of, packages, record, recorded
-from orchestrator.staging import staged
-from orchestrator.tracking import MemoryTracker
+from orchestrator.tracking.tracker import MemoryTracker
 from tests.orchestrator import toy
 
 TRAINER = "class Trainer:\n    rate = 1\n"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import SweepSpec
 
 
 class Curve:

@@ -133,7 +133,7 @@ class Team(Toy):
         import torch
         import torch.distributed as dist
 
-        from orchestrator.process_group import interface_of
+        from orchestrator.worker.process_group import interface_of
 
         total = torch.tensor([float(dist.get_rank() + 1)])
         dist.all_reduce(total)

@@ -1,0 +1,36 @@
+"""The training configuration: frozen dataclasses, read from YAML, every mistake at once."""
+
+from typing import TYPE_CHECKING
+
+from meanflow_core.faces import lazy_face
+
+if TYPE_CHECKING:
+    from meanflow_core.config.data import Cifar10Config as Cifar10Config
+    from meanflow_core.config.data import DataConfig as DataConfig
+    from meanflow_core.config.data import DigitsConfig as DigitsConfig
+    from meanflow_core.config.data import ImageFolderConfig as ImageFolderConfig
+    from meanflow_core.config.data import LatentsConfig as LatentsConfig
+    from meanflow_core.config.data import Toy2dConfig as Toy2dConfig
+    from meanflow_core.config.load import load_config as load_config
+    from meanflow_core.config.load import valid_keys as valid_keys
+    from meanflow_core.config.load import with_values as with_values
+    from meanflow_core.config.model import DiTConfig as DiTConfig
+    from meanflow_core.config.model import MLPConfig as MLPConfig
+    from meanflow_core.config.model import ModelConfig as ModelConfig
+    from meanflow_core.config.model import TimeEmbedding as TimeEmbedding
+    from meanflow_core.config.model import UNetConfig as UNetConfig
+    from meanflow_core.config.objective import GuidanceConfig as GuidanceConfig
+    from meanflow_core.config.objective import ObjectiveConfig as ObjectiveConfig
+    from meanflow_core.config.objective import TimeConfig as TimeConfig
+    from meanflow_core.config.objective import WeightConfig as WeightConfig
+    from meanflow_core.config.section import Section as Section
+    from meanflow_core.config.train_config import TrainConfig as TrainConfig
+    from meanflow_core.config.training import EMAConfig as EMAConfig
+    from meanflow_core.config.training import EvaluationConfig as EvaluationConfig
+    from meanflow_core.config.training import OptimizerConfig as OptimizerConfig
+    from meanflow_core.config.yaml_file import YamlFile as YamlFile
+    from meanflow_core.config.yaml_file import parse_value as parse_value
+    from meanflow_core.config.yaml_file import read_yaml as read_yaml
+    from meanflow_core.config.yaml_file import write_yaml as write_yaml
+
+__getattr__, __all__ = lazy_face(__name__, __file__)

@@ -1,0 +1,59 @@
+"""The whole training configuration: a run is fully described by one resolved `TrainConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from meanflow_core.config.data import DataConfig, DigitsConfig
+from meanflow_core.config.model import DiTConfig, ModelConfig
+from meanflow_core.config.objective import ObjectiveConfig
+from meanflow_core.config.section import Section
+from meanflow_core.config.training import EMAConfig, EvaluationConfig, OptimizerConfig, TrainerConfig
+from meanflow_core.errors import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    """Everything that describes one training run."""
+
+    seed: int = 0
+    """Of weights, data order, times and noise: runs that share it see the same data and the same random numbers."""
+    data: DataConfig = field(default_factory=DigitsConfig)
+    model: ModelConfig = field(default_factory=DiTConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Where this configuration comes from (the sweep and trial that chose it). Changes no number; not in the hash."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what does not go together."""
+        way = self.objective.derivative
+        if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
+            rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
+            yield Problem(key="objective.derivative", value=way, rule=rule, nearest="dual")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts and lists: what `load_config` reads back equal."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """Return the complete configuration as YAML."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+
+    def hash(self) -> str:
+        """Return 16 hex digits that differ where two runs would train differently (device and log intervals do not)."""
+        content = self.to_dict()
+        del content["evidence"]
+        for key in ("device", "log_every", "eval_every", "checkpoint_every"):
+            del content["trainer"][key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""`optimizer`, `ema`, `trainer` and `evaluation`: the loop and how its samples are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from meanflow_core.config.section import INF, Section
+from meanflow_core.errors import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Section):
+    """Adam(W) and its learning-rate schedule. Defaults: the paper's ImageNet set-up, with a short warm-up."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up. `cosine` falls to zero at `trainer.steps`."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from zero."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; null: no clipping."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong."""
+        yield from self._bounds(
+            lr=(0, INF, "()"),
+            beta1=(0, 1, "[)"),
+            beta2=(0, 1, "[)"),
+            eps=(0, INF, "()"),
+            weight_decay=(0, INF, "[)"),
+            warmup_steps=(0, INF, "[)"),
+            clip_norm=(0, INF, "()"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig(Section):
+    """Exponential moving averages of the weights; several at once."""
+
+    decays: list[float] = field(default_factory=lambda: [0.9999])
+    """Decay a step, e.g. [0.999, 0.9999]. The first is the one that evaluation and sampling use."""
+    rampup: float | None = 0.05
+    """EDM's ramp-up: the half-life is at most this share of the steps so far, so that the initial weights, which a
+    plain average of decay 0.9999 still holds after 10,000 steps, leave early. null: the plain average."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong."""
+        for decay in self.decays:
+            if not 0 <= decay < 1:
+                yield Problem(key="decays", value=decay, rule="`0 <= decay < 1` must hold")
+        if len(set(self.decays)) != len(self.decays):
+            yield Problem(key="decays", value=self.decays, rule="must differ from each other")
+        yield from self._bounds(rampup=(0, INF, "()"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig(Section):
+    """The loop."""
+
+    steps: int = 400_000
+    batch_size: int = 256
+    """Rows of the global batch, over all devices and accumulation steps."""
+    accumulation: int = 1
+    """Parts a batch is split into, one after the other; gradients are those of the joint batch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: autocast of the network; times, tangents and loss stay in float32."""
+    compile: bool = False
+    """Compile the whole loss with torch.compile; needs `objective.derivative` `dual` or `auto`."""
+    device: str = "auto"
+    """`auto`: a GPU if there is one. Does not count in the config's hash."""
+    log_every: int = 100
+    """Steps between logged training metrics. Does not count in the hash."""
+    eval_every: int = 1000
+    """Steps between evaluations. Does not count in the hash."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints of a final training. Does not count in the hash."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong."""
+        ones = ("steps", "batch_size", "accumulation", "log_every", "eval_every", "checkpoint_every")
+        yield from self._bounds(**dict.fromkeys(ones, (1, INF, "[)")))
+        if self.accumulation > 0 and self.batch_size % self.accumulation:
+            rule = f"must be a multiple of `accumulation` ({self.accumulation})"
+            yield Problem(key="batch_size", value=self.batch_size, rule=rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Section):
+    """How samples are judged. Noise and labels are fixed by `seed`, the same for every configuration of a sweep."""
+
+    samples: int = 2048
+    nfe: list[int] = field(default_factory=lambda: [1, 2])
+    """Numbers of function evaluations a sample, each evaluated in one go."""
+    metrics: list[str] | None = None
+    """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid)."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """The label rule; it moves a FID by up to 10 %, so it is recorded with it."""
+    batch_size: int = 512
+    features: str | None = None
+    """Path of the feature network's weights, where the metric needs one from outside."""
+    reference: str | None = None
+    """Reference statistics (ADM's .npz with mu and sigma); null: computed from the data set, and cached."""
+    seed: int = 0
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong."""
+        yield from self._bounds(samples=(2, INF, "[)"), batch_size=(1, INF, "[)"))
+        if not self.nfe or min(self.nfe) < 1:
+            yield Problem(key="nfe", value=self.nfe, rule="needs positive whole numbers")

@@ -1,0 +1,14 @@
+"""Samples from noise, in one step or several, and pictures of them."""
+
+from typing import TYPE_CHECKING
+
+from meanflow_core.faces import lazy_face
+
+if TYPE_CHECKING:
+    from meanflow_core.sampling.evaluation_samples import Sampling as Sampling
+    from meanflow_core.sampling.evaluation_samples import fixed_noise as fixed_noise
+    from meanflow_core.sampling.evaluation_samples import image_grid as image_grid
+    from meanflow_core.sampling.pictures import save_picture as save_picture
+    from meanflow_core.sampling.sampler import sample as sample
+
+__getattr__, __all__ = lazy_face(__name__, __file__)

@@ -1,0 +1,120 @@
+"""What a step of training sees: data, noise, times and dropped labels of the global batch, split into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanflow_core.config import TrainConfig
+from meanflow_core.data import Dataset, IndexStream
+from meanflow_core.distributed import World
+from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.flow import sample_dropped, sample_times, spanning_rows
+from meanflow_core.rng import Streams, stable_seed
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Some rows of a global batch: what one forward and backward pass takes. Rows with r < t come first."""
+
+    x: Tensor
+    """Data, [n, ...]."""
+    noise: Tensor
+    """Like `x`."""
+    r: Tensor
+    """[n]."""
+    t: Tensor
+    """[n], r <= t."""
+    labels: Tensor | None
+    """int64 [n]."""
+    dropped: Tensor | None
+    """bool [n]: trained on the null label."""
+    rows: int
+    """How many leading rows have r < t."""
+    drops: int
+    """At least so many rows are dropped (known without asking the device)."""
+
+
+class Batches:
+    """The batches of a run, each a pure function of (seed, step, position in the data).
+
+    A global batch is split into world size x accumulation parts of equal size. Part k takes the rows k, k + parts,
+    k + 2 parts ..., so every part gets its share of the rows with r < t, which come first, and counts of the whole
+    batch (the ratio, the dropped labels) hold whatever the number of parts is.
+
+    Args:
+        config: of the run.
+        dataset: the training data.
+        device: where the parts are put. On a GPU the next batch is read while the current one is trained.
+        world: the processes that share the batch.
+
+    Raises:
+        ConfigError: the batch cannot be split evenly.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device, world: World) -> None:
+        self._config, self._dataset, self._device, self._world = config, dataset, device, world
+        self.size = config.trainer.batch_size
+        self.count = world.size * config.trainer.accumulation
+        if self.size % self.count:
+            rule = f"must be a multiple of processes x accumulation = {world.size} x {config.trainer.accumulation}"
+            raise ConfigError([Problem(key="trainer.batch_size", value=self.size, rule=rule)])
+        self._streams = Streams(config.seed)
+        self._order = IndexStream(len(dataset), config.seed)
+        self._reader = ThreadPoolExecutor(1, "batches") if device.type == "cuda" else None
+        self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor | None]]] | None = None
+
+    def parts(self, step: int, position: int) -> Iterator[Microbatch]:
+        """Yield this process's parts of the batch of `step` (the first is 0).
+
+        Args:
+            step: which random numbers.
+            position: training rows seen before this step: where in the data order it stands.
+        """
+        x, labels = self._rows(step, position)
+        draw, law, device = self._streams.at, self._config.objective.time, self._device
+        r, t = sample_times(self.size, law, generator=draw("times", step, device), device=device)
+        noise = torch.randn((self.size, *x.shape[1:]), generator=draw("noise", step, device), device=device)
+        share = self._config.objective.guidance.dropout if labels is not None else 0.0
+        dropped = sample_dropped(self.size, share, generator=draw("dropped", step)) if share else None
+        different = spanning_rows(self.size, law.ratio)
+        # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
+        counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
+        for index in range(self._world.rank, self.count, self._world.size):
+            take = slice(index, None, self.count)
+            yield Microbatch(
+                x=self._put(x[take]),
+                noise=noise[take],
+                r=r[take],
+                t=t[take],
+                labels=None if labels is None else self._put(labels[take]),
+                dropped=None if dropped is None else self._put(dropped[take]),
+                rows=len(range(index, different, self.count)),
+                drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
+            )
+
+    def _rows(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:
+        """Return the global batch's data and labels on the CPU, reading the next one ahead where that helps."""
+        if self._reader is None:
+            return self._read(step, position)
+        key, future = self._ahead or ((-1, -1), None)
+        if key != (step, position) or future is None:
+            future = self._reader.submit(self._read, step, position)
+        rows = future.result()
+        after = (step + 1, position + self.size)
+        self._ahead = (after, self._reader.submit(self._read, *after))
+        return rows
+
+    def _read(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:
+        self._order.position = position
+        generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "data", step))
+        return self._dataset.batch(self._order.take(self.size), generator=generator)
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return tensor.contiguous()
+        return tensor.contiguous().pin_memory().to(self._device, non_blocking=True)

@@ -1,0 +1,306 @@
+"""The training of one MeanFlow model: the loop, its evaluation, and everything needed to go on later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from meanflow_core.config import DataConfig, EvaluationConfig, TrainConfig, load_config
+from meanflow_core.data import Dataset, build_dataset
+from meanflow_core.distributed import World, choose_device
+from meanflow_core.errors import TrainingDiverged
+from meanflow_core.flow import spanning_rows
+from meanflow_core.metrics import Evaluator, build_evaluator
+from meanflow_core.nets import build_net
+from meanflow_core.rng import seeded
+from meanflow_core.sampling import Sampling, image_grid
+from meanflow_core.training.batches import Batches
+from meanflow_core.training.checkpoint import CheckpointError, load_weights, save_weights
+from meanflow_core.training.device_metrics import device_metrics
+from meanflow_core.training.ema import EMA, ema_name
+from meanflow_core.training.meters import Meter
+from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.training_loss import SUMS, TrainingLoss
+
+Row = tuple[int, dict[str, float]]
+GRAPHS = 1000
+"""Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
+
+
+@dataclass(frozen=True)
+class SharedData:
+    """What the trials of a node can share: the data and the evaluator with its reference statistics."""
+
+    data: DataConfig
+    evaluation: EvaluationConfig
+    dataset: Dataset
+    evaluator: Evaluator
+
+
+class Trainer:
+    """Train, evaluate and sample one model.
+
+    Equal configurations give equal results on a CPU, however the run is cut into calls, processes and resumes: all
+    randomness is a function of (seed, step). In a process group every process makes one, and calls the same methods.
+
+    Args:
+        config: the training configuration, or nested values of one.
+        shared: of `shared_data`, where it was made already.
+        on_log: called with (step, metrics) for each logged row, in the first process only.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        ValueError: `trainer.device` is not there.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | Mapping[str, Any],
+        *,
+        shared: SharedData | None = None,
+        on_log: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        self.config = config if isinstance(config, TrainConfig) else load_config(config)
+        self.world = World.current()
+        self.device = choose_device(self.config.trainer.device)
+        self.shared = self._fitting(shared)
+        self.dataset = self.shared.dataset
+        self.step = 0
+        """Optimiser steps done."""
+        self.images_seen = 0
+        """Training rows seen, which is also the position in the data."""
+        self._on_log = on_log
+        with seeded(self.config.seed, "weights"):
+            self.net = build_net(self.config.model, self.dataset.shape, self.dataset.num_classes).to(self.device)
+        options = self.config.trainer
+        loss = TrainingLoss(self.net, self.config.objective, self.dataset.num_classes, options.precision)
+        if options.compile:
+            # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
+            torch._dynamo.config.recompile_limit = GRAPHS
+            loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
+        self._loss: nn.Module = self.world.wrap(loss, self.device)
+        self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
+        self._ema = EMA(self.net, self.config.ema)
+        self._batches = Batches(self.config, self.dataset, self.device, self.world)
+        spanning = spanning_rows(options.batch_size, self.config.objective.time.ratio)
+        self._meter = Meter(options.batch_size, spanning, self.world, self.device)
+
+    @classmethod
+    def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
+        """Load the data and the reference statistics: picklable, for every trainer of a node that uses the same."""
+        config = config if isinstance(config, TrainConfig) else load_config(config)
+        dataset = build_dataset(config.data)
+        return SharedData(config.data, config.evaluation, dataset, build_evaluator(config.evaluation, dataset))
+
+    def _fitting(self, shared: SharedData | None) -> SharedData:
+        """Use what was shared as far as it belongs to this configuration."""
+        if shared is None or shared.data != self.config.data:
+            return self.shared_data(self.config)
+        if shared.evaluation == self.config.evaluation:
+            return shared
+        evaluator = build_evaluator(self.config.evaluation, shared.dataset)
+        return SharedData(shared.data, self.config.evaluation, shared.dataset, evaluator)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the training data."""
+        return self.dataset.fingerprint
+
+    # ------------------------------------------------------------------------------------------- training
+
+    def train(self, steps: int) -> list[Row]:
+        """Train `steps` further steps.
+
+        Returns:
+            (step, metrics) at every multiple of `trainer.log_every`, and at the end: means since the row before.
+
+        Raises:
+            TrainingDiverged: the loss or gradient is not finite, or the loss exploded. The weights are those of the
+                last finite update.
+        """
+        rows: list[Row] = []
+        self.net.train()
+        self._meter.restart()
+        for done in range(1, steps + 1):
+            self._train_step()
+            if self.step % self.config.trainer.log_every == 0 or done == steps:
+                row = self._meter.row(self.step)
+                row["train/lr"] = self._optimizer.lr
+                row["train/images_seen"] = self.images_seen
+                row |= device_metrics(self.device)
+                rows.append((self.step, row))
+                if self._on_log is not None and self.world.first:
+                    self._on_log(self.step, row)
+        return rows
+
+    def _train_step(self) -> None:
+        parts = list(self._batches.parts(self.step, self.images_seen))
+        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS), device=self.device)
+        for index, part in enumerate(parts):
+            with self._synchronising(index == len(parts) - 1), self._dropout_seeded(index):
+                part_loss, part_sums = self._loss(part)
+                (part_loss / len(parts)).backward()
+            loss += part_loss.detach() / self._batches.count
+            sums += part_sums
+        norm = self._optimizer.step(self.step)
+        self._optimizer.zero_grad()
+        self.step += 1
+        self.images_seen += self._batches.size
+        self._meter.add(self.step, loss, sums, norm)
+        self._ema.update(self.net, self.step)
+
+    def _synchronising(self, last: bool) -> AbstractContextManager[None]:
+        """Average the gradients over the processes once a step: in the backward pass of the last part."""
+        if last or not isinstance(self._loss, DistributedDataParallel):
+            return nullcontext()
+        return self._loss.no_sync()
+
+    def _dropout_seeded(self, index: int) -> AbstractContextManager[None]:
+        """Make the network's dropout a function of (seed, step, part): it draws from torch's global generator."""
+        if not getattr(self.config.model, "dropout", 0.0):  # a network may do without
+            return nullcontext()
+        part = self.world.rank + index * self.world.size
+        return seeded(self.config.seed, "dropout", self.step, part, device=self.device)
+
+    # ----------------------------------------------------------------------------------------- evaluation
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return every set of weights by name, the primary one first: the first EMA, or `raw` if there is none."""
+        averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
+        return {**averages, "raw": self.net.state_dict()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Judge samples of every set of weights, from fixed noise and labels.
+
+        Returns:
+            `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others.
+
+        Raises:
+            TrainingDiverged: samples are not finite.
+        """
+        result: dict[str, float] = {}
+        sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
+        for index, (name, weights) in enumerate(self.weights().items()):
+            prefix = "eval/" if index == 0 else f"eval/{name}/"
+            for nfe in self.config.evaluation.nfe:
+                samples = sampling.draw(self.net, weights, nfe)
+                if not samples.isfinite().all():
+                    reason = f"the samples of the weights {name!r} are not finite"
+                    raise TrainingDiverged(self.step, reason, self._meter.last_finite)
+                for metric, value in evaluator.evaluate(samples, sampling.labels).items():
+                    result[f"{prefix}{metric}_{nfe}nfe"] = value
+        return result
+
+    def evaluation_record(self) -> dict[str, Any]:
+        """Return the protocol of `evaluate`: without it a Frechet distance means nothing."""
+        evaluation = self.config.evaluation
+        return {
+            "samples": evaluation.samples,
+            "nfe": list(evaluation.nfe),
+            "labels": evaluation.labels if self.dataset.num_classes is not None else None,
+            "noise_seed": evaluation.seed,
+            "weights": list(self.weights()),
+            "precision": self.config.trainer.precision,
+            "data": {"name": self.dataset.name, "fingerprint": self.fingerprint},
+            **self.shared.evaluator.record(),
+        }
+
+    def sample_grid(self, nfe: int = 1) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class."""
+        sampling = Sampling(self.config, self.dataset, self.world, self.device)
+        noise, labels, columns = sampling.grid_inputs()
+        weights = next(iter(self.weights().values()))
+        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe)), columns)
+
+    # ---------------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on: live tensors (copy or save them before training on) and plain values.
+
+        No state of a random generator is in it: the step and the seed say it all.
+        """
+        return {
+            "config": self.config.to_dict(),
+            "fingerprint": self.fingerprint,
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "net": self.net.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "ema": self._ema.state_dict(),
+            "last_finite": dict(self._meter.last_finite),
+            "least_errors": dict(self._meter.least),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, on any number of processes. The configuration stays this trainer's own.
+
+        Raises:
+            CheckpointError: the state is of another network, other averages, or other data.
+        """
+        if state.get("fingerprint") != self.fingerprint:
+            raise CheckpointError(
+                f"the state was trained on other data (fingerprint {state.get('fingerprint')}, here {self.fingerprint})"
+            )
+        try:
+            self.net.load_state_dict(state["net"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._ema.load_state_dict(state["ema"])
+            self.step, self.images_seen = int(state["step"]), int(state["images_seen"])
+            self._meter.last_finite = dict(state["last_finite"])
+            self._meter.least = dict(state["least_errors"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the state does not fit this configuration: {error}") from error
+
+    def export(self, path: Path | str, name: str | None = None) -> None:
+        """Write one set of weights as a safetensors file that stands alone: `load_network` rebuilds the network.
+
+        Args:
+            path: of the file.
+            name: of the set, as in `weights`; None: the primary one.
+        """
+        sets = self.weights()
+        name = next(iter(sets)) if name is None else name
+        metadata = {
+            "config": self.config.to_dict(),
+            "weights": name,
+            "step": self.step,
+            "shape": list(self.dataset.shape),
+            "num_classes": self.dataset.num_classes,
+            "fingerprint": self.fingerprint,
+        }
+        save_weights(path, sets[name], metadata)
+
+
+def compile_mode(device: torch.device, accumulation: int) -> str:
+    """Return torch.compile's mode: CUDA graphs on a GPU.
+
+    Not where gradients are accumulated: a graph's outputs, and gradients are such, live until its next replay only.
+    """
+    return "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
+
+
+def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
+    """Rebuild a network from a file of `Trainer.export`, without the data it was trained on.
+
+    Returns:
+        The network in evaluation mode on the CPU, its configuration, and the file's metadata.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or does not hold such a network.
+    """
+    weights, metadata = load_weights(path)
+    try:
+        config = load_config(metadata["config"])
+        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"])
+        net.load_state_dict(weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not hold a network with its configuration: {error}") from error
+    return net.eval(), config, metadata

@@ -1,0 +1,1 @@
+"""The `meansweep` command: each command parses, calls one function, and prints."""

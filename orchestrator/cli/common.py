@@ -1,0 +1,151 @@
+"""What the commands share: options, finding a sweep, printing. Light to import, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.cluster import HELP, REMOTE
+from orchestrator.paths import Home, SweepPaths, valid_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import SweepSpec
+    from orchestrator.trials import TrialRecord
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Folder of all state (default: $MEANSWEEP_HOME, or ./meansweep-data).", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SweepArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SWEEP]", help="The sweep's name; may be left out where there is only one.", show_default=False
+    ),
+]
+
+
+class CommandFailed(Exception):
+    """The command did not succeed, for a reason that is not the user's input; exit code 1."""
+
+
+def register_commands(app: typer.Typer, panel: str, *commands: Callable[..., Any]) -> None:
+    """Add commands to a panel of the help; the help of those that can run on a cluster says how."""
+    for command in commands:
+        epilog = HELP if command.__name__ in REMOTE else None
+        app.command(rich_help_panel=panel, epilog=epilog)(command)
+
+
+def home_at(path: Path | None) -> Home:
+    """Return the home that an option names, or the default one."""
+    return Home.default() if path is None else Home(path.absolute())
+
+
+def find_sweep(home: Home, name: str | None) -> SweepPaths:
+    """Return the folder of an existing sweep.
+
+    Raises:
+        ConfigError: there is none of that name (with the nearest), or none or several to choose from.
+    """
+    known = {paths.name: paths for paths in home.all_sweeps()}
+    if name is None:
+        if len(known) == 1:
+            return next(iter(known.values()))
+        rule = (
+            f"name one: {', '.join(known)}" if known else f"there is no sweep in {home.root} yet; `meansweep run FILE`"
+        )
+        raise ConfigError([Problem(key="SWEEP", rule=rule)])
+    if name not in known:
+        rule = f"no such sweep in {home.root}"
+        raise ConfigError([Problem(key="SWEEP", value=name, rule=rule, nearest=nearest(name, list(known)))])
+    return known[name]
+
+
+def check_name(name: str) -> str:
+    """Return the name of a sweep or training if it may be one.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if not valid_name(name):
+        rule = "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
+        raise ConfigError([Problem(key="name", value=name, rule=rule)])
+    return name
+
+
+def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:
+    """Open a sweep's ledger for reading; the trials as they stand now."""
+    from orchestrator.ledger import Ledger, LedgerError
+    from orchestrator.results import standing
+
+    paths = find_sweep(home_at(home), name)
+    try:
+        ledger = Ledger.open(paths)
+    except LedgerError as error:
+        raise CommandFailed(str(error)) from error
+    return paths, ledger, ledger.spec(), standing(ledger)
+
+
+def finish_sending(close: Callable[[float], int], name: str, *, seconds: float = 30.0) -> None:
+    """Wait for what MLflow has still to be sent, and say so where it takes longer than a moment.
+
+    Args:
+        close: sends what is left, at most so many seconds long, and returns how much remains; may be called again.
+        name: of the sweep or training.
+        seconds: the longest wait. Ctrl-C ends it.
+    """
+    began = time.monotonic()
+    try:
+        left = close(2.0)
+        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is away
+            typer.echo(
+                f"waiting for MLflow, at most {seconds:g} s (Ctrl-C ends the wait): {left} events left", err=True
+            )
+            left = close(seconds - 2.0)
+    except KeyboardInterrupt:
+        left = close(0.0)
+    if left:
+        typer.echo(f"{left} events wait for MLflow; `meansweep sync {name}` sends them", err=True)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return rich's console; where the output is no terminal lines are not broken, and $COLUMNS or 100 is its width."""
+    from rich.console import Console
+
+    plain = not (sys.stderr if stderr else sys.stdout).isatty()
+    width = 100 if plain and not os.environ.get("COLUMNS") else None
+    return Console(stderr=stderr, soft_wrap=plain, width=width, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as `json_text` writes it."""
+    typer.echo(json_text(value), nl=False)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, its last line ended; a number that JSON does not know (NaN, infinity) becomes null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

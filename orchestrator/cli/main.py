@@ -1,0 +1,83 @@
+"""The `meansweep` command: its parser, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from meanflow_core.errors import ConfigError
+from meanflow_core.training import CheckpointError
+from orchestrator.cli import models, results, service, sweeps
+from orchestrator.cli.common import CommandFailed
+from orchestrator.cluster import REMOTE, remote_address
+from orchestrator.trials import LedgerError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+# Typer carries its own copy of click and does not name this class, the base of all usage errors.
+UsageProblem: Any = typer.BadParameter.mro()[2]
+
+app = typer.Typer(
+    name="meansweep",
+    help="Find good hyper-parameters for MeanFlow models, and train the winner.",
+    epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(REMOTE)}.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+sweeps.register(app)
+results.register(app)
+models.register(app)
+service.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    # Before torch is loaded: threads that spin while they wait are up to 30 times slower beside another process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A trainer may stand in the current folder, as with `python -m`; last, so that no file there hides a package.
+    sys.path.append(os.getcwd())
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    code = run(words)
+    gc.freeze()  # the interpreter's last collection would go through all objects of torch and Ray: seconds
+    sys.exit(code)
+
+
+def run(words: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        address, remote_home, words = remote_address(words)
+        if address is not None:
+            return service.run_on_cluster(address, words, remote_home)
+        result = app(words, standalone_mode=False, prog_name="meansweep")
+        return result if isinstance(result, int) else DONE
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        count = len(error.problems)
+        if count > 1:
+            print(f"{count} problems; nothing was started", file=sys.stderr)
+        return WRONG_INPUT
+    except UsageProblem as error:
+        error.show(sys.stderr)
+        return WRONG_INPUT
+    except (CommandFailed, CheckpointError, LedgerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `meansweep leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # cannot be written, mostly
+        return FAILED

@@ -1,0 +1,311 @@
+"""From the best trial to a trained model and its samples: best, train, sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
+from orchestrator.cli.common import (
+    CommandFailed,
+    HomeOption,
+    JsonOption,
+    SweepArgument,
+    check_name,
+    finish_sending,
+    home_at,
+    print_json,
+    read_sweep,
+    register_commands,
+)
+
+if TYPE_CHECKING:
+    from meanflow_core.config import TrainConfig
+    from orchestrator.final import FinalResult
+    from orchestrator.paths import Home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    register_commands(app, "Models", best, train, sample)
+
+
+def best(
+    sweep: SweepArgument = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")] = None,
+    trial: Annotated[str | None, typer.Option(help="This trial instead of the best.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the best trial's training configuration. Complete, at the base's length, with the evidence for it."""
+    from meanflow_core.config import write_yaml
+    from orchestrator.results import leaderboard, winning_config, winning_mapping
+
+    _, ledger, spec, trials = read_sweep(home, sweep)
+    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment()}
+    rows = leaderboard(spec, trials)
+    if spec.builtin_trainer:
+        config = winning_config(spec, trials, rows, **known)
+        text, found, steps = config.to_yaml(), config.evidence, config.trainer.steps
+    else:
+        mapping = winning_mapping(spec, trials, rows, **known)
+        text, found, steps = write_yaml(mapping), mapping["evidence"], mapping["trainer"]["steps"]
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"{out}: trial {found['trial']} of {found['sweep']}, {steps} steps")
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|SWEEP", help="A training configuration, or with --top a sweep.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(help="Workers of Ray Train; 0 trains in this process.")] = 0,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs a worker (default: 1 where Ray has any).", show_default=False)
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Train the K best of a sweep; did its short runs predict the order?")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the training (default: the file's name; of best.yaml, SWEEP-TRIAL).", show_default=False),
+    ] = None,
+    register: Annotated[bool, typer.Option(help="Register the model in MLflow.")] = True,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster: its job server, http://..., or Ray's own address.")
+    ] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Train a configuration to its full length. The same command goes on after an interruption."""
+    from meanflow_core.config import parse_value, with_values
+    from orchestrator.results import training_name
+
+    words = list(overrides or [])
+    if top is None:
+        single = _training_configuration(config, words)
+        configs = {check_name(name or training_name(config, single.evidence)): single}
+    else:
+        changes = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
+        found = _winners(home, config, top)
+        configs = {
+            f"{check_name(name or config)}-{c.evidence['trial']}": with_values(c, changes) if changes else c
+            for c in found
+        }
+    options = {"workers": workers, "gpus": gpus, "address": _address_of_ray(address)}
+    results, diverged = {}, []
+    for label, each in configs.items():
+        try:
+            results[label] = _train_one(home_at(home), label, each, options, register=register, quiet=json)
+        except TrainingDiverged as error:  # a result, which says nothing of the others
+            diverged.append(f"{label} {error}")
+            if label != list(configs)[-1]:
+                typer.echo(f"{diverged[-1]}; going on with the next", err=True)
+    answer = [_summary(label, configs[label], result) for label, (result, _) in results.items()]
+    correlation = _predicted([configs[label] for label in results], [result for result, _ in results.values()])
+    for entry, (_, model) in zip(answer, results.values(), strict=True):
+        entry |= {"model": model, "rank_correlation": correlation}
+    if json:
+        print_json(answer)
+    elif len(answer) > 1:
+        typer.echo(_prediction(correlation, len(answer)))
+    if diverged:
+        raise CommandFailed("; ".join(diverged))
+
+
+def sample(
+    model: Annotated[
+        str, typer.Argument(help="models:/NAME/VERSION; a training's name, folder or configuration; or a weights file.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option("-n", min=1, help="Samples for each number of evaluations.")] = 64,
+    nfe: Annotated[str, typer.Option(help="Numbers of network evaluations a sample, e.g. 1,2.")] = "1",
+    labels: Annotated[
+        str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
+    home: HomeOption = None,
+) -> None:
+    """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
+    from orchestrator.final import sample_picture
+
+    if out.suffix.lower() != ".png":
+        raise ConfigError([Problem(key="--out", value=str(out), rule="must end in .png")])
+    place = home_at(home)
+    evaluations = _numbers("--nfe", nfe, low=1)
+    classes = None if labels is None else _numbers("--labels", labels, low=0)
+    sample_picture(_weights(place, model), out, count=count, nfe=evaluations, labels=classes, seed=seed)
+    typer.echo(out)
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def _address_of_ray(address: str | None) -> str | None:
+    """Return Ray's own address; that of a job server would have been taken out before, had it been written as a URL."""
+    from orchestrator.cluster import job_server
+
+    if address is not None and (url := job_server(address)) != address:
+        raise ConfigError([Problem(key="--address", value=address, rule=f"is a job server: write {url}")])
+    return address
+
+
+def _training_configuration(file: str, words: list[str]) -> TrainConfig:
+    """Read what is to be trained; a sweep, or what another trainer found, is said to be that."""
+    from meanflow_core.config import load_config, read_yaml
+
+    content = read_yaml(file).content
+    if {"method", "parameters"} <= set(content):
+        rule = f"is a sweep, not a training configuration; `meansweep run {file}` runs it"
+        raise ConfigError([Problem(key="CONFIG", value=file, rule=rule)])
+    evidence = content.get("evidence")
+    other = evidence.get("trainer") if isinstance(evidence, dict) else None
+    if other:
+        rule = f"was found for {other}; train it with your own code (its keys are those that your class takes)"
+        raise ConfigError([Problem(key="CONFIG", value=file, rule=rule)])
+    return load_config(file, words)
+
+
+def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
+    """Return the configurations of a sweep's best trials."""
+    from orchestrator.results import leaderboard, winning_config
+
+    _, ledger, spec, trials = read_sweep(home, sweep)
+    if not spec.builtin_trainer:
+        rule = f"is of {spec.trainer}: only sweeps of the MeanFlow trainer have a final training"
+        raise ConfigError([Problem(key="SWEEP", value=sweep, rule=rule)])
+    rows = leaderboard(spec, trials)
+    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] or [None]
+    environment = ledger.environment()
+    return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
+
+
+def _train_one(
+    home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
+) -> tuple[FinalResult, str | None]:
+    from meanflow_core.run import RunFolder
+    from orchestrator.final import FinalRunLogger, register_model, train_final, training_in
+    from orchestrator.tracking import Store
+
+    folder, store = home.final(name), Store.of(home)
+    differences = RunFolder(folder).differences(config)
+    if differences:
+        rule = f"is a training of another configuration ({differences}); give another --name, or delete {folder}"
+        raise ConfigError([Problem(key="--name", value=name, rule=rule)])
+    try:
+        with training_in(folder):
+            if not quiet:
+                typer.echo(f"training {name} for {config.trainer.steps} steps in {folder}")
+            logger = FinalRunLogger(folder, store, name=name, config=config)
+            state = "failed"
+            try:
+                result = train_final(config, folder, logger=logger, on_row=None if quiet else _print_row, **options)
+                state = "finished"
+            except KeyboardInterrupt:
+                state = "interrupted"
+                typer.echo("\ninterrupted; the same command goes on from the last checkpoint", err=True)
+                raise
+            finally:
+                logger.ended(state)
+                finish_sending(logger.close, name)
+            model = register_model(store, name=name, result=result, config=config) if register else None
+    except BlockingIOError as error:
+        raise CommandFailed(f"{name} is being trained by another process; --name gives this one a folder") from error
+    if not quiet:
+        _print_result(name, result, model)
+    return result, model
+
+
+def _print_row(step: int, values: Mapping[str, float]) -> None:
+    names = [name for name in values if name.startswith("eval/") and name.count("/") == 1]
+    names = names or [name for name in ("train/squared_error", "train/steps_per_second") if name in values]
+    typer.echo(f"step {step:>7}  " + "  ".join(f"{name.partition('/')[2]} {values[name]:.4g}" for name in names))
+
+
+def _print_result(name: str, result: FinalResult, model: str | None) -> None:
+    typer.echo(f"\n{name}: {result.steps} steps; " + ", ".join(_headline(result.metrics)))
+    if result.reproduction is not None:
+        typer.echo(f"trial     {result.reproduction}")
+    typer.echo(f"weights   {result.weights}")
+    if result.picture is not None:
+        typer.echo(f"samples   {result.picture}")
+    if model is not None:
+        typer.echo(f"model     {model}")
+    typer.echo(f"next      meansweep sample {model or name} -n 100 --nfe 1,2 -o samples.png")
+
+
+def _headline(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in metrics.items() if name.count("/") == 1]
+
+
+def _summary(name: str, config: TrainConfig, result: FinalResult) -> dict[str, Any]:
+    again = result.reproduction
+    return {
+        "name": name,
+        "trial": config.evidence.get("trial"),
+        "steps": result.steps,
+        "metrics": result.metrics,
+        "folder": str(result.folder),
+        "weights": str(result.weights),
+        "picture": None if result.picture is None else str(result.picture),
+        "reproduced": None if again is None else again.reproduced,
+        "largest_difference": None if again is None else again.largest_difference,
+    }
+
+
+def _predicted(configs: list[TrainConfig], results: list[FinalResult]) -> float | None:
+    """Return the rank correlation of the trials' values with those of their final trainings, None without an order."""
+    from orchestrator.final import rank_correlation
+
+    if not configs:
+        return None
+    metric = str(configs[0].evidence.get("metric", ""))
+    pairs = [(c.evidence.get("value"), r.metrics.get(metric)) for c, r in zip(configs, results, strict=True)]
+    known = [(float(short), float(long)) for short, long in pairs if short is not None and long is not None]
+    return rank_correlation([short for short, _ in known], [long for _, long in known])
+
+
+def _prediction(correlation: float | None, count: int) -> str:
+    if correlation is None:
+        return "the short runs' order cannot be judged: two different results are the least"
+    verdict = "predicted" if correlation > 0.5 else "hardly predicted" if correlation > 0 else "did NOT predict"
+    return f"the short runs {verdict} the order of the long ones: rank correlation {correlation:.2f} over {count}"
+
+
+def _weights(home: Home, model: str) -> Path:
+    """Return the weights file that a model's name, folder or registry address stands for."""
+    if model.startswith("models:/"):
+        from orchestrator.final import resolve
+        from orchestrator.tracking import Store
+
+        return resolve(Store.of(home), model)
+    from orchestrator.results import trained_as
+
+    path, configured = Path(model), trained_as(model)
+    named = home.final(configured or path.name)
+    candidates = [*([] if configured else [path, path / "weights.safetensors"]), named / "weights.safetensors"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    trained = sorted(p.parent.name for p in (home.root / "final").glob("*/weights.safetensors"))
+    rule = "no such weights file, training or registered model" + (
+        f"; trained: {', '.join(trained)}" if trained else ""
+    )
+    raise ConfigError([Problem(key="MODEL", value=model, rule=rule)])
+
+
+def _numbers(option: str, text: str, *, low: int) -> list[int]:
+    """Read `0-3,7` as [0, 1, 2, 3, 7]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(first) < low:
+            rule = f"must be whole numbers from {low} on, such as 1,2 or 0-9"
+            raise ConfigError([Problem(key=option, value=text, rule=rule)])
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers

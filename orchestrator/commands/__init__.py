@@ -1,1 +1,0 @@
-"""The commands, by what they are about: each parses, calls one module, and prints."""

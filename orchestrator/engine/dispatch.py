@@ -1,0 +1,75 @@
+"""What is handed out: which trial goes on, from which checkpoint, and what its worker is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.config import write_yaml
+from orchestrator.trials import Assignment, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger, TrialHistory
+
+
+def next_waiting(ledger: Ledger, live: Collection[str]) -> TrialHistory | None:
+    """Return the trial that is to go on first: one that was interrupted, the lowest id first.
+
+    Args:
+        ledger: the sweep's ledger.
+        live: the trials that a runner holds.
+    """
+    waiting = [
+        history
+        for history in ledger.histories()
+        if history.state in (TrialState.RUNNING, TrialState.WAITING) and history.id not in live
+    ]
+    if ledger.spec().method == "pbt":  # who is ahead waits for its generation
+        turned = ledger.fact("generation", 0)
+        waiting = [history for history in waiting if history.replicate or history.last_step <= turned]
+    return min(waiting, key=lambda history: (history.replicate, history.config_id), default=None)
+
+
+def resume_point(history: TrialHistory) -> tuple[int, str | None]:
+    """Return step and place of the last checkpoint that is there and did not fail to load before; (0, None) if none."""
+    broken = {failure.step for failure in history.attempts if failure.reason.startswith("CheckpointError")}
+    for step in sorted(history.points, reverse=True):
+        place = history.points[step]["checkpoint"]
+        if place and step not in broken and ("://" in place or os.path.exists(place)):
+            return step, str(place)
+    return 0, None
+
+
+def assignment(
+    ledger: Ledger, history: TrialHistory, *, start: int, checkpoint: str | None, resources: Mapping[str, Any]
+) -> Assignment:
+    """Return what a worker is to do for a trial; its folder and configuration file are made.
+
+    Args:
+        ledger: the sweep's ledger.
+        history: the trial.
+        start: the step to go on from.
+        checkpoint: the state at that step.
+        resources: what the trial gets: `{"cpu", "gpu", "custom"}`.
+    """
+    spec = ledger.spec(history.birth["revision"])
+    config = spec.config_for(history.values, seed=history.birth["seed"])
+    folder = ledger.paths.trial(history.id)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    if not folder.config.exists() or "lineage" in history.labels:
+        folder.config.write_text(write_yaml(config), encoding="utf-8")
+    return Assignment(
+        trial=history.id,
+        sweep=spec.name,
+        config=config,
+        trainer=spec.trainer,
+        metric=spec.metric.name,
+        goal=spec.metric.goal,
+        steps=spec.report_steps(config),
+        start=start,
+        checkpoint=checkpoint,
+        folder=str(folder.root),
+        attempt=history.run,
+        resources=dict(resources),
+    )

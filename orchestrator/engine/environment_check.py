@@ -1,0 +1,150 @@
+"""In what environment a sweep runs, and how it differs from the one it was started in."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.provenance import code_of
+from orchestrator.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger, TrialHistory
+
+log = logging.getLogger(__name__)
+
+COMPARED = {
+    "code": "the training code",
+    "torch": "torch",
+    "device": "the device type",
+    "data": "the data",
+    "fingerprint": "the data's fingerprint",
+}
+"""What a result may depend on, in words."""
+
+
+def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str | None = None) -> dict[str, Any]:
+    """Return what results may depend on besides the configuration.
+
+    Args:
+        spec: the sweep.
+        device: type of the device that trains ("cpu", a GPU's name), if known.
+        fingerprint: of the training data, if somebody has read it.
+    """
+    return {
+        "code": code_version(spec.trainer),
+        "commit": code_of(package_of(spec.trainer)).name,
+        "torch": _version("torch"),
+        "device": device,
+        "data": described_data(spec.base.get("data"), spec.base.get("evaluation")),
+        "fingerprint": fingerprint,
+        "python": platform.python_version(),
+        "meansweep": _version("meansweep"),
+    }
+
+
+def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one line for each thing that differs; what either side does not know is not compared."""
+    lines = []
+    for key, name in COMPARED.items():
+        old, new = then.get(key), now.get(key)
+        if old is not None and new is not None and old != new:
+            lines.append(f"{name}: {old} -> {new}")
+    return lines
+
+
+def learn(ledger: Ledger, history: TrialHistory, facts: Mapping[str, str]) -> list[str]:
+    """Take in what only a worker could find out about the environment, and label its trial with what differs.
+
+    The sweep's first worker says what the others are compared with.
+
+    Args:
+        ledger: the sweep's ledger, open for writing.
+        history: the worker's trial.
+        facts: any of `device` and `fingerprint`. Where the data is varied, its fingerprint says nothing.
+
+    Returns:
+        What differs and was not known yet of this trial, one line each.
+    """
+    swept = any(name.startswith("data.") for name in ledger.spec().space.names)
+    told = {key: value for key, value in facts.items() if value and not (swept and key == "fingerprint")}
+    then = ledger.environment()
+    fresh = {key: value for key, value in told.items() if not then.get(key)}
+    if fresh:
+        ledger.set_environment({**then, **fresh})
+    known = history.labels.get("drift", [])
+    found = [line for line in drift(then, told) if line not in known]
+    if found:
+        ledger.label(history.id, "drift", [*known, *found])
+        log.warning("trial %s differs from the sweep's first ones: %s", history.id, "; ".join(found))
+    return found
+
+
+PATHS = ("path", "vae", "features", "reference")
+"""Keys whose values are paths, even where they have no "/" in them."""
+
+
+def described_data(section: Any, evaluation: Any = None) -> str:
+    """Return a hash of the configuration's `data` section and of the sizes of the files that it names.
+
+    It is known before any data is read, so that equal configurations of other sweeps can be found at once.
+
+    Args:
+        section: `data`.
+        evaluation: `evaluation`, of which only the files that it names count.
+    """
+    sizes = [*_sizes(section), *(size for size in _sizes(evaluation) if size is not None)]
+    return hashlib.sha256(json.dumps([section, sizes], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _sizes(section: Any) -> list[int | None]:
+    """Return the sizes of what a section names: values with a "/" in them, and those that are paths by their keys."""
+    named = section.items() if isinstance(section, Mapping) else ()
+    paths = [value for key, value in named if isinstance(value, str) and ("/" in value or key in PATHS)]
+    return [_size(Path(path.removeprefix("inception:")).expanduser()) for path in paths]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, number of entries of a folder."""
+    if path.is_dir():
+        return sum(1 for _ in path.iterdir())
+    return path.stat().st_size if path.is_file() else None
+
+
+def code_version(trainer: str) -> str:
+    """Return a hash of the source that trains: the trainer's whole package, or its module if it stands alone.
+
+    Nothing is imported.
+    """
+    package = package_of(trainer)
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return "unknown"
+    if spec.submodule_search_locations:
+        roots = [Path(place) for place in spec.submodule_search_locations]
+        files = sorted(file for root in roots for file in root.rglob("*.py"))
+    else:
+        files = [Path(spec.origin)] if spec.origin else []
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def package_of(trainer: str) -> str:
+    """Return the top-level package, or the module, of a trainer `package.module:Class`."""
+    return trainer.partition(":")[0].partition(".")[0]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,101 @@
+"""The learning curves of the search's trials, as early stopping looks at them: kept beside the ledger, made from it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from orchestrator.search import Curve, promotion, reason_to_stop
+from orchestrator.trials import TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger, TrialHistory
+
+
+class Curves:
+    """One `Curve` for each trial of the search; replicates are compared with nobody and have none.
+
+    Args:
+        ledger: the sweep's ledger.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._curves: dict[str, Curve] = {}
+        for history in ledger.histories():
+            self.read(history)
+
+    def read(self, history: TrialHistory) -> None:
+        """Make a trial's curve anew: it is new, it has been taken up again, or the sweep was edited."""
+        if not history.replicate:
+            self._curves[history.id] = self._made(history)
+            for step in sorted(history.points):
+                self.extend(history, step)
+
+    def extend(self, history: TrialHistory, step: int) -> None:
+        """Take in what a trial has reported at `step`."""
+        if history.replicate:
+            return
+        metric, point = self._ledger.spec().metric, history.points[step]
+        value = float(point["metrics"].get(metric.name, math.nan))
+        worst = math.inf if metric.goal == "minimize" else -math.inf
+        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point["order"])
+
+    def length(self, history: TrialHistory) -> int:
+        """Return a trial's last step."""
+        return (self._made(history) if history.replicate else self._curves[history.id]).length
+
+    def reason_to_stop(self, history: TrialHistory) -> str | None:
+        """Return why a trial should stop after its last report, None if it should go on."""
+        if history.replicate or history.labels.get("protected"):
+            return None
+        spec = self._ledger.spec()
+        return reason_to_stop(spec.early_terminate, spec.metric.goal, self._curves, history.id)
+
+    def rung(self, history: TrialHistory) -> int | None:
+        """Return the index of the rung at which a trial has to wait to be promoted, None if nothing holds it."""
+        rule = self._ledger.spec().early_terminate
+        if rule is None or not rule.promote or history.replicate or history.labels.get("protected"):
+            return None
+        return promotion.rung_of(rule, self._curves[history.id], history.passed)
+
+    def place(self, history: TrialHistory) -> str:
+        """Return in words where a trial stands at its rung."""
+        spec, rung = self._ledger.spec(), self.rung(history)
+        if spec.early_terminate is None or rung is None:
+            return "no rung holds it any more"
+        return promotion.place(spec.early_terminate, spec.metric.goal, self._curves, history.id, rung)
+
+    def at_rungs(self) -> list[TrialHistory]:
+        """Return the trials that wait at rungs."""
+        return [history for history in self._ledger.histories() if history.state is TrialState.AT_RUNG]
+
+    def next_promoted(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
+        """Return the trial at a rung that goes on first, None if none does.
+
+        One that was left behind when the sweep had nothing more to do may go on too, once there are more trials.
+
+        Args:
+            also: a trial that stands at a rung and still has its worker.
+            last: see `promotion.next_promotion`.
+        """
+        spec, held = self._ledger.spec(), dict[str, int]()
+        if spec.early_terminate is None or not spec.early_terminate.promote:
+            return next(iter(self.at_rungs()), None)  # the sweep was edited: nothing holds them any more
+        left = [history for history in self._ledger.histories() if history.left_behind]
+        for history in [*self.at_rungs(), *left, *([also] if also else [])]:
+            rung = self.rung(history)
+            if rung is not None:
+                held[history.id] = rung
+            elif history.state is TrialState.AT_RUNG:
+                return history  # the sweep was edited, and its rungs are others
+        if not held:
+            return None
+        chosen = promotion.next_promotion(spec.early_terminate, spec.metric.goal, self._curves, held, last=last)
+        return None if chosen is None else self._ledger.history(chosen)
+
+    def _made(self, history: TrialHistory) -> Curve:
+        born = self._ledger.spec(history.birth["revision"])
+        config = born.config_for(history.birth["values"], seed=history.birth["seed"])
+        rungs = tuple(self._ledger.spec().rungs(config))
+        return Curve(number=history.config_id, length=int(config["trainer"]["steps"]), rungs=rungs)

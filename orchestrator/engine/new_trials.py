@@ -1,0 +1,165 @@
+"""New trials: the next configuration of the search, and one more seed of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.errors import ConfigError
+from orchestrator.ledger import Ledger, NewTrial, TrialHistory
+from orchestrator.search import Draw, Observation, Search, finite
+from orchestrator.search import replication as replicates
+from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.engine.reuse import Known
+
+
+class Proposals:
+    """Decides on new trials and records their births; each is a function of the record and of the sweep's seed.
+
+    Args:
+        ledger: the sweep's ledger, open for writing.
+        known: configurations finished in other sweeps, to be reused or skipped.
+    """
+
+    def __init__(self, ledger: Ledger, known: Mapping[str, Known]) -> None:
+        self._ledger = ledger
+        self._known = known
+        self._observed: dict[str, tuple[TrialRecord, Observation]] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Search by the sweep file as it is now."""
+        self._spec = self._ledger.spec()
+        self._search = Search(self._spec)
+        self.exhausted = False
+        """Whether the search has no combination left."""
+
+    def searched(self) -> list[TrialHistory]:
+        """Return the trials of the search itself, in the order of their births."""
+        return [history for history in self._ledger.histories() if not history.replicate]
+
+    def complete(self) -> bool:
+        """Whether the search has all the trials that it may have."""
+        return self.exhausted or (self._spec.run_cap is not None and len(self.searched()) >= self._spec.run_cap)
+
+    # ----------------------------------------------------------------------------------------- configurations
+
+    def next_configuration(self, *, wall: float, gpu: float, drift: Sequence[str]) -> TrialHistory | None:
+        """Draw the next configuration and record its trial; None when there is none.
+
+        One that another sweep has finished is born with those reports and the label `reused`: it is at its end already.
+
+        Args:
+            wall: the sweep's clock.
+            gpu: GPUs that a trial occupies.
+            drift: what differs from the environment that the sweep was started in.
+        """
+        if self.complete():
+            return None
+        trials = self.searched()
+        found: dict[str, Any] = {}
+        hashes = {history.birth["config_hash"] for history in trials}
+
+        def accept(values: dict[str, Any]) -> bool:
+            try:
+                config = self._spec.config_for(values, seed=values.get("seed", self._spec.seed))
+            except ConfigError:
+                return False  # the training configuration's own rules forbid it
+            found["hash"] = self._spec.config_hash(config)
+            if self._spec.on_duplicate == "skip" and found["hash"] in self._known:
+                return False
+            return found["hash"] not in hashes or (self._spec.on_duplicate == "run" and self._spec.method != "grid")
+
+        draw = self._search.draw(self._position(trials), self.observations(trials), accept)
+        if draw is None:
+            self.exhausted = True
+            return None
+        return self._born(draw, found["hash"], number=len(trials), wall=wall, gpu=gpu, drift=drift)
+
+    def _position(self, trials: Sequence[TrialHistory]) -> int:
+        """Draws made so far under the present search space."""
+        since = self._ledger.space_revision
+        return max(
+            (history.birth["position"] + 1 for history in trials if history.birth["revision"] >= since), default=0
+        )
+
+    def _born(
+        self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, drift: Sequence[str]
+    ) -> TrialHistory:
+        known = self._known.get(config_hash) if self._spec.on_duplicate == "reuse" else None
+        if self._spec.method == "pbt":
+            known = None  # a member that is at its end takes no part
+        labels: dict[str, Any] = {"drift": list(drift)} if drift and known is None else {}
+        new = NewTrial(
+            id=str(number),
+            config_id=number,
+            seed=int(draw.values.get("seed", self._spec.seed)),
+            values=draw.values,
+            config_hash=config_hash,
+            metric=self._spec.metric.name,
+            revision=self._ledger.revision,
+            position=draw.position,
+            gpu=gpu,
+            labels=labels if known is None else {"reused": known.origin},
+            sampler=draw.sampler,
+            carry=None if known is None else known.carry(),
+        )
+        self._ledger.add_trial(new, params=self._search.params(draw.values), wall=wall)
+        return self._ledger.history(new.id)
+
+    def observations(self, trials: Sequence[TrialHistory]) -> list[Observation]:
+        """Return what the search may know: the observations of other sweeps, then these trials by number."""
+        names = [metric.name for metric in self._spec.metrics]
+        seen = [
+            Observation(-1, warm["values"], TrialState.FINISHED, finite(warm["metrics"].get(name) for name in names))
+            for warm in self._ledger.warm()
+        ]
+        for history in sorted(trials, key=lambda history: history.config_id):
+            record = history.record()
+            cached = self._observed.get(record.id)
+            if cached is None or cached[0] is not record:
+                cached = self._observed[record.id] = record, _observation(history, record, names)
+            seen.append(cached[1])
+        return seen
+
+    # ---------------------------------------------------------------------------------------------- seeds
+
+    def next_replicate(self, *, wall: float, gpu: float, drift: Sequence[str]) -> TrialHistory | None:
+        """Decide on one more seed of one of the best configurations and record its trial; None when none is wanted.
+
+        To be asked when the search is through and no trial of it runs. The arguments are those of `next_configuration`.
+        """
+        wanted = replicates.next_replicate(self._spec, self._ledger.trials())
+        if wanted is None:
+            return None
+        searched = self._ledger.history(str(wanted.config_id))
+        spec, seed = self._ledger.spec(searched.birth["revision"]), searched.birth["seed"] + wanted.replicate
+        new = NewTrial(
+            id=f"{wanted.config_id}.{wanted.replicate}",
+            config_id=wanted.config_id,
+            replicate=wanted.replicate,
+            seed=seed,
+            values=searched.values,
+            config_hash=spec.config_hash(spec.config_for(searched.values, seed=seed)),
+            metric=spec.metric.name,
+            revision=searched.birth["revision"],
+            gpu=gpu,
+            labels={"drift": list(drift)} if drift else {},
+        )
+        self._ledger.add_trial(new, params=self._search.params(searched.values), wall=wall)
+        return self._ledger.history(new.id)
+
+
+def _observation(history: TrialHistory, record: TrialRecord, names: Sequence[str]) -> Observation:
+    last = record.reports.get(record.steps, {})
+    return Observation(
+        number=record.config_id,
+        values=record.values,
+        state=record.state,
+        metrics=finite(last.get(name) for name in names),
+        step=record.steps,
+        bad=record.failure is not None and record.failure.kind in BAD_REGION,
+        sampler=history.birth["sampler"],
+    )

@@ -1,0 +1,127 @@
+"""What other sweeps of the same home know already: equal configurations, and observations of similar ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.paths import Home, SweepPaths
+from orchestrator.trials import TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import SweepSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A configuration that was trained to its end in another sweep."""
+
+    origin: str
+    """`sweep/trial`."""
+    points: Mapping[int, Mapping[str, Any]]
+    """Its reports, as the ledger has them."""
+
+    def carry(self) -> dict[str, Any]:
+        """Return its reports as a trial is born with them, at no cost."""
+        points = {step: {**point, "order": 0, "seconds": 0.0} for step, point in self.points.items()}
+        return {"points": points, "busy": 0.0, "gpu": 0.0, "wasted": 0.0, "attempts": [], "run": 0}
+
+
+def known_configurations(
+    home: Home, spec: SweepSpec, environment: Mapping[str, Any], *, without: str
+) -> dict[str, Known]:
+    """Return, by configuration hash, what sweeps of this home finished with the same code, data and metrics.
+
+    Args:
+        home: where to look.
+        spec: the sweep that asks.
+        environment: its environment; only results of the same code and data count.
+        without: name of a sweep to leave out: the one that asks.
+    """
+    found: dict[str, Known] = {}
+    for paths in home.all_sweeps():
+        if paths.name == without:
+            continue
+        ledger = _open(paths)
+        if ledger is None:
+            continue
+        theirs = ledger.environment()
+        if any(theirs.get(key) is None or theirs.get(key) != environment.get(key) for key in ("code", "data")):
+            continue
+        for history in ledger.histories():
+            sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
+            last = history.points.get(history.last_step, {}).get("metrics", {})
+            if sound and all(math.isfinite(last.get(metric.name, math.nan)) for metric in spec.metrics):
+                origin = history.labels.get("reused") or f"{paths.name}/{history.id}"
+                found.setdefault(history.birth["config_hash"], Known(origin, history.points))
+    return found
+
+
+def warm_observations(home: Home, spec: SweepSpec) -> list[dict[str, Any]]:
+    """Return the finished trials of the sweeps that `warm_start` names, where they fit this sweep's space.
+
+    Raises:
+        ConfigError: a named sweep does not exist.
+    """
+    problems, found = [], []
+    names = [paths.name for paths in home.all_sweeps()]
+    for name in spec.warm_start:
+        ledger = _open(home.sweep(name)) if name in names else None
+        if ledger is None:
+            rule = "is no sweep that can be read here"
+            problems.append(Problem(key="warm_start", value=name, rule=rule, nearest=nearest(name, names)))
+            continue
+        found += [
+            {"values": values, "metrics": metrics, "origin": f"{name}/{trial}"}
+            for trial, values, metrics in _finished(ledger, spec)
+            if not spec.space.problems(values)
+        ]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _finished(ledger: Ledger, spec: SweepSpec) -> Sequence[tuple[str, dict[str, Any], dict[str, float]]]:
+    """Return (trial, values, metrics) of what finished; a swept key that was fixed there has its fixed value."""
+    names = [metric.name for metric in spec.metrics]
+    found = []
+    for record in ledger.trials():
+        last = record.reports.get(record.steps, {})
+        if record.state is TrialState.FINISHED and not record.replicate and all(name in last for name in names):
+            config = ledger.spec(record.revision).config_for(record.values, seed=record.seed)
+            values = {key: value for key in spec.space.names if (value := _get(config, key)) is not None}
+            existing = {key: value for key, value in values.items() if key in _present(spec, values)}
+            found.append((record.id, existing, {name: float(last[name]) for name in names}))
+    return found
+
+
+def _present(spec: SweepSpec, values: Mapping[str, Any]) -> set[str]:
+    """The swept keys that exist beside these values."""
+    extra = [line.split(" ", 1)[0] for line in spec.space.problems(values) if "does not exist here" in line]
+    return set(values) - set(extra)
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _open(paths: SweepPaths) -> Ledger | None:
+    from orchestrator.ledger import Ledger, LedgerError
+
+    try:
+        return Ledger.open(paths)
+    except LedgerError as error:
+        log.warning("%s is passed over: %s", paths.name, error)
+        return None

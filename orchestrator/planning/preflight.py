@@ -1,0 +1,73 @@
+"""What the trials of a sweep need on the machine that runs them: files, a trainer, metrics; asked before a start.
+
+The sweep file itself may be read anywhere, also where neither data nor trainer is: `plan` on a laptop.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from meanflow_core.config import load_config
+from meanflow_core.data import missing
+from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.planning.probe import drawn_configs
+
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
+
+DRAWS = 32
+"""Configurations that are looked at: data and features are seldom varied."""
+
+
+def missing_here(spec: SweepSpec) -> list[Problem]:
+    """Return what trials would not find here, each thing once. Nothing is imported or read."""
+    found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
+    if spec.builtin_trainer:
+        for config in drawn_configs(spec, DRAWS):
+            found += [problem for problem in missing(load_config(config)) if problem not in found]
+    return [replace(problem, file=spec.file) for problem in found]
+
+
+def demand_ready(spec: SweepSpec) -> None:
+    """Refuse to start what cannot work here. Imports the trainer, or the metrics: seconds.
+
+    Raises:
+        ConfigError: with everything that is missing.
+    """
+    problems = missing_here(spec)
+    if not problems:
+        problems = [replace(problem, file=spec.file) for problem in _unknown(spec)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _trainer_module(trainer: str) -> Iterator[Problem]:
+    module = trainer.partition(":")[0]
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package above it
+        there = False
+    if not there:
+        rule = f"there is no module {module!r}; it is looked for in the current folder and among installed packages"
+        yield Problem(key="trainer", value=trainer, rule=rule)
+
+
+def _unknown(spec: SweepSpec) -> Iterator[Problem]:
+    if not spec.builtin_trainer:
+        from orchestrator.worker import import_trainer
+
+        try:
+            import_trainer(spec.trainer)
+        except ConfigError as error:
+            yield from error.problems
+        return
+    from meanflow_core.metrics import METRICS
+
+    named = spec.set.get("evaluation.metrics", spec.base["evaluation"]["metrics"]) or ()
+    for name in named:
+        if name not in METRICS:
+            rule = f"unknown metric; known: {', '.join(METRICS)}"
+            yield Problem(key="evaluation.metrics", value=name, rule=rule, nearest=nearest(name, list(METRICS)))

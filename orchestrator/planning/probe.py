@@ -1,0 +1,162 @@
+"""What a sweep costs, measured: a few steps of its cheapest and of its dearest configuration."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.errors import ConfigError
+from orchestrator.spec import flat
+
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
+
+DRAWS = 256
+"""Configurations drawn to find the cheapest and the dearest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one configuration costs on this machine."""
+
+    work: float
+    """Its `work_of`: what costs are compared by."""
+    seconds_per_step: float
+    evaluation_seconds: float
+    startup_seconds: float
+    """To read the data and build the network, once a trial."""
+    peak_memory: int
+    """Bytes: of the GPU where there is one, else of the whole process."""
+    checkpoint_bytes: int
+    device: str = "cpu"
+
+
+def available_here() -> dict[str, float]:
+    """Return this machine's `{cpu, gpu}`, without starting Ray or importing torch."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = Path("/proc/driver/nvidia/gpus")
+    found = len(list(devices.iterdir())) if devices.is_dir() else 0
+    if visible is not None:
+        found = min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+    return {"cpu": float(cpus), "gpu": float(found)}
+
+
+def work_of(config: Mapping[str, Any]) -> float:
+    """Return a number that grows with the cost of a step: rows times a rough size of the network.
+
+    A configuration whose network is not known (a trainer of the user's own) counts its batch size alone.
+    """
+    rows = float(config["trainer"].get("batch_size", 1))
+    model = config.get("model")
+    size = _network_size(model) if isinstance(model, Mapping) else 1.0
+    objective = flat(config.get("objective") or {})
+    kappa, scale = objective.get("guidance.kappa", 0.0), objective.get("guidance.scale")
+    omega = objective.get("guidance.omega", 1.0) if scale is None else (1 - kappa) * scale
+    passes = 2.0 if kappa else 1.0 if omega != 1.0 else 0.0  # of the network, for the guided velocity
+    return rows * size * (3.0 + float(objective.get("time.ratio", 0.0)) + passes)
+
+
+def _network_size(model: Mapping[str, Any]) -> float:
+    match model:
+        case {"name": "mlp", "depth": depth, "width": width}:
+            return float(depth * width**2)
+        case {"name": "dit", "depth": depth, "width": width, "patch": patch}:
+            return float(depth * width**2 / patch**2)
+        case {"name": "unet", "blocks": blocks, "channels": channels, "channel_mult": multipliers}:
+            # each level has a quarter of the pixels of the one above
+            levels = sum(multiplier**2 / 4**level for level, multiplier in enumerate(multipliers))
+            return float(blocks * channels**2 * levels)
+    return 1.0
+
+
+def drawn_configs(spec: SweepSpec, count: int) -> list[dict[str, Any]]:
+    """Return configurations drawn at random (seeded), without those that are forbidden or break a rule.
+
+    Raises:
+        ConfigError: of the last one drawn, if not one is left.
+    """
+    chance = random.Random(spec.seed)
+    found: list[dict[str, Any]] = []
+    failure: ConfigError | None = None
+    for _ in range(count):
+        try:
+            found.append(spec.config_for(spec.space.draw(chance.random)))
+        except ConfigError as error:
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+def choose_probe_configs(spec: SweepSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the cheapest and the dearest of the sweep's configurations (of `DRAWS` drawn ones), by `work_of`."""
+    configs = sorted(drawn_configs(spec, DRAWS), key=work_of)
+    return configs[0], configs[-1]
+
+
+def measure(
+    config: Mapping[str, Any],
+    trainer: str,
+    *,
+    seconds: float = 3.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measurement:
+    """Train a few steps of a configuration in this process, and evaluate once.
+
+    Args:
+        config: complete training configuration.
+        trainer: the class, as package.module:Class.
+        seconds: time to spend on steps, after a warm-up.
+        clock: seconds that only go forward.
+    """
+    module, _, name = trainer.partition(":")
+    start = clock()
+    running = getattr(importlib.import_module(module), name)(dict(config))
+    startup = clock() - start
+    done = warm_up = min(2, config["trainer"]["steps"])
+    running.train(warm_up)
+    steps, spent, batch = 0, 0.0, 1
+    while spent < seconds and done + batch <= config["trainer"]["steps"]:
+        start = clock()
+        running.train(batch)
+        spent += clock() - start
+        steps, done, batch = steps + batch, done + batch, batch * 2
+    if not steps:  # a trial of so few steps that the warm-up was all of it
+        steps, spent = warm_up, startup
+    start = clock()
+    running.evaluate()
+    evaluation = clock() - start
+    device, memory = _peak_memory()
+    return Measurement(
+        work=work_of(config),
+        seconds_per_step=spent / steps,
+        evaluation_seconds=evaluation,
+        startup_seconds=startup,
+        peak_memory=memory,
+        checkpoint_bytes=_bytes_of(running.state_dict()),
+        device=device,
+    )
+
+
+def _peak_memory() -> tuple[str, int]:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.get_device_name(), int(torch.cuda.max_memory_allocated())
+    import resource  # POSIX only, and needed here alone
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _bytes_of(state: Mapping[str, Any]) -> int:
+    """Bytes of a state's tensors and arrays; other values are small."""
+    return sum(int(getattr(value, "nbytes", 8)) for value in flat(state).values())

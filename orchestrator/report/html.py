@@ -1,0 +1,149 @@
+"""One HTML file with everything about a sweep. It opens without a server or network: charts, pictures and all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.formatting import count
+from orchestrator.report import sections_results as results
+from orchestrator.report import sections_run as running
+from orchestrator.report.charts import View
+from orchestrator.report.parts import Facts
+from orchestrator.results import Row, importance, leaderboard, order
+from orchestrator.trials import TrialRecord, TrialState, group_by_config
+
+if TYPE_CHECKING:
+    from orchestrator.paths import SweepPaths
+    from orchestrator.spec import SweepSpec
+
+PICTURES = 3
+"""Sample grids shown of the best configurations, and of the worst."""
+
+
+def write_report(
+    spec: SweepSpec,
+    trials: Sequence[TrialRecord],
+    *,
+    out: Path,
+    plan: Mapping[str, Any] | None = None,
+    images: Mapping[str, Path] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    run_ids: Mapping[str, str] | None = None,
+    state: str | None = None,
+    wall_seconds: float | None = None,
+    now: float | None = None,
+) -> Path:
+    """Write the report of a sweep and return its file.
+
+    Args:
+        spec: the sweep.
+        trials: every trial of its ledger.
+        out: the file; its folder is made if missing.
+        plan: `Plan.to_dict()` of before the sweep, to be compared with what it took.
+        images: sample grid (PNG) by trial id, of `find_images`.
+        environment: what the sweep ran on.
+        run_ids: MLflow run by trial id.
+        state: the state of the sweep.
+        wall_seconds: for how long drivers have run it.
+        now: unix seconds that are printed as the date; None: the present.
+    """
+    groups, _ = order(group_by_config(trials), {metric.name: metric.goal for metric in spec.metrics})
+    facts = Facts(
+        spec=spec,
+        trials=trials,
+        rows=leaderboard(spec, trials, run_ids),
+        view=View(spec, groups, importance(spec, trials)),
+        plan=plan,
+        images=images or {},
+        environment=environment or {},
+        state=state,
+        wall_seconds=wall_seconds,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.part")
+    aside.write_text(_page(facts, time.time() if now is None else now), encoding="utf-8")
+    aside.replace(out)
+    return out
+
+
+def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) -> dict[str, Path]:
+    """Return trial id -> the last sample grid, of the best and the worst configurations that have one.
+
+    The worst are taken from those that finished, as long as there are enough: a picture of a tenth of the training
+    says little about a configuration. An unstable one is shown by its first bad seed that has a picture.
+
+    Args:
+        paths: the sweep's folder.
+        rows: of `leaderboard`.
+        most: how many of the best, and how many of the worst.
+    """
+    found: dict[str, Path] = {}
+    for row in rows:
+        if row["rank"] is None:
+            continue
+        runs = [*(seed["trial"] for seed in row["bad_seeds"]), row["trial"]]
+        files = (sorted(paths.trial(run).images.glob("*.png")) for run in runs)
+        if last := next((some[-1] for some in files if some), None):
+            found[row["trial"]] = last
+    names = list(found)
+    best, rest = names[:most], names[most:]
+    finished = [row["trial"] for row in rows if row["state"] == TrialState.FINISHED.value and row["trial"] in rest]
+    early = [name for name in rest if name not in finished]
+    worst = [*finished[-most:], *early[len(early) - max(most - len(finished), 0) :]]
+    return {name: found[name] for name in [*best, *worst]}
+
+
+def _page(facts: Facts, now: float) -> str:
+    from plotly.offline import get_plotlyjs
+
+    parts = list(_sections(facts))
+    spec = facts.spec
+    template = Template((resources.files("orchestrator") / "templates" / "report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(f"{spec.name}: report of the sweep"),
+        name=escape(spec.name),
+        meta=escape(_meta(facts)),
+        description=f"<p>{escape(spec.description)}</p>" if spec.description else "",
+        nav="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in parts),
+        sections="\n".join(
+            f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in parts
+        ),
+        footer=escape(f"Written by meansweep, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(now))}."),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _meta(facts: Facts) -> str:
+    spec, trials = facts.spec, facts.trials
+    goals = " and ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
+    parts = [goals, f"method {spec.method}", count(len(trials), "trial")]
+    if facts.state:
+        parts.append(facts.state)
+    began = min((trial.started for trial in trials if trial.started), default=None)
+    if began is not None:
+        ended = max((trial.ended for trial in trials if trial.ended), default=began)
+        form = "%Y-%m-%d %H:%M"
+        parts.append(f"{time.strftime(form, time.gmtime(began))} to {time.strftime(form, time.gmtime(ended))} UTC")
+    return " · ".join(parts)
+
+
+def _sections(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Yield (id, title, HTML) of each section, in order."""
+    yield "verdict", "Verdict", results.verdict_section(facts)
+    yield "leaderboard", "Leaderboard", results.leaderboard_section(facts)
+    yield "curves", "Learning curves", results.curves_section(facts)
+    yield "parallel", "Parallel coordinates", results.parallel_section(facts)
+    yield "importance", "Importance", results.importance_section(facts)
+    yield "slices", "Slices", results.slices_section(facts)
+    yield "contours", "Pairs of parameters", results.contours_section(facts)
+    yield "samples", "Samples", results.samples_section(facts)
+    yield "failures", "Failures", running.failures_section(facts)
+    yield "cost", "Cost", running.cost_section(facts)
+    yield "environment", "Environment", running.environment_section(facts)
+    yield "reproduce", "How to reproduce", running.reproduce_section(facts)

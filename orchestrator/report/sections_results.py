@@ -1,0 +1,318 @@
+"""The sections of the report about results. Every text of a user goes through `escape`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.formatting import count, duration, number, short_names
+from orchestrator.report import charts, charts_parameters
+from orchestrator.report.parts import Facts, chart_place, colour_keys, html_table, nothing, untitled
+from orchestrator.results import (
+    Row,
+    against_best,
+    bad_seeds_text,
+    collapsed,
+    interval_text,
+    notes,
+    rung_predictions,
+    state_text,
+    varying,
+    verdict,
+)
+from orchestrator.trials import TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
+
+SHOWN = 15
+"""Rows of the leaderboard that are open at once; the others can be unfolded."""
+EMBEDDED = 400_000
+"""Largest picture (bytes) that goes into the file as it is; larger ones are made smaller."""
+
+
+# ------------------------------------------------------------------------------------------------ verdict
+
+
+def verdict_section(facts: Facts) -> str:
+    """Return the verdict in a sentence, what to know before relying on it, and the figures people ask for first."""
+    remarks = "".join(
+        f"<li>{escape(note)}</li>" for note in notes(facts.spec, facts.trials, facts.rows, facts.view.importance)
+    )
+    text = f'<p class="sentence">{escape(verdict(facts.spec, facts.rows, facts.view.importance))}</p>'
+    tiles = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for value, label in _tiles(facts)
+    )
+    notes_ = f"<ul>{remarks}</ul>" if remarks else ""
+    return f'{text}{notes_}<div class="tiles">{tiles}</div>{_next_commands(facts)}'
+
+
+def _next_commands(facts: Facts) -> str:
+    """Return the way from the verdict to the final training."""
+    if not facts.ranked or facts.ranked[0]["state"] != TrialState.FINISHED.value:
+        return ""
+    commands = f"meansweep best {facts.spec.name} -o best.yaml\nmeansweep train best.yaml"
+    title = f"Train trial {facts.ranked[0]['trial']} at full length:"
+    return f'<p class="caption next">{escape(title)}</p><pre>{escape(commands)}</pre>'
+
+
+def _tiles(facts: Facts) -> Iterable[tuple[str, str]]:
+    if facts.ranked:
+        best = facts.ranked[0]
+        yield interval_text(best), f"{facts.spec.metric.name} of trial {best['trial']}, {count(best['n'], 'seed')}"
+    states = {name: sum(row["state"] == name for row in facts.rows) for name in ("finished", "pruned", "failed")}
+    words = {"finished": "finished", "pruned": "stopped early", "failed": "failed"}
+    yield (
+        count(len(facts.rows), "configuration"),
+        ", ".join(f"{n} {words[name]}" for name, n in states.items() if n) or "none has ended",
+    )
+    gpu, busy = sum(t.gpu_seconds for t in facts.trials), sum(t.busy_seconds for t in facts.trials)
+    yield (f"{number(gpu / 3600, 3)} GPU-hours", f"{duration(busy)} of work") if gpu else (duration(busy), "of work")
+    if facts.view.importance["importance"]:
+        top = facts.view.importance["importance"][0]
+        interval = f"{top['low']:.0%} to {top['high']:.0%}"
+        yield (
+            facts.view.short.get(top["parameter"], top["parameter"]),
+            f"most important ({top['importance']:.0%}, {interval})",
+        )
+
+
+# -------------------------------------------------------------------------------------------- leaderboard
+
+
+def leaderboard_section(facts: Facts) -> str:
+    """Return the ranking with intervals, the Pareto front for several metrics."""
+    if not facts.rows:
+        return nothing("No trial has run yet.")
+    caption = (
+        "Best first. A trial that was stopped early never outranks one that finished, and a failed one has no rank."
+    )
+    if any(row["ci95"] for row in facts.rows):
+        caption += (
+            " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” is a paired t-test on "
+            "shared seeds, corrected for the number of comparisons (Holm); “tied”: it cannot tell the two apart."
+        )
+    if any(row["bad_seeds"] for row in facts.rows):
+        caption += (
+            " “Unstable”: a seed diverged or collapsed (it ended more than three times worse than the best seed, and "
+            "worse than that one ever was); such configurations stand behind the stable ones."
+        )
+    table = _rows_table(facts, facts.rows[:SHOWN])
+    rest = facts.rows[SHOWN:]
+    more = (
+        f"<details><summary>{count(len(rest), 'more row')}</summary>{_rows_table(facts, rest)}</details>"
+        if rest
+        else ""
+    )
+    fronts = {row["trial"]: row["front"] for row in facts.rows if row["front"]}
+    front = chart_place(charts.pareto(facts.view, fronts), 380)
+    return f'<p class="caption">{escape(caption)}</p>{front}{table}{more}'
+
+
+def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
+    names = varying(row["config"] for row in facts.rows)
+    short = short_names(names)
+    tested = any(row["p_value_vs_best"] is not None for row in facts.rows)
+    scale = _scale([row for row in facts.ranked if row["state"] == "finished" and not collapsed(row)])
+    heads = ["rank", "trial", "state", facts.spec.metric.name, "", *(m.name for m in facts.spec.metrics[1:]), "seeds"]
+    heads += [*(["vs best"] if tested else []), "steps", *(short[name] for name in names)]
+    right = {"rank", "trial", "seeds", "steps", *(metric.name for metric in facts.spec.metrics)}
+    right |= {short[name] for name in names if all(_plain(row["config"].get(name)) for row in facts.rows)}
+    body = []
+    for row in rows:
+        state = f'<span class="state {escape(row["state"])}">{escape(state_text(row))}</span>'
+        if row["bad_seeds"]:
+            state = f'<span class="state failed" title="{escape(bad_seeds_text(row))}">unstable</span>'
+        cells = [number(row["rank"]), row["trial"], state, escape(interval_text(row)), _range(row, scale)]
+        cells += [escape(number(row["metrics"].get(metric.name))) for metric in facts.spec.metrics[1:]]
+        cells += [str(row["n"] or "-"), *([escape(against_best(row))] if tested else []), str(row["steps"])]
+        cells += [escape(number(row["config"].get(name), 3)) for name in names]
+        kind = "none" if row["rank"] is None else "first" if row["rank"] == 1 else ""
+        kind += " early" if row["state"] != TrialState.FINISHED.value else ""
+        body.append((kind.strip(), cells))
+    return html_table(heads, body, {index for index, head in enumerate(heads) if head in right})
+
+
+def _plain(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
+    """Return low, high and whether it is logarithmic, of the axis on which the intervals are drawn."""
+    values = [row["mean"] for row in rows] + [end for row in rows if row["ci95"] for end in row["ci95"]]
+    if not values or min(values) == max(values):
+        return None
+    log = min(values) > 0 and max(values) / min(values) > 5
+    return min(values), max(values), log
+
+
+def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
+    if scale is None or row["mean"] is None or row["state"] != TrialState.FINISHED.value or collapsed(row):
+        return ""
+    low, high, log = scale
+
+    def place(value: float) -> float:
+        if log:
+            return 100 * math.log(value / low) / math.log(high / low)
+        return 100 * (value - low) / (high - low)
+
+    bar = ""
+    if row["ci95"]:
+        left, right = (place(end) for end in row["ci95"])
+        bar = f'<i style="left:{left:.1f}%;width:{max(right - left, 1):.1f}%"></i>'
+    return f'<span class="range">{bar}<b style="left:{place(row["mean"]):.1f}%"></b></span>'
+
+
+# ------------------------------------------------------------------------------------------------- charts
+
+
+def curves_section(facts: Facts) -> str:
+    """Return the learning curves and how well early values predicted final ones."""
+    best = next((group.searched for group in facts.view.groups if group.finished), None)
+    rungs = _rungs(facts.spec, best) if best else []
+    figure = charts.learning_curves(facts.view, rungs)
+    if figure is None:
+        return nothing("No trial has reported yet.")
+    caption = (
+        "The best configurations in blue, the best of all with the 95 % band of its mean over seeds; the others are "
+        "thin lines. Circles mark where a trial was stopped early, crosses where one failed or a seed collapsed"
+        + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
+    )
+    told = rung_predictions(facts.spec, facts.trials, rungs)
+    words = "; ".join(f"step {t['step']}: {t['correlation']:.2f} ({t['trials']} trials)" for t in told)
+    tail = (
+        '<p class="caption">Did the rungs predict the end? Rank correlation of the value there with the final one, '
+        f"over the trials that finished: {escape(words)}. 1 is a perfect prediction, 0 none.</p>"
+        if told
+        else ""
+    )
+    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 460)}{tail}'
+
+
+def _rungs(spec: SweepSpec, record: TrialRecord) -> list[int]:
+    """Return the rungs of a trial; its values may be of an earlier revision of the sweep."""
+    loop = {**(spec.base.get("trainer") or {}), "steps": record.steps}
+    batch_size = {**spec.set, **record.values}.get("trainer.batch_size")
+    return spec.rungs({"trainer": loop if batch_size is None else {**loop, "batch_size": batch_size}})
+
+
+def parallel_section(facts: Facts) -> str:
+    """Return the parallel coordinates."""
+    figure = charts_parameters.parallel_coordinates(facts.view)
+    if figure is None:
+        return nothing("Two configurations with a result, and a parameter that differs, are needed for this chart.")
+    caption = (
+        "One line for each configuration that ended with a result, from its metric through its values; the strongest "
+        "line is the best one. “None” is a parameter that does not exist there."
+    )
+    return f'<p class="caption">{escape(caption)}</p><div class="scroll">{chart_place(figure, 420, wide=True)}</div>'
+
+
+def importance_section(facts: Facts) -> str:
+    """Return which parameters decide."""
+    found = facts.view.importance
+    figure = charts.importance_bars(facts.view)
+    if figure is None:
+        return nothing(f"{found['message']}.")
+    caption = (
+        f"How much each parameter decides whether a configuration is among the best {found['best']} of "
+        f"{found['trials']} (PED-ANOVA, shares of 1), with 90 % bootstrap intervals: where they overlap widely, the "
+        "order is not sure."
+    )
+    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 90 + 38 * len(found["importance"]))}'
+
+
+def slices_section(facts: Facts) -> str:
+    """Return the metric against each parameter."""
+    figures = charts_parameters.slices(facts.view)
+    if not figures:
+        return nothing("No parameter differs among the configurations with a result.")
+    legend = colour_keys(
+        [
+            ("var(--good)", "best"),
+            ("var(--finished)", "finished"),
+            ("var(--pruned)", "stopped early (at its last value)"),
+            ("var(--failed)", "diverged (at the edge)"),
+        ]
+    )
+    places = "".join(
+        f"<div><h3>{escape(name)}</h3>{chart_place(untitled(figure), 250)}</div>" for name, figure in figures
+    )
+    caption = escape(f"{facts.view.metric} against each parameter, the most important first.")
+    return f'<p class="caption">{caption}</p>{legend}<div class="grid">{places}</div>'
+
+
+def contours_section(facts: Facts) -> str:
+    """Return the metric over pairs of parameters."""
+    figures = charts_parameters.contours(facts.view)
+    if not figures:
+        return nothing("Six configurations with a result, and two parameters that most of them have, are needed here.")
+    good = "low" if facts.view.minimise else "high"
+    caption = (
+        f"{facts.view.metric} over pairs of the most important parameters, interpolated between the configurations "
+        f"(dots; the star is the best). Good ({good}) is dark blue on a light page and bright blue on a dark one; the "
+        "worst quarter shares one colour."
+    )
+    places = "".join(f"<div>{chart_place(figure, 330)}</div>" for _, figure in figures)
+    return f'<p class="caption">{escape(caption)}</p><div class="grid two">{places}</div>'
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+def samples_section(facts: Facts) -> str:
+    """Return the sample grids of the best configurations, and of the worst ones beside them."""
+    rows = [row for row in facts.ranked if row["trial"] in facts.images]
+    if not rows:
+        return nothing("There are no pictures of samples.")
+    half = (len(rows) + 1) // 2
+    names = varying(row["config"] for row in facts.rows)
+    short = short_names(names)
+    parts = []
+    for title, some in (("The best", rows[:half]), ("The worst", rows[half:])):
+        figures = "".join(_picture(row, facts.images[row["trial"]], names, short) for row in some)
+        parts.append(f"<h3>{title}</h3><div class='grid two'>{figures}</div>" if figures else "")
+    same = " at the same step" if len({row["steps"] for row in rows}) == 1 else ""
+    caption = (
+        f"The last pictures each trial drew, all from the same noise{same}. The worst are those of the trials that "
+        "finished, as far as there are enough; of an unstable configuration its bad seed is shown."
+    )
+    return f'<p class="caption">{escape(caption)}</p>' + "".join(parts)
+
+
+def _picture(row: Row, file: Path, names: Sequence[str], short: Mapping[str, str]) -> str:
+    try:
+        content, width = _embedded(file)
+    except OSError as error:
+        return (
+            f"<figure><figcaption>trial {escape(row['trial'])}: no picture ({escape(str(error))})</figcaption></figure>"
+        )
+    values = ", ".join(f"{short[name]} {number(row['config'][name], 3)}" for name in names if name in row["config"])
+    early = "" if row["state"] == TrialState.FINISHED.value else f", {row['state']} at step {row['steps']}"
+    bad = f", {bad_seeds_text(row)}" if row["bad_seeds"] else ""
+    said = escape(f", rank {row['rank']}, {interval_text(row)}{early}{bad}")
+    caption = f"<b>trial {escape(row['trial'])}</b>{said}<br>{escape(values)}"
+    small = ' class="small"' if width < 400 else ""
+    image = f'<img{small} alt="samples of trial {escape(row["trial"])}" src="data:image/png;base64,{content}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _embedded(file: Path) -> tuple[str, int]:
+    """Return a picture as base64 PNG and its width in pixels, made smaller if it is large."""
+    from PIL import Image
+
+    content = file.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        width = image.width
+        if len(content) > EMBEDDED:
+            shrink = math.sqrt(EMBEDDED / len(content))
+            smaller = image.convert("RGB").resize((max(round(width * shrink), 1), max(round(image.height * shrink), 1)))
+            out = io.BytesIO()
+            smaller.save(out, "PNG", optimize=True)
+            content = out.getvalue()
+    return base64.b64encode(content).decode(), width

@@ -1,0 +1,236 @@
+"""Which swept parameters decide how good a configuration is: Optuna's PED-ANOVA over all trials of a sweep.
+
+The trials enter by their order, finished ones first, then those stopped early by the step they reached, diverged ones
+last. So a value from an early rung is never mistaken for a final one, and what makes training diverge counts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.formatting import count, short_names
+from orchestrator.results.leaderboard_rows import order
+from orchestrator.space import Parameter
+from orchestrator.trials import Group, TrialRecord, group_by_config
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from rich.console import RenderableType
+
+    from orchestrator.spec import SweepSpec
+
+LEAST = 10
+"""Fewest configurations with a result: below, half of them would count as the best."""
+BEST = 5
+"""Fewest configurations that count as the best; with many, a tenth of all."""
+RESAMPLES = 50
+
+Importance = dict[str, Any]
+"""What `importance --json` prints."""
+
+
+def importance(spec: SweepSpec, trials: Sequence[TrialRecord], *, resamples: int = RESAMPLES) -> Importance:
+    """Return how much each parameter decides whether a configuration is among the best, most important first.
+
+    Args:
+        spec: the sweep.
+        trials: every trial of its ledger.
+        resamples: bootstrap resamples for the intervals.
+
+    Returns:
+        `{sweep, metric, method, trials, best, importance: [{parameter, importance, low, high}], message}`: shares that
+        add up to 1 with 90 % bootstrap intervals. Where nothing can be said the list is empty and `message` says why.
+    """
+    groups = _ordered(spec, trials)
+    places = {group.searched.id: float(place) for group, place in zip(groups, _places(groups), strict=True)}
+    records = [group.searched for group in groups]
+    names = _varied(records)
+    share = max(0.1, BEST / max(len(records), 1))
+    result: Importance = {
+        "sweep": spec.name,
+        "metric": spec.metric.name,
+        "method": "ped-anova",
+        "trials": len(records),
+        "best": round(share * len(records)),
+        "importance": [],
+        "message": None,
+    }
+    if len(records) < LEAST:
+        have = count(len(records), "configuration")
+        result["message"] = f"importance needs {LEAST} configurations with a result; this sweep has {have}"
+        return result
+    if not names:
+        result["message"] = "every configuration has the same values, so nothing can be said about importance"
+        return result
+    if len(set(places.values())) == 1:
+        result["message"] = "every configuration is equally good, so no parameter matters more than another"
+        return result
+    draw = random.Random(0)
+    distributions = distributions_of(spec, records)
+    shares = _evaluate(records, places, distributions, names, share)
+    repeats = min(resamples, 10_000 // len(records))
+    spread = [
+        _evaluate(draw.choices(records, k=len(records)), places, distributions, names, share) for _ in range(repeats)
+    ]
+    result["importance"] = [
+        {"parameter": name, "importance": value, **_bounds([found[name] for found in spread])}
+        for name, value in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+    return result
+
+
+def importance_table(spec: SweepSpec, found: Importance) -> RenderableType:
+    """Return the importances for a terminal, as bars."""
+    from rich import box
+    from rich.console import Group as Stack
+    from rich.table import Table
+    from rich.text import Text
+
+    if found["message"]:
+        return Text(found["message"])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("parameter", no_wrap=True)
+    table.add_column("importance", justify="right", no_wrap=True)
+    table.add_column("")
+    table.add_column("90 % interval", no_wrap=True)
+    short = short_names(spec.space.names)
+    for row in found["importance"]:
+        name = short.get(row["parameter"], row["parameter"])
+        interval = f"{row['low']:.0%} to {row['high']:.0%}"
+        table.add_row(name, f"{row['importance']:.0%}", Text("━" * round(row["importance"] * 40), "cyan"), interval)
+    trials = f"{found['trials']} configurations, of which {found['best']} count as the best"
+    caption = f"share in being among the best by {found['metric']}; {trials} (PED-ANOVA)"
+    return Stack(table, Text(caption, style="dim"))
+
+
+# ------------------------------------------------------------------------------------------------ studies
+
+
+def rebuild_study(
+    records: Sequence[TrialRecord],
+    distributions: Mapping[str, BaseDistribution],
+    value: Callable[[TrialRecord], float],
+    goal: Literal["minimize", "maximize"] = "minimize",
+) -> Study:
+    """Return an Optuna study in memory in which every record is a completed trial.
+
+    Args:
+        records: the trials, in the order they get their numbers.
+        distributions: of `distributions_of`; keys that are not among them are left out.
+        value: what a trial's objective value is.
+        goal: `minimize` or `maximize`.
+    """
+    import optuna
+
+    frozen = []
+    for record in records:
+        known = {name: setting for name, setting in record.values.items() if name in distributions}
+        frozen.append(
+            optuna.trial.create_trial(
+                params={name: _label(setting) for name, setting in known.items()},
+                distributions={name: distributions[name] for name in known},
+                value=value(record),
+            )
+        )
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" is nobody's business
+    try:
+        study = optuna.create_study(direction=goal)
+        study.add_trials(frozen)
+    finally:
+        optuna.logging.set_verbosity(level)
+    return study
+
+
+def distributions_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, BaseDistribution]:
+    """Return key -> Optuna's distribution in natural units, wide enough for every value the records have.
+
+    Values may lie outside of the present space: of an earlier revision of the sweep, or of a law without bounds.
+    """
+    parameters = {key: parameter for parameter in spec.space.parameters for key in parameter.keys}
+    names = dict.fromkeys(name for record in records for name in record.values)
+    return {
+        name: _distribution(parameters.get(name), [record.values[name] for record in records if name in record.values])
+        for name in names
+    }
+
+
+def _distribution(parameter: Parameter | None, seen: Sequence[Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in seen)
+    listed = parameter is None or bool(parameter.choices)
+    if listed or not numeric:
+        choices = list(parameter.choices) if parameter is not None and not parameter.members else []
+        labels = dict.fromkeys(_label(value) for value in [*choices, *seen])
+        return CategoricalDistribution(list(labels))
+    assert parameter is not None
+    ends = [end for end in (parameter.low, parameter.high) if end is not None]
+    low, high = min([*ends, *seen]), max([*ends, *seen])
+    return FloatDistribution(float(low), float(high), log=parameter.log and low > 0)
+
+
+def _label(value: Any) -> Any:
+    """Return a value that Optuna can hold as a choice."""
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+
+
+def _ordered(spec: SweepSpec, trials: Sequence[TrialRecord]) -> list[Group]:
+    """Return the configurations that came to an end of their own, best first by the ranking metric."""
+    ordered, _ = order(group_by_config(trials), {spec.metric.name: spec.metric.goal})
+    return [group for group in ordered if _diverged(group) or (group.searched.state.ended and group.interval())]
+
+
+def _places(groups: Sequence[Group]) -> list[int]:
+    """Return each one's place; diverged ones share the last."""
+    sound = sum(not _diverged(group) for group in groups)
+    return [min(place, sound) for place in range(len(groups))]
+
+
+def _diverged(group: Group) -> bool:
+    failure = group.searched.failure
+    return failure is not None and failure.kind == "diverged"
+
+
+def _varied(records: Sequence[TrialRecord]) -> list[str]:
+    names = dict.fromkeys(name for record in records for name in record.values)
+    return [name for name in names if len({repr(r.values[name]) for r in records if name in r.values}) > 1]
+
+
+def _evaluate(
+    records: Sequence[TrialRecord],
+    places: dict[str, float],
+    distributions: dict[str, BaseDistribution],
+    names: Sequence[str],
+    share: float,
+) -> dict[str, float]:
+    """Return name -> share of the importance; equal shares where the evaluator finds none at all."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    study = rebuild_study(records, {name: distributions[name] for name in names}, lambda record: places[record.id])
+    present = [name for name in names if any(name in record.values for record in records)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Target and region")  # mostly diverged: shares come out equal
+        warnings.filterwarnings("ignore", message="Some regimes")  # few trials: the intervals are wide and say so
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=min(share, 0.5))
+        found = get_param_importances(study, evaluator=evaluator, params=present)
+    values = {name: float(found.get(name, 0.0)) for name in names}
+    total = math.fsum(values.values())
+    return {name: value / total if total > 0 else 1 / len(names) for name, value in values.items()}
+
+
+def _bounds(values: Sequence[float]) -> dict[str, float]:
+    """Return the 5 % and 95 % quantiles of resampled values."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return {"low": ordered[round(0.05 * last)], "high": ordered[round(0.95 * last)]}

@@ -1,0 +1,297 @@
+"""Checks of a sweep against the training configuration: its keys, its bounds, its metric."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from meanflow_core.config import valid_keys
+from meanflow_core.data import DEFAULT_METRICS, IMAGES, no_features
+from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.space import Parameter, same
+from orchestrator.spec.read_parameters import SpaceDraft
+from orchestrator.spec.reader import Path, Reader
+from orchestrator.spec.sweep_file import KEY_ALIASES
+
+if TYPE_CHECKING:
+    from orchestrator.spec.sweep import SweepSpec
+
+BUILDS = 100
+"""Most configurations that are built for checking: about 2 ms each."""
+
+
+def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
+    """Note every parameter and every key of `set` that no training configuration has, and take it out."""
+    valid = [key for key in valid_keys() if key != "evidence"]
+    places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
+    places += [(("set", key), key) for key in settings]
+    for path, key in places:
+        if key in valid:
+            continue
+        settings.pop(key, None)
+        sound = draft.parameters.pop(key, None) is not None or path[0] == "set"
+        below = [name for name in valid if name.startswith(f"{key}.")]
+        if below and not sound:
+            continue  # noted already: a mapping that is no parameter
+        if below:
+            reader.wrong(path, f"is a group of keys; vary one of {', '.join(below[:6])}{', ...' if below[6:] else ''}")
+        else:
+            close = KEY_ALIASES.get(key.rpartition(".")[2]) or nearest(key, valid)
+            reader.wrong(path, "unknown key of the training configuration", close=close)
+    for key, parameter in draft.parameters.items():
+        if parameter.distribution == "int_uniform" and valid_keys().get(key) in (float, float | None):
+            rule = (
+                f"takes whole numbers only, by W&B's rule for whole `min` and `max`; write {parameter.low:.1f} for all"
+            )
+            reader.note(draft.paths[key], rule)
+
+
+# -------------------------------------------------------------------------------------------------- metric
+
+_EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe")
+
+
+def check_metrics(reader: Reader, spec: SweepSpec) -> None:
+    """Note a metric that the trials will not log (of the MeanFlow trainer; another may log what it likes)."""
+    unnamed = any(p.key.startswith("metric") and p.key.endswith("name") for p in reader.problems)
+    if not spec.builtin_trainer or unnamed:
+        return
+    evaluation = spec.base["evaluation"]
+    nfe = spec.set.get("evaluation.nfe", evaluation["nfe"])
+    names = spec.set.get("evaluation.metrics", evaluation["metrics"])
+    data = spec.set.get("data.name", spec.base["data"]["name"])
+    if {"evaluation.nfe", "evaluation.metrics", "data.name"} & set(spec.space.names):
+        return
+    if not (isinstance(nfe, list) and isinstance(names, list | None) and isinstance(data, str)):
+        return  # `check_configs` will say so
+    source = f"evaluation.metrics is {names}"
+    if names is None and data in DEFAULT_METRICS:  # a data set of the user's own has what it likes
+        names = list(DEFAULT_METRICS[data])
+        source = f"those of {data} are {', '.join(names)} (others can be named in `evaluation.metrics`)"
+    if "evaluation.features" not in spec.space.names:
+        unset = spec.set.get("evaluation.features", evaluation["features"]) is None
+        for problem in no_features(data) if unset and data in IMAGES else ():
+            place = "set" if problem.key in spec.set or "data.name" in spec.set else "base"
+            reader.wrong((place, problem.key), problem.rule, problem.value)
+    for index, metric in enumerate(spec.metrics):
+        path: Path = ("metric", "name") if len(spec.metrics) == 1 else ("metrics", str(index), "name")
+        found = _EVAL.fullmatch(metric.name)
+        if metric.name.startswith("train/"):
+            rule = (
+                "is no measure of quality: with the adaptive weight the training loss is about the same whatever "
+                "happens, and it changes its scale with the swept keys; use a metric of samples, e.g. eval/fid_1nfe"
+            )
+            reader.wrong(path, rule, metric.name)
+        elif not found:
+            logged = [f"eval/{name}_{n}nfe" for name in names or ["fid", "accuracy", "wasserstein"] for n in nfe]
+            rule = "is not logged by trials; they log eval/<metric>_<n>nfe"
+            reader.wrong(path, rule, metric.name, close=nearest(metric.name, logged))
+        elif int(found["nfe"]) not in nfe:
+            reader.wrong(path, f"is not logged by trials: evaluation.nfe is {nfe}", metric.name)
+        elif names is not None and found["name"] not in names:
+            rule = f"is not logged by trials: {source}"
+            reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
+
+
+# --------------------------------------------------------------------------------------- settings together
+
+
+def check_together(reader: Reader, spec: SweepSpec) -> None:
+    """Note settings that do not go together."""
+    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
+    if spec.method == "grid":
+        try:
+            spec.space.grid_size()
+        except ConfigError as error:
+            for problem in error.problems:
+                _, _, key = problem.key.partition(".")
+                reader.wrong(reader.place(key) if key else ("parameters",), problem.rule, problem.value)
+    elif spec.method == "pbt" and not spec.run_cap:
+        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
+    elif not limited and not any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems):
+        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    if len(spec.metrics) > 1:
+        if spec.method in ("cmaes", "pbt"):
+            reader.wrong(
+                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
+            )
+        if spec.early_terminate and spec.early_terminate.type != "threshold":
+            rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
+            reader.wrong(("early_terminate",), rule)
+    if spec.method == "pbt":
+        for key in sorted({"trainer.steps", "trainer.eval_every"} & set(spec.space.names)):
+            reader.wrong(
+                reader.place(key), "must be the same in the whole population, which `pbt` compares step by step"
+            )
+    if spec.method == "pbt" and spec.early_terminate:
+        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
+    if spec.method == "cmaes":
+        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
+        if passed:
+            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
+    if spec.method == "grid":
+        weighted = [p.name for p in spec.space.parameters if p.probabilities]
+        if weighted:
+            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
+
+
+# ------------------------------------------------------------------------------------------ configurations
+
+
+def check_configs(reader: Reader, spec: SweepSpec) -> None:
+    """Build configurations at the corners of the space, and note every rule that one of them breaks.
+
+    Each value of a list and both ends of a range are tried alone. If nothing at all is wrong so far, combinations of
+    them follow: a small grid is built whole. What is wrong with `set` alone is noted once, and taken out for the rest.
+    """
+    seen: set[tuple[str, str]] = set()
+    # Where the kind of network is varied, no trial has the base's: its rules do not count.
+    kinds = {p.name: p.choices[0] for p in spec.space.parameters if p.name.endswith(".name") and p.choices}
+    broken = _try(reader, spec, kinds, None, seen)
+    if broken:
+        spec = replace(spec, set={key: value for key, value in spec.set.items() if key not in broken})
+        if _try(reader, spec, kinds, None, seen):
+            return  # one rule about several keys; every corner would break it again
+    wrong: list[tuple[str, Any]] = []  # values that are wrong by themselves
+    for _ in range(2):  # again without them, for what they have hidden
+        known = len(wrong)
+        for parameter, values in islice(_single_corners(spec, tuple(wrong)), BUILDS):
+            found = _try(reader, spec, values, parameter, seen)
+            wrong += [(key, values[key]) for key in found & set(parameter.keys)]
+        if len(wrong) == known:
+            break
+    if not reader.problems and spec.space.forbid:
+        try:
+            spec.space.draw(random.Random(0).random)
+        except ConfigError as error:
+            reader.wrong(("forbid",), error.problems[0].rule)
+    if not reader.problems:
+        for values in islice(_combined_corners(spec), BUILDS):
+            _try(reader, spec, values, None, seen)
+    if not spec.builtin_trainer:
+        _check_length(reader, spec)
+
+
+def _try(
+    reader: Reader, spec: SweepSpec, values: Mapping[str, Any], parameter: Parameter | None, seen: set[tuple[str, str]]
+) -> set[str]:
+    """Build one configuration; note each new problem where it comes from. Return the keys that are wrong."""
+    try:
+        spec.config_for(values)
+    except ConfigError as error:
+        for problem in error.problems:
+            _note(reader, spec, problem, values, parameter, seen)
+        return {problem.key for problem in error.problems}
+    return set()
+
+
+def _note(
+    reader: Reader,
+    spec: SweepSpec,
+    problem: Problem,
+    values: Mapping[str, Any],
+    parameter: Parameter | None,
+    seen: set[tuple[str, str]],
+) -> None:
+    key = problem.key
+    own = parameter is not None and key in parameter.keys
+    listed = parameter is None or bool(parameter.choices)  # each value of a list is said, a range is said once
+    mark = (key, f"{problem.rule} {problem.value!r}" if (own or parameter is None) and listed else problem.rule)
+    if mark in seen or (key, problem.rule) in seen:
+        return
+    seen.add(mark)
+    rule = problem.rule
+    if key in valid_keys() and "no such key" in rule:
+        section = key.partition(".")[0]
+        rule += f"; if this key belongs to one kind of {section}, give it `when: {{{section}.name: ...}}`"
+    if parameter is None and key not in spec.space.names:
+        reader.wrong(("set", key) if key in spec.set else ("base", key), rule, problem.value, close=problem.nearest)
+        return
+    if not own and parameter is not None and reader.problems:
+        return  # a rule between keys, which another mistake may have broken
+    if not own:  # a rule between keys: say which combination breaks it
+        involved = {k: v for k, v in values.items() if k.rpartition(".")[0] == key.rpartition(".")[0]} or dict(values)
+        shown = ", ".join(f"{k} = {v!r}" for k, v in involved.items())
+        if parameter is not None and not set(involved).intersection(parameter.keys):
+            shown = ", ".join(f"{k} = {values[k]!r}" for k in parameter.keys)
+        rule += f" (with {shown}); a `forbid`, `when` or `zip` can exclude it"
+    name = key if own or parameter is None or key in spec.space.names else parameter.keys[0]
+    if name != key:
+        rule = f"`{key}`: {rule}"
+    value = problem.value if own or name == key else values.get(name)
+    reader.wrong(reader.place(name), rule, value, close=problem.nearest)
+
+
+def _single_corners(spec: SweepSpec, wrong: Collection[tuple[str, Any]]) -> Iterator[tuple[Parameter, dict[str, Any]]]:
+    """Yield each parameter's ends, the others having some allowed value that is not known to be wrong."""
+    space, chance = spec.space, random.Random(0)
+    drawn = [space.suggest(lambda parameter: parameter.from_unit(0.5))]
+    drawn += [space.suggest(lambda parameter: parameter.from_unit(chance.random())) for _ in range(BUILDS)]
+    for parameter in space.parameters:
+        others = [(key, value) for key, value in wrong if key not in parameter.keys]
+        home = next(
+            (
+                values
+                for values in drawn
+                if set(parameter.keys) <= set(values)
+                and space.allowed(values)
+                and not any(key in values and same(values[key], value) for key, value in others)
+            ),
+            None,
+        )
+        if home is None:
+            continue
+        for end in _ends(parameter):
+            values = space.suggest(_choose(parameter, end, home))
+            if space.allowed(values):
+                yield parameter, values
+
+
+def _combined_corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:
+    """Yield combinations of ends: the whole grid if it is small, else drawn at random."""
+    space, chance = spec.space, random.Random(0)
+    if not space.continuous() and space.grid_size() <= BUILDS:
+        yield from space.grid()
+        return
+    ends = {parameter.name: _ends(parameter) for parameter in space.parameters}
+    for _ in range(BUILDS):
+        values = space.suggest(lambda parameter: chance.choice(ends[parameter.name]))
+        if space.allowed(values):
+            yield values
+
+
+def _ends(parameter: Parameter) -> list[Any]:
+    """Every choice of a short list; the ends of a range and a value between them."""
+    if parameter.choices:
+        return list(parameter.choices[:40])
+    return [parameter.from_unit(u) for u in (0.0, 0.381966, 1.0)]
+
+
+def _choose(parameter: Parameter, value: Any, home: Mapping[str, Any]) -> Callable[[Parameter], Any]:
+    """Choose `value` for this parameter, and for the others what `home` has."""
+
+    def chooser(other: Parameter) -> Any:
+        if other is parameter:
+            return value
+        if not set(other.keys) <= set(home):
+            return other.from_unit(0.5)
+        return tuple(home[key] for key in other.members) if other.members else home[other.name]
+
+    return chooser
+
+
+def _check_length(reader: Reader, spec: SweepSpec) -> None:
+    """A trainer of the user's own needs to say how long it trains."""
+    config = spec.config_for(spec.space.suggest(lambda parameter: parameter.from_unit(0.5)))
+    loop = config.get("trainer")
+    steps = loop.get("steps") if isinstance(loop, Mapping) else None
+    if steps is None:
+        rule = "`trainer.steps` is missing: how many steps does a trial train? (in `set` or in `base`)"
+        reader.wrong(("set",), rule)
+    elif not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        section = "set" if "trainer.steps" in spec.set else "base"
+        reader.wrong((section, "trainer.steps"), "must be a whole number, at least 1 (written 1000, not 1e3)", steps)

@@ -1,0 +1,282 @@
+"""The sweep file, read and checked as a whole: every mistake at once, before anything starts.
+
+Reading needs neither torch nor Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from meanflow_core.config import TrainConfig, load_config, read_yaml, with_values
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.space import Space
+from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
+from orchestrator.spec.read_parameters import read_parameters
+from orchestrator.spec.read_relations import read_space
+from orchestrator.spec.read_settings import (
+    NOT_NEEDED,
+    REFUSED,
+    note_wandb,
+    read_budget,
+    read_duration,
+    read_early_terminate,
+    read_metrics,
+    read_replicates,
+    read_resources,
+)
+from orchestrator.spec.reader import Reader, flat, put
+from orchestrator.spec.settings import METHODS, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.spec.sweep_file import (
+    BUILTIN_TRAINERS,
+    DEFAULT_TRAINER,
+    KEYS,
+    read_content,
+    refuse_training_configuration,
+)
+
+__all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_UNHASHED = ("trainer.device", "trainer.log_every", "trainer.eval_every", "trainer.checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """One sweep, complete and checked."""
+
+    name: str
+    file: str | None = None
+    """Where it was read from."""
+    description: str = ""
+    source: dict[str, Any]
+    """What `from_source` rebuilds this from: JSON, with the resolved base configuration."""
+    base: dict[str, Any]
+    """Nested training configuration (complete for the MeanFlow trainer)."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted key -> value, in every trial; unconditional constants of `parameters` are among them."""
+    trainer: str = DEFAULT_TRAINER
+    method: str
+    metrics: tuple[Metric, ...]
+    run_cap: int | None = None
+    space: Space
+    early_terminate: EarlyTerminate | None = None
+    replicates: Replicates | None = None
+    resources: Resources = field(default_factory=Resources)
+    budget: Budget = field(default_factory=Budget)
+    retries: int = 2
+    seed: int = 0
+    on_duplicate: Literal["reuse", "skip", "run"] = "reuse"
+    warm_start: tuple[str, ...] = ()
+    max_concurrent: int | None = None
+    report_timeout: float | None = None
+    """Seconds without a report after which a trial's worker is given up; None: never."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the user should know though nothing is wrong: W&B keys without use here, and the like."""
+
+    @property
+    def metric(self) -> Metric:
+        """The first metric: the one that is ranked by."""
+        return self.metrics[0]
+
+    @property
+    def extended(self) -> Mapping[str, int]:
+        """What `extend` has added to the file's own numbers: dotted key -> trials."""
+        return cast(Mapping[str, int], self.source.get("extended", {}))
+
+    @property
+    def builtin_trainer(self) -> bool:
+        """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
+        return self.trainer == DEFAULT_TRAINER
+
+    @cached_property
+    def _base_config(self) -> TrainConfig:
+        return load_config(self.base)
+
+    def config_for(self, values: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
+        """Return the complete nested training configuration of a trial.
+
+        Args:
+            values: dotted keys, as `Space.suggest` returns them.
+            seed: of the trial; None leaves the base's.
+
+        Raises:
+            ConfigError: the values break a rule of the training configuration.
+        """
+        values = {**self.set, **values, **({} if seed is None else {"seed": seed})}
+        if self.builtin_trainer:
+            return with_values(self._base_config, values).to_dict()
+        config = copy.deepcopy(self.base)
+        for key, value in values.items():
+            put(config, key, copy.deepcopy(value))
+        return config
+
+    def config_hash(self, config: Mapping[str, Any]) -> str:
+        """Return 16 hex digits that differ where two configurations would train differently."""
+        if self.builtin_trainer:
+            return load_config(config).hash()
+        content = {key: value for key, value in flat(config).items() if key not in _UNHASHED}
+        text = json.dumps({"trainer": self.trainer, "config": content}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
+        """Return the steps of a trial's rungs, ascending, without its last step."""
+        if self.early_terminate is None:
+            return []
+        loop = config["trainer"]
+        batch_size = int(loop.get("batch_size", 1))
+        return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
+
+    def report_steps(self, config: Mapping[str, Any]) -> list[int]:
+        """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last."""
+        length = int(config["trainer"]["steps"])
+        every = int(config["trainer"].get("eval_every", length))
+        return sorted({*range(every, length, every), *self.rungs(config), length})
+
+    @classmethod
+    def from_source(cls, source: Mapping[str, Any]) -> SweepSpec:
+        """Rebuild a sweep from its `source`; no file is read.
+
+        Raises:
+            ConfigError: the source does not describe a sweep.
+        """
+        reader = Reader(source.get("file"))
+        base = copy.deepcopy(source["base"])
+        spec = _assemble(reader, copy.deepcopy(source["sweep"]), base, file=source.get("file"), stem="sweep")
+        if reader.problems:
+            raise ConfigError(reader.problems)
+        spec.source.update({key: source[key] for key in ("extended",) if source.get(key)})
+        return spec
+
+
+def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` words. A key of the sweep file (`run_cap=8`, `budget.trials=9`,
+            `parameters.optimizer.lr={min: 1e-4, max: 1e-2}`) replaces it there; a key of the training configuration
+            (`trainer.steps=100`) is put into `set`.
+
+    Raises:
+        ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
+    """
+    repeats: list[Problem] = []
+    document = read_yaml(path, repeats)
+    refuse_training_configuration(document)
+    reader = Reader(str(path), document)
+    reader.problems += repeats
+    content, base = read_content(reader, document, overrides)
+    spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
+    check_metrics(reader, spec)
+    check_configs(reader, spec)
+    if reader.problems:
+        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+    return spec
+
+
+def _assemble(
+    reader: Reader,
+    content: dict[str, Any],
+    base: dict[str, Any],
+    *,
+    file: str | None,
+    stem: str,
+) -> SweepSpec:
+    """Build the spec from plain content, noting problems; the result is only good if there are none."""
+    reader.keys((), {key: None for key in content if key not in NOT_NEEDED and key not in REFUSED}, KEYS)
+    note_wandb(reader, content)
+    trainer = reader.text(("trainer",), content.get("trainer"), DEFAULT_TRAINER)
+    trainer = DEFAULT_TRAINER if trainer in BUILTIN_TRAINERS else trainer
+    if not _TRAINER.fullmatch(trainer):
+        reader.wrong(("trainer",), "must look like package.module:Class", trainer)
+    own = trainer == DEFAULT_TRAINER
+    settings = flat(reader.mapping(("set",), content.get("set")))
+    draft = read_parameters(reader, content.get("parameters"))
+    if own:
+        check_keys(reader, draft, settings)
+    reader.places = draft.paths
+    for key in settings:
+        if key in draft.paths:
+            reader.wrong(("set", key), "is varied by `parameters` too", settings[key])
+    space = read_space(reader, draft, content, {**flat(base), **settings}, open_keys=not own)
+    constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
+    metrics = read_metrics(reader, content)
+    early = read_early_terminate(reader, content.get("early_terminate"))
+    name = reader.text(("name",), content.get("name"), stem)
+    spec = SweepSpec(
+        name=name,
+        file=file,
+        description=reader.text(("description",), content.get("description"), ""),
+        source={"format": 1, "file": file, "sweep": {**content, "name": name}, "base": base},
+        base=base,
+        set={**settings, **constants},
+        trainer=trainer,
+        method=_method(reader, content),
+        metrics=metrics,
+        run_cap=reader.whole(("run_cap",), content.get("run_cap"), low=1),
+        space=space,
+        early_terminate=early,
+        replicates=read_replicates(reader, content.get("replicates")),
+        resources=read_resources(reader, content.get("resources")),
+        budget=read_budget(reader, content.get("budget")),
+        retries=_default(reader.whole(("retries",), content.get("retries")), 2),
+        seed=_seed(reader, content, settings, base),
+        on_duplicate=cast(
+            Literal["reuse", "skip", "run"],
+            reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
+        ),
+        warm_start=tuple(_warm_start(reader, content)),
+        max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
+        report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
+    )
+    if not _NAME.fullmatch(name):
+        reader.wrong(("name",), "must be of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
+    check_together(reader, spec)
+    object.__setattr__(spec, "notes", tuple(reader.notes))
+    return spec
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _seed(reader: Reader, content: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any]) -> int:
+    """The sweep's seed, which is that of every trial too; by default the training configuration's."""
+    inherited = settings.get("seed", base.get("seed", 0))
+    if "seed" not in content:
+        return inherited if isinstance(inherited, int) else 0
+    seed = _default(reader.whole(("seed",), content["seed"]), 0)
+    if "seed" in settings and settings["seed"] != seed:
+        reader.wrong(
+            ("set", "seed"), f"differs from the sweep's `seed` ({seed}), which every trial has", settings["seed"]
+        )
+    return seed
+
+
+def _warm_start(reader: Reader, content: Mapping[str, Any]) -> Iterator[str]:
+    path, given = ("warm_start",), content.get("warm_start")
+    names = [] if given is None else [given] if isinstance(given, str) else reader.sequence(path, given)
+    for name in names:
+        if name is None:
+            reader.wrong(path, "must be names of sweeps", name)
+        yield reader.text(path, name, "")
+
+
+def _method(reader: Reader, content: Mapping[str, Any]) -> str:
+    given = content.get("method")
+    if given is None:
+        reader.wrong(("method",), f"is missing: one of {', '.join(METHODS)}")
+    elif given == "custom":
+        reader.wrong(("method",), f"names no search; write one of {', '.join(METHODS)}", given)
+    elif given != "bayes":
+        return reader.choice(("method",), given, (*METHODS, "bayes"), "random")
+    return "tpe" if given == "bayes" else "random"

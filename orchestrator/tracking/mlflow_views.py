@@ -1,0 +1,163 @@
+"""What MLflow's pages show of a sweep when a person opens them: texts, and ready-made views of the run table.
+
+A view is an experiment tag in which MLflow's pages keep the state behind a shared link: order, columns, charts. A page
+that does not know the format shows its own default, so nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.formatting import plus_minus
+
+if TYPE_CHECKING:
+    from orchestrator.space import Parameter
+    from orchestrator.spec import SweepSpec
+    from orchestrator.trials import TrialRecord
+
+VIEW = "leaderboard"
+"""Key of the ready-made view in a page's address."""
+TRIALS = "tags.`meansweep.kind` != 'sweep'"
+"""MLflow's filter for a sweep's trials and its final trainings."""
+
+
+def experiment_tags(spec: SweepSpec) -> dict[str, str]:
+    """Return the tags of a sweep's experiment: its kind, its text, its main metric and the view of its trials."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",  # the pages of training runs, not those of chat traces
+        "mlflow.experiment.primaryMetric.name": spec.metric.name,
+        "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
+        "mlflow.note.content": f"{description(spec)}\n",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
+    }
+
+
+def view_path(experiment_id: str, *, charts: bool = False) -> str:
+    """Return the part of the address after the server's that opens the ready-made view of an experiment."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}{mode}"
+
+
+def _view(spec: SweepSpec) -> dict[str, Any]:
+    """Return the state of MLflow's page: the trials alone, best first, metric and searched parameters as columns."""
+    metric, params = spec.metric.name, list(spec.space.names)
+    always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
+    columns = [_column("metrics", metric), _column("tags", "meansweep.rank"), _column("metrics", "trial/steps")]
+    columns += [_column("tags", "meansweep.state"), *(_column("params", name) for name in params)]
+    columns += [_column("params", "seed"), _column("attributes", "Duration")]
+    parallel = {
+        "type": "PARALLEL",
+        "uuid": "meansweep-parallel",
+        "metricSectionId": "meansweep-search",
+        "selectedParams": always,  # the chart leaves out runs that lack one of its parameters
+        "selectedMetrics": [metric],
+        "runsCountToCompare": 100,
+        "showAllRuns": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+    pictures = {
+        "type": "IMAGE",
+        "uuid": "meansweep-samples",
+        "metricSectionId": "meansweep-samples",
+        "imageKeys": ["samples/grid"],
+        "step": spec.set.get("trainer.steps", spec.base.get("trainer", {}).get("steps", 0)),  # the slider's start
+        "showRunParams": False,
+        "runsCountToCompare": 20,
+        "deleted": False,
+        "isGenerated": True,
+    }
+    return {
+        "searchFilter": TRIALS,
+        "orderByKey": _column("metrics", metric),
+        "orderByAsc": spec.metric.goal == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "columnOrder": columns,
+        "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
+        "compareRunCharts": [parallel, pictures],
+        "compareRunSections": [
+            _section("search", columns=1),
+            _section("eval"),
+            _section("samples", columns=1),
+            *map(_section, ("train", "trial")),
+        ],
+        "isAccordionReordered": True,
+    }
+
+
+def _section(name: str, *, columns: int = 3) -> dict[str, Any]:
+    shape = {"columns": columns, "cardHeight": 420 if columns == 1 else 360}
+    return {
+        "uuid": f"meansweep-{name}",
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "isGenerated": False,
+    } | shape
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def description(spec: SweepSpec, found: str = "") -> str:
+    """Return what MLflow shows above a sweep's run, in Markdown.
+
+    Args:
+        spec: the sweep.
+        found: what it has found so far.
+    """
+    metric = spec.metric
+    goal = "lowest" if metric.goal == "minimize" else "highest"
+    lines = [found, ""] if found else []  # first: the page folds everything after a few lines
+    lines += [spec.description.strip(), ""] if spec.description else []
+    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
+    lines += ["| searched | range |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
+    lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]
+    lines += [f"meansweep best {spec.name} -o best.yaml", "meansweep train best.yaml", "```"]
+    return "\n".join(lines)
+
+
+def trial_description(sweep: str, record: TrialRecord) -> str:
+    """Return what MLflow shows above a trial's run, in Markdown: the commands that go on from it."""
+    searched = record.id.partition(".")[0]
+    what = f"Seed {record.seed} of the configuration of trial {searched}." if record.replicate else ""
+    commands = [
+        f"meansweep rerun {sweep} {record.id} --inline",
+        f"meansweep best {sweep} --trial {searched} -o best.yaml",
+    ]
+    return "\n".join([*([what, ""] if what else []), "```", *commands, "meansweep train best.yaml", "```"])
+
+
+def ranges(spec: SweepSpec) -> dict[str, str]:
+    """Return each searched parameter with its range in words."""
+    return {parameter.name: _range(parameter) for parameter in spec.space.parameters}
+
+
+def _range(parameter: Parameter) -> str:
+    when = " and ".join(str(condition) for condition in parameter.when)
+    return f"{parameter}{f', when {when}' if when else ''}".replace("|", "\\|")
+
+
+def final_description(evidence: Mapping[str, Any], steps: int) -> str:
+    """Return what MLflow shows above a final training, in Markdown."""
+    if not evidence:
+        return f"A training of {steps} steps."
+    mean, ends = evidence.get("mean", evidence.get("value")), evidence.get("ci95")
+    seeds = f" over {len(evidence['seeds'])} seeds" if ends else ""
+    reached = None if mean is None else plus_minus(float(mean), (ends[1] - ends[0]) / 2 if ends else None)
+    score = "" if reached is None else f", where `{evidence.get('metric')}` was {reached}{seeds}"
+    return (
+        f"The final training of {steps} steps with the configuration of trial {evidence.get('trial')} of the sweep "
+        + (f"**{evidence.get('sweep')}**{score}.")
+    )

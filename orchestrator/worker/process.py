@@ -1,0 +1,155 @@
+"""A worker's process, and the work it is given: threads, memory, log, and the data that all trials share.
+
+Nothing here imports Ray Tune, which takes a second: the process that loads the shared data needs none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.paths import TrialPaths
+from orchestrator.spec import Resources
+from orchestrator.trials import Assignment, Report
+from orchestrator.worker.trial_loop import build_trainer, import_trainer, make_shared, run_trial, shared_key
+
+
+@dataclass(frozen=True, repr=False)
+class Work:
+    """What Tune carries to an actor. Its repr is short because Tune makes names of it."""
+
+    assignment: Assignment
+    resources: Resources
+    """Of one worker; `workers` of them make the trial."""
+    cwd: str
+    shared: Any = None
+    """Handle of the `SharedData` actor."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"trial-{self.assignment.trial}"
+
+
+def run_on_this_worker(work: Work, *, leader: bool = True) -> Iterator[Report]:
+    """Run the trial in this process, everything that it prints, also from C, going to its log."""
+    assignment = work.assignment
+    log = TrialPaths(Path(assignment.folder)).log
+    with descriptors_to(str(log)):
+        yield from run_trial(assignment, make_trainer=partial(_with_shared, work.shared), leader=leader)
+
+
+def _with_shared(store: Any, assignment: Assignment, on_log: Callable[..., None]) -> Any:
+    shared = None
+    cls = import_trainer(assignment.trainer)
+    if store is not None and hasattr(cls, "shared_data"):
+        shared = _fetch_shared(store, assignment)
+    return build_trainer(assignment, on_log, shared=shared)
+
+
+_fetched: dict[str, Any] = {}
+
+
+def _fetch_shared(store: Any, assignment: Assignment) -> Any:
+    """Return the shared data; the actor keeps the last it used, so that the next trial finds it unpacked."""
+    key = shared_key(assignment.config)
+    if key not in _fetched:
+        [reference] = ray.get(store.get.remote(assignment.trainer, assignment.config))
+        _fetched.clear()
+        _fetched[key] = ray.get(reference)
+    return _fetched[key]
+
+
+@ray.remote(num_cpus=0, max_restarts=2)
+class SharedData:
+    """Loads what trials share once, and puts it into the object store: each node fetches it once."""
+
+    def __init__(self, work: Work) -> None:
+        prepare_process(work)
+        os.chdir(work.cwd if os.path.isdir(work.cwd) else ".")
+        self._references: dict[str, Any] = {}
+
+    def get(self, trainer: str, config: dict[str, Any]) -> list[Any]:
+        """Return a list with the reference (a bare one would be resolved by Ray on the way)."""
+        key = shared_key(config)
+        if key not in self._references:
+            self._references[key] = ray.put(make_shared(trainer, config))
+        return [self._references[key]]
+
+
+def prepare_process(work: Work) -> None:
+    """Give this process one thread per CPU it was given, waiting passively, before torch is loaded.
+
+    Threads that spin beside another process's make both up to thirty times slower.
+    """
+    threads = max(1, int(work.resources.cpu))
+    os.environ.update(work.environment)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def allocated_memory() -> int:
+    """Return the bytes of GPU memory that live tensors of this process hold."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.memory_allocated())
+
+
+def wait_for_gpu_memory(
+    share: float,
+    *,
+    free_and_total: Callable[[], tuple[int, int] | None] | None = None,
+    timeout: float = 30.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until a GPU has this share of its memory free: a process that was killed gives it back a little later.
+
+    Returns:
+        Whether it became free in time. A trial starts in any case; it then fails by itself if the memory is needed.
+    """
+    if share <= 0:
+        return True
+    read = free_and_total or _free_and_total
+    for _ in range(max(1, int(timeout / 0.5))):
+        memory = read()
+        if memory is None or memory[0] >= 0.9 * min(share, 1.0) * memory[1]:
+            return True
+        sleep(0.5)
+    return False
+
+
+def _free_and_total() -> tuple[int, int] | None:
+    import torch
+
+    return torch.cuda.mem_get_info() if torch.cuda.is_available() else None
+
+
+@contextlib.contextmanager
+def descriptors_to(file: str) -> Iterator[None]:
+    """Send what this process writes to descriptors 1 and 2, from C or a dying interpreter too, to `file`."""
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = os.dup(1), os.dup(2)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield
+    finally:
+        for descriptor, original in enumerate(kept, start=1):
+            os.dup2(original, descriptor)
+            os.close(original)

@@ -1,0 +1,343 @@
+"""The worker's side of a trial: build or load the trainer, train to each report step, judge, save, report.
+
+Nothing here knows Ray, Optuna or MLflow. The same loop runs in the driver's own process and in a Ray actor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import importlib
+import inspect
+import json
+import logging
+import math
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from meanflow_core.config import load_config
+from meanflow_core.errors import ConfigError, Problem, TrainingDiverged, nearest
+from meanflow_core.sampling import save_picture
+from orchestrator.paths import TrialPaths
+from orchestrator.spec import DEFAULT_TRAINER
+from orchestrator.trials import Assignment, Outcome, OutcomeKind, Report
+from orchestrator.worker.checkpoints import CheckpointStore
+
+OnLog = Callable[[int, Mapping[str, float]], None]
+MakeTrainer = Callable[[Assignment, OnLog], Any]
+
+
+def run_trial(
+    assignment: Assignment,
+    *,
+    make_trainer: MakeTrainer | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    store: CheckpointStore | None = None,
+    leader: bool = True,
+) -> Iterator[Report]:
+    """Train one trial from its checkpoint on and yield a report at each of its report steps.
+
+    At a report step the order is: evaluate, write the checkpoint (atomically), write the sample grid, yield. So a
+    report that was seen has its checkpoint; a process killed earlier repeats that stretch and nothing else. Asking
+    for the next report says that the last one is recorded: only then are older checkpoints deleted (the best and the
+    last are kept). After the last one the runner calls `tidy`.
+
+    Args:
+        assignment: what to train, from where, until where.
+        make_trainer: takes the assignment and a function that accepts rows of training metrics as they come;
+            `build_trainer` if None.
+        clock: seconds, for the reports' durations.
+        store: where checkpoints go; the trial's folder if None.
+        leader: False on the further workers of a trial with several: they train along, and neither write nor log.
+
+    Raises:
+        TrainingDiverged: also when an evaluation returns a metric that is not finite.
+        Exception: whatever the trainer raises, after its traceback is in the trial's log. See `classify`.
+    """
+    paths = TrialPaths(Path(assignment.folder))
+    checkpoints = store or CheckpointStore.of(assignment)
+    log = paths.log if leader else paths.log.with_name(f"{paths.log.name}.worker")
+    trainer = None
+    gc.freeze()  # what was there before leaves no garbage of this trial: to look at it takes up to a second
+    try:
+        began = clock()
+        with captured_output(log):
+            _say(f"trial {assignment.trial}, attempt {assignment.attempt}: from step {assignment.start}")
+            if leader:
+                checkpoints.begin(assignment.start)
+            trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
+        step, facts = assignment.start, _facts(trainer)
+        for target in assignment.remaining:
+            with captured_output(log):
+                if leader:
+                    checkpoints.keep_best_and_last(assignment.metric, assignment.goal)
+                rows = _as_rows(trainer.train(target - step), target)
+                metrics = _finite(trainer.evaluate(), target, rows)
+                step = target
+                saved = _save(trainer, checkpoints, step, metrics) if leader and assignment.keep_checkpoints else None
+                images = _draw(trainer, paths, step) if leader else {}
+                _say(f"step {step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+            report = Report(
+                step=step,
+                metrics=metrics,
+                rows=rows,
+                images=images,
+                checkpoint=saved,
+                seconds=clock() - began,
+                images_seen=_images_seen(trainer, assignment, step),
+                facts=facts,
+            )
+            facts = {}
+            began = clock()
+            yield report
+    finally:
+        del trainer
+        free_memory()
+        gc.unfreeze()
+
+
+def tidy(assignment: Assignment) -> None:
+    """Delete a trial's checkpoints but the best and the last, once its last report is recorded."""
+    CheckpointStore.of(assignment).keep_best_and_last(assignment.metric, assignment.goal)
+
+
+def build_trainer(assignment: Assignment, on_log: OnLog, *, shared: Any = None) -> Any:
+    """Import the assignment's trainer class and make one, giving it only the optional arguments it takes.
+
+    The MeanFlow trainer gets a checked `TrainConfig`, any other class the plain nested dictionary.
+    """
+    cls = import_trainer(assignment.trainer)
+    config: Any = assignment.config
+    if assignment.trainer == DEFAULT_TRAINER:
+        config = load_config(assignment.config)
+    optional = {"shared": shared, "on_log": on_log}
+    return cls(config, **{name: value for name, value in optional.items() if value is not None and _takes(cls, name)})
+
+
+def make_shared(trainer: str, config: Mapping[str, Any]) -> Any:
+    """Return what all trials with this data and evaluation can share (None if the trainer has no `shared_data`)."""
+    cls = import_trainer(trainer)
+    if not hasattr(cls, "shared_data"):
+        return None
+    return cls.shared_data(load_config(config) if trainer == DEFAULT_TRAINER else dict(config))
+
+
+def shared_key(config: Mapping[str, Any]) -> str:
+    """Return the part of a configuration that shared data may depend on: its `data` and `evaluation` sections."""
+    return json.dumps([config.get("data"), config.get("evaluation")], sort_keys=True, default=str)
+
+
+def import_trainer(name: str) -> Any:
+    """Return the class named `package.module:Class`.
+
+    Raises:
+        ConfigError: the module cannot be found, or has no such class (naming the nearest).
+    """
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module exists and misses something itself: its own error says more
+        rule = f"cannot be imported here: {error}"
+        raise ConfigError([Problem(key="trainer", value=name, rule=rule)]) from error
+    if not hasattr(module, class_name):
+        names = [key for key, value in vars(module).items() if isinstance(value, type)]
+        rule = f"module {module_name} has no class {class_name!r}"
+        raise ConfigError([Problem(key="trainer", value=name, rule=rule, nearest=nearest(class_name, names))])
+    return getattr(module, class_name)
+
+
+# ---------------------------------------------------------------------------------------------- failures
+
+_INFRASTRUCTURE_ERRNO = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENODEV),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EPIPE),
+}
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC", re.I)
+_INFRASTRUCTURE = re.compile(
+    r"NCCL (error|timeout|failure)|uncorrectable ECC|NVLink|driver shutting down|no CUDA-capable device"
+    r"|unspecified launch failure|Connection (reset|refused|closed) by peer|no space left|Too many open files",
+    re.I,
+)
+
+
+def classify(
+    exception: BaseException, *, last_step: int = 0, last_finite: Mapping[str, float] | None = None
+) -> Outcome:
+    """Say what kind of end an exception is: diverged, out of memory, infrastructure, or a bug.
+
+    Args:
+        exception: what `run_trial` raised.
+        last_step: the last step that was reported.
+        last_finite: the last reported metrics.
+    """
+    finite = dict(last_finite or {})
+    text = "".join(traceback.format_exception(exception))
+    kind: OutcomeKind = "bug"
+    reason = f"{type(exception).__name__}: {exception}"
+    for cause in _chain(exception):
+        said = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, TrainingDiverged):
+            kind, reason = "diverged", str(cause)
+            finite = cause.last_finite or finite
+        elif isinstance(cause, FloatingPointError):
+            kind, reason = "diverged", said
+        elif _is_out_of_memory(cause):
+            kind, reason = "oom", said.splitlines()[0]
+        elif _is_infrastructure(cause):
+            kind, reason = "infrastructure", said.splitlines()[0]
+        else:
+            continue
+        break
+    return Outcome(kind=kind, reason=reason, traceback=text, last_step=last_step, last_finite=finite)
+
+
+def _chain(exception: BaseException) -> Iterator[BaseException]:
+    """Yield the exception and its explicit causes (`raise ... from cause`), innermost last."""
+    seen: set[int] = set()
+    current: BaseException | None = exception
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}  # by name: torch and Ray need not be imported here
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError | OSError) and bool(_OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "CheckpointError":
+        return True
+    if isinstance(error, OSError) and error.errno in _INFRASTRUCTURE_ERRNO:
+        return True
+    return isinstance(error, RuntimeError | OSError) and bool(_INFRASTRUCTURE.search(str(error)))
+
+
+# ---------------------------------------------------------------------------------------------- one stretch
+
+
+def _ready(assignment: Assignment, make_trainer: MakeTrainer, checkpoints: CheckpointStore) -> Any:
+    """Return the trainer, standing at the assignment's start step."""
+
+    def on_log(step: int, row: Mapping[str, float]) -> None:
+        _say(f"step {step}: " + ", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+
+    trainer = make_trainer(assignment, on_log)
+    if assignment.checkpoint is None:
+        return trainer
+    trainer.load_state_dict(checkpoints.load(assignment.checkpoint))
+    at = getattr(trainer, "step", assignment.start)
+    if at != assignment.start:
+        raise RuntimeError(f"{assignment.checkpoint} stands at step {at}, and step {assignment.start} was expected")
+    return trainer
+
+
+def _as_rows(result: Any, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Return what `train` returned as rows: a list of (step, metrics), one dictionary, or nothing."""
+    if result is None:
+        return []
+    if isinstance(result, Mapping):
+        return [(step, {name: float(value) for name, value in result.items()})]
+    return [(int(at), {name: float(value) for name, value in row.items()}) for at, row in result]
+
+
+def _finite(metrics: Mapping[str, Any], step: int, rows: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    values = {name: float(value) for name, value in metrics.items()}
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if not bad:
+        return values
+    last: dict[str, float] = {}
+    for at, row in rows:
+        if all(math.isfinite(value) for value in row.values()):
+            last = {"step": float(at), **row}
+    raise TrainingDiverged(step, "; ".join(bad), last)
+
+
+def _save(trainer: Any, checkpoints: CheckpointStore, step: int, metrics: Mapping[str, float]) -> str:
+    return checkpoints.save(step, trainer.state_dict(), metrics)
+
+
+def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
+    """Write the trainer's sample grid, if it has one, and return its path by name."""
+    if not hasattr(trainer, "sample_grid"):
+        return {}
+    try:
+        pixels = trainer.sample_grid()
+    except ConfigError as error:  # data that cannot be shown (latents without a decoder) is no reason to fail
+        _say(f"step {step}: no sample grid: {error}")
+        return {}
+    file = paths.images / f"samples-{step:08d}.png"
+    save_picture(file, pixels)
+    return {"samples": str(file)}
+
+
+def _images_seen(trainer: Any, assignment: Assignment, step: int) -> int | None:
+    seen = getattr(trainer, "images_seen", None)
+    batch = (assignment.config.get("trainer") or {}).get("batch_size")
+    if seen is None and batch is not None:
+        seen = step * int(batch)
+    return None if seen is None else int(seen)
+
+
+def _facts(trainer: Any) -> dict[str, str]:
+    """Return what results depend on and only this process knows: the type of its device, and which data it has."""
+    facts = {}
+    device = getattr(trainer, "device", None)
+    if device is not None:
+        torch = sys.modules.get("torch")
+        on_gpu = torch is not None and str(device).startswith("cuda")
+        facts["device"] = str(torch.cuda.get_device_name(device)) if torch is not None and on_gpu else str(device)
+    if getattr(trainer, "fingerprint", None):
+        facts["fingerprint"] = str(trainer.fingerprint)
+    return facts
+
+
+def _takes(cls: Any, name: str) -> bool:
+    parameters = inspect.signature(cls).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def free_memory() -> None:
+    """Give back what the last trainer held, on the GPU too, so that the next trial starts with an empty device."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # never imported for this: a trainer without torch stays without
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+# ---------------------------------------------------------------------------------------------- log
+
+
+@contextlib.contextmanager
+def captured_output(file: Path) -> Iterator[TextIO]:
+    """Send this process's prints, warnings and log records to `file` (appended), and an exception's traceback too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8", buffering=1) as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        others = root.handlers[:]
+        root.handlers[:] = [handler]
+        try:
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield stream
+        except Exception:
+            traceback.print_exc(file=stream)
+            raise
+        finally:
+            root.handlers[:] = others
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)

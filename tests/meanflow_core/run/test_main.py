@@ -1,0 +1,178 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from meanflow_core.__main__ import main
+from meanflow_core.config import load_config
+from meanflow_core.run.folder import RunFolder
+from meanflow_core.training.checkpoint import load_checkpoint
+from meanflow_core.training.trainer import Trainer
+
+CONFIG = """\
+model: {name: mlp, width: 16, depth: 1}
+ema: {decays: [0.9]}
+trainer: {steps: 9, batch_size: 16, log_every: 2, eval_every: 6, checkpoint_every: 4, device: cpu}
+evaluation: {samples: 40, nfe: [1]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_writes_its_configuration_metrics_checkpoints_and_weights(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(config), "--out", str(out), "seed=4"]) == 0
+    assert load_config(out / "config.yaml").seed == 4
+    assert RunFolder(out).steps() == [8, 9]  # every 4 and the last; two are kept
+    logged = rows(out)
+    assert [row["step"] for row in logged if "train/loss" in row] == [2, 4, 6, 8, 9]
+    assert [row["step"] for row in logged if "eval/fid_1nfe" in row] == [6, 9]
+    assert (out / "weights.safetensors").exists()
+    assert "eval/fid_1nfe" not in capsys.readouterr().out  # short names on the screen
+
+
+def test_the_same_command_goes_on_and_another_configuration_is_refused(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(config), "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["train", str(config), "--out", str(out)]) == 0
+    assert "going on from step 9 of 9" in capsys.readouterr().out
+    assert main(["train", str(config), "--out", str(out), "optimizer.lr=0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "holds the training of another configuration (optimizer.lr: " in said
+    assert " 0.5 here)" in said
+
+
+def test_a_killed_training_goes_on_to_the_same_bits_and_the_same_log(tmp_path, config):
+    words = ["trainer.steps=3000", "trainer.checkpoint_every=50", "trainer.eval_every=1000", "trainer.log_every=50"]
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "meanflow_core", "train", str(config), "--out", str(out), *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while len(RunFolder(out).steps()) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    reached = RunFolder(out).steps()[-1]
+    steps = f"trainer.steps={reached + 100}"
+    config_file = out / "config.yaml"
+    config_file.write_text(config_file.read_text().replace("steps: 3000", f"steps: {reached + 100}"))
+    assert main(["train", str(out)]) == 0
+    assert main(["train", str(config), "--out", str(whole), *words, steps]) == 0
+    states = [load_checkpoint(folder / "checkpoints" / f"step-{reached + 100}") for folder in (out, whole)]
+    for name in ("net", "optimizer", "ema"):
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=0)
+    drop = "train/steps_per_second"
+    logs = [[{k: v for k, v in row.items() if k != drop} for row in rows(folder)] for folder in (out, whole)]
+    assert logs[0] == logs[1]
+
+
+def test_sampling_and_evaluating_use_the_last_checkpoint(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    assert main(["sample", str(config), "--out", str(out)]) == 1
+    assert "no checkpoint here; train first" in capsys.readouterr().err
+    assert main(["train", str(config), "--out", str(out)]) == 0
+    assert main(["sample", str(out), "--nfe", "2"]) == 0
+    from PIL import Image
+
+    assert Image.open(out / "samples-step-9-2nfe.png").size == (342, 342)
+    capsys.readouterr()
+    assert main(["evaluate", str(out)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["step"] == 9
+    assert result["metrics"]["eval/fid_1nfe"] == pytest.approx(rows(out)[-1]["eval/fid_1nfe"])
+    assert result["protocol"]["samples"] == 40
+
+
+def test_wrong_input_ends_with_two_and_says_what_is_wrong(tmp_path, config, capsys):
+    assert main(["train", str(config), "optimizer.lrr=1", "--out", str(tmp_path / "x")]) == 2
+    assert "did you mean 'optimizer.lr'" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "none.yaml")]) == 2
+    assert main(["sample", str(config), "--nfe", "0"]) == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert capsys.readouterr().err.endswith("required: config\n")  # overrides are not
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_divergence_ends_with_one_and_its_reason(tmp_path, config, capsys):
+    words = ["optimizer.lr=1000", "trainer.steps=200"]
+    assert main(["train", str(config), "--out", str(tmp_path / "x"), *words]) == 1
+    assert "diverged at step" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(config), "--out", str(out)]) == 0
+    (out / "checkpoints" / "step-9" / "tensors.safetensors").write_bytes(b"x")
+    assert main(["train", str(config), "--out", str(out)]) == 1
+    assert "step-9/tensors.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_the_core_trains_where_only_its_own_dependencies_are_installed():
+    code = """
+import importlib.metadata, re, sys
+plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+here = {plain(d.name): d for d in importlib.metadata.distributions()}
+wanted, kept = ["torch", "numpy", "omegaconf", "safetensors", "pyyaml"], set()  # and what these need themselves
+while wanted:
+    name = wanted.pop()
+    if name in here and name not in kept:
+        kept.add(name)
+        needs = [line for line in here[name].requires or () if "extra ==" not in line]
+        wanted += [plain(re.match("[A-Za-z0-9._-]+", line)[0]) for line in needs]
+modules = importlib.metadata.packages_distributions()
+refused = {m for m, names in modules.items() if not kept & set(map(plain, names))} - {"meanflow_core"}
+assert {"ray", "mlflow", "optuna", "sklearn", "scipy", "pandas", "PIL", "orchestrator"} <= refused
+from importlib.machinery import PathFinder
+class Hide(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in refused else super().find_spec(name, path, target)
+sys.meta_path = [Hide if finder is PathFinder else finder for finder in sys.meta_path]
+import pkgutil, importlib, meanflow_core
+for module in pkgutil.walk_packages(meanflow_core.__path__, "meanflow_core."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from meanflow_core.trainer import Trainer
+t = Trainer({"model": {"name": "mlp", "width": 8, "depth": 1}, "trainer": {"batch_size": 8, "device": "cpu"},
+             "evaluation": {"samples": 20, "nfe": [1]}})
+t.train(2)
+assert "eval/fid_1nfe" in t.evaluate()
+assert not refused & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_reading_the_configuration_fails_before_torch_is_imported():
+    code = """
+import sys
+from meanflow_core.__main__ import main
+assert main(["train", "nowhere.yaml"]) == 2
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+
+
+def test_a_trainer_of_a_whole_run_is_the_trainer_of_its_parts(tmp_path, config):
+    out = tmp_path / "run"
+    main(["train", str(config), "--out", str(out)])
+    trainer = Trainer(load_config(config))
+    trainer.train(9)
+    saved = load_checkpoint(out / "checkpoints" / "step-9")["net"]
+    torch.testing.assert_close(saved, dict(trainer.net.state_dict()), rtol=0, atol=0)

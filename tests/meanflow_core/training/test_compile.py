@@ -1,0 +1,90 @@
+"""torch.compile of the whole loss as one graph gives the numbers of eager mode; no tangent gets lost on the way."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from meanflow_core.config import DiTConfig, GuidanceConfig, MLPConfig, ObjectiveConfig, UNetConfig
+from meanflow_core.nets.build import build_net
+from meanflow_core.nets.embedding import randomise_
+from meanflow_core.objectives.loss import meanflow_loss
+from tests.meanflow_core.small_nets import batch
+
+ROWS, DROPS = 3, 2
+NETS = {
+    "mlp": (MLPConfig(width=8, depth=1), (2,)),
+    "dit": (DiTConfig(width=8, depth=1, heads=2, patch=4), (1, 8, 8)),
+    "unet": (UNetConfig(channels=8, blocks=1, channel_mult=[1], attention=[], dropout=0.0), (1, 4, 4)),
+}
+GUIDED = ObjectiveConfig(guidance=GuidanceConfig(omega=1.0, kappa=0.5), derivative="dual")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on CPU"
+)
+
+
+class Tiny(torch.nn.Module):
+    """As little as has a norm, an activation and a product of two tangents: each kernel takes seconds to compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.inlet, self.outlet = torch.nn.Linear(3, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, z, r, t, labels=None):
+        x = F.layer_norm(self.inlet(torch.cat([z, (t - r).unsqueeze(-1)], dim=-1)), (8,))
+        return self.outlet(F.silu(x) * t.unsqueeze(-1))
+
+
+def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1, low=False, **options):
+    net = net.to(device)
+    x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
+    dropped = torch.tensor([False, True, False, False, False, True, False], device=device)
+    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
+
+    def step(x, noise, r, t):
+        with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=False):
+            return meanflow_loss(net, x, noise, r, t, objective=objective, **arguments)
+
+    def run(step):
+        result = step(x, noise, r, t)
+        gradients = torch.autograd.grad(result.loss, list(net.parameters()), allow_unused=True)
+        return vars(result), [gradient for gradient in gradients if gradient is not None]
+
+    torch.compiler.reset()
+    eager, gradients = run(step)
+    assert eager["du_dt"][:ROWS].abs().max() > 0.05  # a dropped tangent would show
+    compiled = torch.compile(step, fullgraph=True, **options)  # fullgraph: a graph break is an error
+    for _ in range(calls):
+        fast, fast_gradients = run(compiled)
+        for key, value in eager.items():
+            torch.testing.assert_close(fast[key], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
+        for one, other in zip(gradients, fast_gradients, strict=True):
+            assert (one - other).norm() <= 1e-5 * one.norm() + 1e-7
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")  # of the compiler about itself
+def test_the_compiled_loss_is_one_graph_with_the_numbers_of_eager_mode():
+    torch.manual_seed(1)
+    check_compiled_equals_eager(Tiny(), (2,), ObjectiveConfig(derivative="dual"))
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.filterwarnings("ignore")
+def test_the_guided_loss_of_every_network_is_traced_to_one_graph(name):
+    config, shape = NETS[name]
+    net = randomise_(build_net(config, shape, 3))
+    low = name == "dit"  # one of them under bfloat16 autocast
+    check_compiled_equals_eager(net, shape, GUIDED, low=low, backend="aot_eager")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETS)
+def test_cuda_graphs_replay_the_step(name):
+    config, shape = NETS[name]
+    net = randomise_(build_net(config, shape, 3))
+    check_compiled_equals_eager(net, shape, GUIDED, device="cuda", calls=3, mode="reduce-overhead")

@@ -1,0 +1,201 @@
+"""Two processes on gloo. One spawn runs every check, so that torch is imported once a process."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from meanflow_core.config import load_config
+from meanflow_core.distributed import World, choose_device
+from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.training.batches import Batches
+from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
+from meanflow_core.training.trainer import Trainer
+
+CONFIG = {
+    "seed": 5,
+    "model": {"name": "mlp", "width": 16, "depth": 1},
+    "optimizer": {"lr": 1e-3, "beta1": 0.0},
+    "ema": {"decays": [0.9]},
+    "trainer": {"steps": 8, "batch_size": 24, "log_every": 2, "device": "cpu"},
+    "evaluation": {"samples": 51, "nfe": [1], "batch_size": 8},
+    "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
+}
+WRAPPERS = (
+    "func.jvp through DDP", "functional.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module",
+    "whole loss inside DDP",
+)  # fmt: skip
+
+
+def gradient(net):
+    return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+
+def joint_gradient(trainer):
+    """The gradient of the global batch by one process, without wrapper, from the trainer's weights."""
+    batches = Batches(trainer.config, trainer.dataset, trainer.device, World())
+    part = next(batches.parts(trainer.step, trainer.images_seen))
+    net = trainer.net
+    saved = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    result = meanflow_loss(
+        net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
+        objective=trainer.config.objective, rows=part.rows,
+    )  # fmt: skip
+    result.loss.backward()
+    found = gradient(net)
+    for p, g in zip(net.parameters(), saved, strict=True):
+        p.grad = g
+    return found
+
+
+def arrangement(kind, rank):
+    """Whether the gradient is the mean over the ranks, in one of the ways to put a jvp and DDP together."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 3)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
+
+    def loss_of(call):
+        if kind.startswith("functional"):  # two backward passes instead of forward mode
+            u, du = torch.autograd.functional.jvp(call, x, torch.ones_like(x), create_graph=True)
+        else:
+            u, du = torch.func.jvp(call, (x,), (torch.ones_like(x),))
+        return (u - du.detach() + x).square().mean()
+
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return loss_of(self.net)
+
+    whole = kind == "whole loss inside DDP"
+    wrapped = World.current().wrap(Loss() if whole else net, torch.device("cpu"))
+
+    def loss():
+        if whole:
+            return wrapped(x)
+        if kind == "forward through DDP, jvp on .module":
+            with torch.no_grad():
+                _, du = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+            return (wrapped(x) - du + x).square().mean()
+        return loss_of(wrapped if "jvp through DDP" in kind else wrapped.module)
+
+    for _ in range(2):  # the first step of the wrong arrangement may pass: DDP builds its buckets after it
+        net.zero_grad()
+        try:
+            loss().backward()
+        except RuntimeError:
+            return "raises"
+    mine = gradient(net)
+    both = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(both, mine)
+    return "synchronised" if torch.allclose(both[0], both[1]) else "not synchronised"
+
+
+def rank_main(rank, port, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    found = {}
+    config = load_config(CONFIG)
+    trainer = Trainer(config)
+    trainer.train(4)
+    parts = list(trainer._batches.parts(trainer.step, trainer.images_seen))
+    found["rows"] = [part.rows for part in parts]
+    found["drops"] = [part.drops for part in parts]
+    trainer._loss(parts[0])[0].backward()
+    found["gradient"], found["joint"] = gradient(trainer.net), joint_gradient(trainer)
+    trainer.net.zero_grad()
+    found["evaluation"] = trainer.evaluate()
+    found["weights"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    if rank == 0:
+        save_checkpoint(f"{folder}/two", trainer.state_dict())
+    found["rows logged"] = trainer.train(4)[-1][1]
+    found["end"] = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    again = Trainer(load_config(CONFIG, ["trainer.accumulation=3"]))
+    again.load_state_dict(load_checkpoint(f"{folder}/one"))
+    again.train(4)
+    found["end of one's"] = {k: v.clone() for k, v in again.net.state_dict().items()}
+    found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    os._exit(0)  # past torch's own end of a process, which has aborted once; what was found is on disk
+
+
+@pytest.fixture(scope="module")
+def alone():
+    trainer = Trainer(load_config(CONFIG))
+    trainer.train(4)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory, alone):
+    folder = tmp_path_factory.mktemp("ranks")
+    save_checkpoint(folder / "one", alone.state_dict())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, (port, str(folder)), nprocs=2)
+    return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_the_gradient_of_two_processes_is_that_of_the_joint_batch(ranks):
+    _, found = ranks
+    assert found[0]["gradient"].abs().max() > 0.01
+    for one in found:
+        torch.testing.assert_close(one["gradient"], one["joint"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_ratio_and_the_dropped_labels_are_counted_on_the_global_batch(ranks):
+    _, found = ranks
+    assert sorted(found[0]["rows"] + found[1]["rows"]) == [3, 4]  # 30 % of 24 rows: 7, where each half would round to 4
+    assert sum(found[0]["drops"] + found[1]["drops"]) == 5  # 20 % of 24
+
+
+def test_two_processes_train_as_one_does(ranks, alone):
+    _, found = ranks
+    for one in found:
+        torch.testing.assert_close(one["weights"], dict(alone.net.state_dict()), rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(found[0]["weights"], found[1]["weights"], rtol=0, atol=0)
+
+
+def test_an_evaluation_shared_by_two_processes_is_that_of_one(ranks, alone):
+    _, found = ranks
+    assert found[0]["evaluation"] == found[1]["evaluation"]
+    assert found[0]["evaluation"] == pytest.approx(alone.evaluate(), rel=1e-3)
+
+
+def test_a_training_goes_on_with_another_number_of_processes(ranks, alone):
+    folder, found = ranks
+    after = Trainer(load_config(CONFIG))
+    after.load_state_dict(load_checkpoint(folder / "two"))
+    row = after.train(4)[-1][1]
+    for one in found:
+        torch.testing.assert_close(one["end"], dict(after.net.state_dict()), rtol=1e-3, atol=5e-5)
+        torch.testing.assert_close(one["end of one's"], dict(after.net.state_dict()), rtol=1e-3, atol=5e-5)
+    for name in ("train/loss", "train/squared_error", "train/velocity_error", "train/grad_norm", "train/du_dt_norm"):
+        assert found[0]["rows logged"][name] == pytest.approx(row[name], rel=1e-3)
+
+
+def test_which_ways_to_put_a_derivative_and_ddp_together_synchronise(ranks):
+    _, found = ranks
+    assert found[0]["arrangements"] == {
+        "func.jvp through DDP": "raises",
+        "functional.jvp through DDP": "synchronised",
+        "jvp on .module": "not synchronised",
+        "forward through DDP, jvp on .module": "synchronised",
+        "whole loss inside DDP": "synchronised",
+    }
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert choose_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no GPU"):
+            choose_device("cuda")

@@ -1,0 +1,124 @@
+"""What the commands decide for themselves."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from meanflow_core.errors import ConfigError, TrainingDiverged
+from orchestrator.cli import main as cli
+from orchestrator.cli import models
+from orchestrator.cli.models import _numbers, _predicted, _prediction
+from orchestrator.cli.sweeps import _conclude, _gpu_share, _trial_and_sweep
+from orchestrator.cluster.remote_args import remote_address
+from orchestrator.engine import control
+from orchestrator.final.training import FinalResult, check_workers
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.paths import Home
+from orchestrator.spec.sweep import read_spec
+from tests import ROOT
+from tests.orchestrator import toy
+from tests.orchestrator.simulation import open_engine, run
+
+QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(("gpus", "words", "share"), [(1.0, [], 0.25), (0.0, [], 0.0), (1.0, ["resources.gpu=0"], 0.0)])
+def test_a_gpu_is_shared_where_there_is_one_and_the_file_does_not_say(monkeypatch, gpus, words, share):
+    monkeypatch.setattr("orchestrator.planning.probe.available_here", lambda: {"cpu": 2.0, "gpu": gpus})
+    assert _gpu_share(read_spec(QUICKSTART, words)) == share
+
+
+def test_a_trial_and_its_sweep_are_taken_in_either_order():
+    assert _trial_and_sweep("7.2", "digits") == _trial_and_sweep("digits", "7.2") == ("7.2", "digits")
+    assert _trial_and_sweep("7", None) == ("7", None)
+    assert _trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
+    assert _trial_and_sweep("digits", "moons") == ("digits", "moons")
+
+
+def test_a_sweep_that_ends_with_a_paused_trial_says_how_that_goes_on(tmp_path, capsys):
+    home = Home(tmp_path)
+    engine = open_engine(home, toy.sweep(run_cap=2))
+    engine.next()
+    engine.ledger.close()
+    control.request(home.sweep("toy"), control.pause_trial("0"))
+    run(home, toy.sweep())
+    _conclude(Ledger.open(home.sweep("toy")))
+    assert "still paused: 0; `meansweep trial retry 0 toy`" in capsys.readouterr().out
+
+
+def test_numbers_are_read_as_ranges_and_lists():
+    assert _numbers("--labels", "0-3,7", low=0) == [0, 1, 2, 3, 7]
+    with pytest.raises(ConfigError, match="--nfe"):
+        _numbers("--nfe", "0", low=1)
+    with pytest.raises(ConfigError, match="3-x"):
+        _numbers("--labels", "3-x", low=0)
+
+
+def test_an_address_is_taken_out_of_commands_that_run_on_the_cluster_only():
+    at = ("http://h:1", None)
+    assert remote_address(["status", "s", "--address", "http://h:1", "--json"]) == (*at, ["status", "s", "--json"])
+    assert remote_address(["logs", "3", "--address=http://h:1"]) == (*at, ["logs", "3"])
+    assert remote_address(["doctor", "--address", "http://h:1"])[0] is None  # it looks at both ends
+    assert remote_address(["sync", "--check", "--address=http://h:1", "--remote-home", "/mnt/x"]) == (
+        "http://h:1",
+        "/mnt/x",
+        ["sync", "--check"],
+    )
+    with pytest.raises(ConfigError, match="--address"):
+        remote_address(["status", "--address"])
+
+
+def test_a_training_runs_on_a_cluster_when_the_address_is_that_of_a_job_server():
+    assert remote_address(["train", "best.yaml", "--address", "http://h:1"]) == (
+        "http://h:1",
+        None,
+        ["train", "best.yaml"],
+    )
+    words = ["train", "best.yaml", "--workers", "2", "--address", "10.0.0.1:6379"]
+    assert remote_address(words) == (None, None, words)
+
+
+@pytest.mark.parametrize(
+    ("long", "said"),
+    [
+        ([5.0, 6.0, 9.0], "predicted the order of the long ones: rank correlation 1.00"),
+        ([5.0, 9.0, 6.0], "hardly predicted the order of the long ones: rank correlation 0.50"),
+        ([9.0, 6.0, 5.0], "did NOT predict the order of the long ones: rank correlation -1.00"),
+        ([5.0, 5.0, 5.0], "cannot be judged"),
+    ],
+)
+def test_several_final_trainings_say_whether_the_short_runs_predicted_their_order(long, said):
+    configs = [SimpleNamespace(evidence={"metric": "eval/fid_1nfe", "value": short}) for short in (1.0, 2.0, 4.0)]
+    results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}) for value in long]
+    assert said in _prediction(_predicted(configs, results), len(long))
+
+
+def test_of_several_final_trainings_one_that_diverges_does_not_keep_the_others_from_being_trained(
+    tmp_path, monkeypatch, capsys
+):
+    def train(home, name, config, options, **more):
+        if name == "digits-4":
+            raise TrainingDiverged(70, "the loss is nan", {})
+        metrics = {"eval/fid_1nfe": 2.0 * config.evidence["value"]}
+        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, picture=None, reproduction=None), None
+
+    short = {"4": 1.0, "1": 2.0, "7": 3.0}
+    found = [
+        SimpleNamespace(evidence={"trial": trial, "metric": "eval/fid_1nfe", "value": value})
+        for trial, value in short.items()
+    ]
+    monkeypatch.setattr(models, "_winners", lambda *_: found)
+    monkeypatch.setattr(models, "_train_one", train)
+    assert cli.run(["train", "digits", "--top", "3", "--home", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "predicted the order of the long ones: rank correlation 1.00 over 2" in out
+    assert "digits-4 diverged at step 70: the loss is nan; going on with the next" in err
+    assert err.splitlines()[-1].startswith("error: digits-4 diverged at step 70")
+
+
+def test_more_workers_than_this_machine_can_run_are_refused():
+    check_workers(2, 0.5, {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(ConfigError, match="each takes 1 CPU, and this machine has 2"):
+        check_workers(3, 0.0, {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"each takes 0\.5 GPU, and this machine has 1"):
+        check_workers(3, 0.5, {"CPU": 4.0, "GPU": 1.0})

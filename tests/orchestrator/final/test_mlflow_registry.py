@@ -1,0 +1,197 @@
+"""The final training's run and its model: linked to the sweep, loaded back by MLflow, sampled in one step."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meanflow_core.config import load_config
+from meanflow_core.errors import ConfigError
+from orchestrator.final.mlflow_registry import FinalRunLogger, register_model, resolve
+from orchestrator.final.samples import draw_samples
+from orchestrator.final.training import train_final
+from orchestrator.paths import Home
+from orchestrator.tracking.mlflow_store import Store, connect
+from orchestrator.tracking.mlflow_sync import check, sync
+from orchestrator.tracking.tracker import MlflowTracker
+from tests.orchestrator.example_sweep import record, spec
+from tests.orchestrator.mlflow_stores import read_back, sqlite_store
+
+pytestmark = pytest.mark.mlflow
+
+EVIDENCE = {"sweep": "digits-guidance", "trial": "7", "metric": "eval/fid_1nfe", "value": 12.5}
+
+
+def tiny(data="digits", **evidence):
+    return load_config(
+        {
+            "data": {"name": data},
+            "model": {"name": "mlp", "width": 16, "depth": 1},
+            "optimizer": {"lr": 0.03},  # far enough from its beginning that one step and two differ
+            "ema": {"decays": [0.5]},
+            "trainer": {"steps": 4, "batch_size": 8, "log_every": 2, "eval_every": 2, "checkpoint_every": 4},
+            "evaluation": {"samples": 16, "nfe": [1]},
+            "evidence": evidence,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def store(home):
+    return sqlite_store(home.root)
+
+
+@pytest.fixture(scope="module")
+def trained(home, store):
+    """A sweep of one trial, and its final training, registered."""
+    tracker = MlflowTracker(home.sweep("digits-guidance").outbox, store, interval=0.02, strict=True)
+    tracker.sweep_started(spec(), {})
+    tracker.trial_started(record("7", None, state="running", values={"optimizer.lr": 2e-3}), {})
+    assert tracker.close(30) == 0
+    config, folder = tiny(**EVIDENCE), home.root / "final" / "best"
+    logger = FinalRunLogger(folder, store, name="best", config=config, interval=0.02)
+    result = train_final(config, folder, logger=logger)
+    logger.ended("finished")
+    assert logger.close(30) == 0
+    return result, config, register_model(store, name="best", result=result, config=config)
+
+
+def test_the_final_run_stands_below_its_sweep_with_its_trials_parameters(home, store, trained):
+    result, _, _ = trained
+    outbox = result.folder / "outbox"
+    assert check(outbox, store).complete
+    client = connect(store)
+    sweep = read_back(home.sweep("digits-guidance").outbox, store)["sweep"]
+    final = client.search_runs(
+        [client.get_experiment_by_name("digits-guidance").experiment_id], "tags.`meansweep.kind` = 'final'"
+    )
+    assert len(final) == 1
+    (final,) = final
+    parent = client.get_run(final.data.tags["mlflow.parentRunId"])
+    assert parent.info.run_name == sweep.name == "digits-guidance"
+    assert final.info.run_name == "final best"
+    assert final.info.status == "FINISHED"
+    assert final.data.params == {"optimizer.lr": "0.002", "seed": "0", "trainer.steps": "4"}
+    assert "trial 7 of the sweep **digits-guidance**" in final.data.tags["mlflow.note.content"]
+    assert {metric.step for metric in client.get_metric_history(final.info.run_id, "eval/fid_1nfe")} == {2, 4}
+    assert len(client.list_artifacts(final.info.run_id, "images")) == 4
+
+
+def test_the_model_is_registered_once_and_says_where_it_comes_from(store, trained):
+    result, config, model = trained
+    assert model == "models:/best/1"
+    assert register_model(store, name="best", result=result, config=config) == model
+    version = connect(store).get_model_version("best", "1")
+    assert version.tags["meansweep.sweep"] == "digits-guidance"
+    assert version.tags["meansweep.trial"] == "7"
+    assert float(version.tags["eval/fid_1nfe"]) == pytest.approx(result.metrics["eval/fid_1nfe"], rel=1e-5)
+    assert "trial 7" in version.description
+
+
+def test_an_address_resolves_to_the_weights(store, trained):
+    result, _, _ = trained
+    connect(store).set_registered_model_alias("best", "champion", "1")
+    for address in ("models:/best/1", "models:/best/latest", "models:/best", "models:/best@champion"):
+        assert resolve(store, address).read_bytes() == result.weights.read_bytes()
+    draw_samples(resolve(store, "models:/best/1"), count=2)
+
+
+@pytest.mark.parametrize(
+    ("address", "rule"),
+    [
+        ("models:/other/1", "no such model .* there is best"),
+        ("models:/best/9", "no such version; there is 1"),
+        ("models:/best@nobody", "no such version"),
+        ("models:best", "must look like models:/NAME/VERSION"),
+    ],
+)
+def test_an_address_that_means_nothing_is_explained(store, trained, address, rule):
+    with pytest.raises(ConfigError, match=rule):
+        resolve(store, address)
+
+
+def test_mlflow_loads_the_model_and_samples_in_one_step(store, trained):
+    import mlflow
+
+    result, _, model = trained
+    version = connect(store).get_model_version("best", "1")
+    loaded = mlflow.pyfunc.load_model(version.source)
+    assert model == f"models:/best/{version.version}"
+    assert [column.name for column in loaded.metadata.get_input_schema()] == ["label", "seed"]
+    pictures = loaded.predict(pd.DataFrame({"label": [0, 1, 2, 3], "seed": [5] * 4}))
+    assert pictures.shape == (4, 8, 8, 3)
+    assert pictures.dtype == np.uint8
+    from meanflow_core.data.base import unit_images
+
+    two_steps = loaded.predict(pd.DataFrame({"label": [0, 1, 2, 3], "seed": [5] * 4}), params={"nfe": 2})
+    for nfe, drawn in ((1, pictures), (2, two_steps)):
+        own, _ = draw_samples(result.weights, count=4, nfe=nfe, labels=[0, 1, 2, 3], seed=5)
+        np.testing.assert_array_equal(drawn, unit_images(own))
+    assert (two_steps != pictures).any()
+    first = loaded.predict(pd.DataFrame({"label": [0], "seed": [5]}))
+    np.testing.assert_allclose(first[0].astype(int), pictures[0].astype(int), atol=1)  # another batch rounds otherwise
+    with pytest.raises(ValueError, match="labels are 0 to 9"):
+        loaded.predict(pd.DataFrame({"label": [10]}))
+
+
+def test_the_model_brings_its_code_with_it(store, trained, tmp_path):
+    version = connect(store).get_model_version("best", "1")
+    code = (
+        "import sys, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "print(model.predict(pd.DataFrame({'label': [3], 'seed': [0]})).shape)\n"
+        "import meanflow_core; print(meanflow_core.__file__)\n"
+        "assert 'orchestrator' not in sys.modules\n"
+    )
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-c", code, version.source]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shape, place = done.stdout.strip().splitlines()[-2:]
+    assert shape == "(1, 8, 8, 3)"
+    assert Path(version.source.removeprefix("file://")) in Path(place).parents
+
+
+def test_a_training_again_goes_on_with_its_run(home, store):
+    config, folder = tiny("toy2d"), home.root / "final" / "again"
+    for state in ("interrupted", "finished"):
+        logger = FinalRunLogger(folder, store, name="again", config=config, interval=0.02)
+        result = train_final(config, folder, logger=logger)
+        logger.ended(state)
+        assert logger.close(30) == 0
+    assert check(folder / "outbox", store).complete
+    runs = read_back(folder / "outbox", store)
+    assert set(runs) == {"final"}
+    assert runs["final"].status == "FINISHED"
+    model = register_model(store, name="again", result=result, config=config)
+    import mlflow
+
+    loaded = mlflow.pyfunc.load_model(connect(store).get_model_version("again", "1").source)
+    assert loaded.predict(pd.DataFrame({"label": [0, 1, 2]})).shape == (3, 2)
+    assert model == "models:/again/1"
+
+
+def test_a_store_that_is_down_costs_the_training_nothing(tmp_path, caplog):
+    down = Store("http://somebody:secret@127.0.0.1:9")
+    config, folder = tiny("toy2d"), tmp_path / "final" / "offline"
+    logger = FinalRunLogger(folder, down, name="offline", config=config, interval=0.02)
+    result = train_final(config, folder, logger=logger)
+    logger.ended("finished")
+    assert logger.close(1.0) > 0
+    assert register_model(down, name="offline", result=result, config=config) is None
+    assert "secret" not in caplog.text
+    with pytest.raises(ConnectionError):
+        resolve(down, "models:/offline/1")
+    store = sqlite_store(tmp_path)
+    sync(folder / "outbox", store)
+    assert check(folder / "outbox", store).complete
+    assert register_model(store, name="offline", result=result, config=config) == "models:/offline/1"

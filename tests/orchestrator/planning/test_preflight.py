@@ -1,0 +1,69 @@
+"""What trials would not find is said before anything starts."""
+
+import pytest
+
+from meanflow_core.errors import ConfigError
+from orchestrator.cli.main import run
+from orchestrator.planning.plan import make_plan, render_plan
+from orchestrator.planning.preflight import demand_ready, missing_here
+from orchestrator.spec.sweep import read_spec
+
+SWEEP = """\
+base: {data: {name: image_folder, path: pictures}, evaluation: {features: net.pt}}
+method: random
+run_cap: 2
+metric: {name: eval/fid_1nfe}
+parameters: {optimizer.lr: {min: 0.1, max: 0.2}}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    return file
+
+
+def test_a_plan_lists_what_is_missing_and_a_run_is_refused(sweep, capsys):
+    spec = read_spec(sweep)
+    missing = missing_here(spec)
+    assert [(problem.key, problem.file) for problem in missing] == [
+        ("data.path", str(sweep)),
+        ("evaluation.features", str(sweep)),
+    ]
+    assert render_plan(make_plan(spec, missing=missing)).count("missing here: ") == 2
+    assert run(["run", str(sweep), "--inline"]) == 2
+    assert "2 problems; nothing was started" in capsys.readouterr().err
+    assert not (sweep.parent / "meansweep-data").exists()
+
+
+def test_each_value_that_is_varied_is_looked_for(sweep):
+    (sweep.parent / "net.pt").touch()
+    (sweep.parent / "there").mkdir()
+    words = ["set={}", "parameters.data.path={values: [there, gone]}"]
+    (problem,) = missing_here(read_spec(sweep, words))
+    assert problem.value == "gone"
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest(tmp_path):
+    words = ["evaluation.metrics=[fid, acuracy]", "data.name=digits"]
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        SWEEP.replace("{data: {name: image_folder, path: pictures}, evaluation: {features: net.pt}}", "{}")
+    )
+    with pytest.raises(ConfigError) as caught:
+        demand_ready(read_spec(sweep, words))
+    assert [problem.nearest for problem in caught.value.problems] == ["accuracy"]
+
+
+def test_a_trainer_is_looked_for_by_its_module_and_its_class(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_trainer_of_a_test.py").write_text("class Trainer: ...\n")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SWEEP.replace(SWEEP.splitlines()[0], "trainer: gone.away:Trainer\nset: {trainer.steps: 3}"))
+    assert [problem.key for problem in missing_here(read_spec(sweep))] == ["trainer"]
+    spec = read_spec(sweep, ["trainer=own_trainer_of_a_test:Trainr"])
+    assert missing_here(spec) == []
+    with pytest.raises(ConfigError, match="did you mean 'Trainer'"):
+        demand_ready(spec)

@@ -1,0 +1,393 @@
+"""The Ray runner on a real local Ray, with trainers of a few lines."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import ray
+
+from orchestrator.paths import Home, TrialPaths
+from orchestrator.runners import ray_tune as runner_ray
+from orchestrator.runners.inline import run_inline
+from orchestrator.runners.ray_nodes import capacity, resource_bundle
+from orchestrator.runners.ray_tune import Session, run_ray
+from orchestrator.spec.settings import Resources
+from orchestrator.trials.protocol import Assignment, Decision
+from orchestrator.worker import group as runner_group
+from orchestrator.worker.group import WorkerGroup
+from orchestrator.worker.process import Work, wait_for_gpu_memory
+from tests import ROOT
+from tests.guardian import Guardian
+from tests.orchestrator import toy_trainers as toys
+from tests.orchestrator.contract import Ran, RunnerContract
+from tests.orchestrator.engine.test_pbt import SHORT, essence
+from tests.orchestrator.engine.test_pbt import content as population_sweep
+from tests.orchestrator.scripted_engine import ScriptedEngine
+from tests.orchestrator.simulation import open_engine
+
+TOYS = "tests.orchestrator.toy_trainers"
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    scratch = tempfile.mkdtemp(prefix="ray-")  # not pytest's: Ray's sockets need a short path
+    guardian = Guardian(Path(scratch))  # Ray's processes end with this one by themselves
+    ray.init(
+        address="local", num_cpus=2, resources={"slot": 2}, include_dashboard=False, log_to_driver=False,
+        _node_ip_address="127.0.0.1", _temp_dir=scratch, object_store_memory=10**8,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    guardian.clear()
+
+
+def trial(root, name, kind="Toy", *, steps=(2, 4), data=None, **toy):
+    config = {**toys.config(steps=steps[-1], **toy), "data": data}
+    return Assignment(
+        trial=name, sweep="s", config=config, trainer=f"{TOYS}:{kind}", steps=list(steps),
+        folder=str(root / "trials" / name), metric="eval/score", resources={"cpu": 1.0},
+    )  # fmt: skip
+
+
+def run(root, trials, *, deadline=240, on_event=None, **options):
+    engine = ScriptedEngine(root, trials, **options)
+    limit = time.monotonic() + deadline
+
+    def watch(engine):
+        assert time.monotonic() < limit, engine.events
+        if on_event is not None:
+            on_event(engine)
+
+    summary = run_ray(engine, on_event=watch)
+    return engine, summary
+
+
+def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Witness", x=n / 10) for n in range(8)]
+    engine, summary = run(tmp_path, trials)
+    assert summary == {"state": None}
+    assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
+        str(n): [2, 4] for n in range(8)
+    }
+    assert engine.events[:2] == [("given", "0"), ("given", "1")]  # and no third before one of them ended
+    pids = {reports[0].metrics["pid"] for reports in engine.reports.values()}
+    assert len(pids) <= 2
+    assert os.getpid() not in pids
+    for reports in engine.reports.values():
+        assert reports[0].metrics["omp_threads"] == 1
+        assert reports[0].metrics["passive"] == 1
+        assert Path(reports[-1].checkpoint, "state.json").exists()
+
+
+def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Witness", steps=(1,), fault="bug" if n == 15 else None) for n in range(16)]
+    carried = []
+
+    def count(engine):
+        carried.append(sum(isinstance(thing, Work) for thing in gc.get_objects()))
+
+    run(tmp_path, trials, on_event=count, retry=())
+    assert max(carried) <= 6  # those that run, those that wait for their workers, copies on the way
+    assert carried[-1] <= 2
+
+
+def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Witness", steps=(1, 2, 3)) for n in range(4)]
+    engine, _ = run(
+        tmp_path, trials, decision=lambda name, report: Decision.STOP if report.step == 2 else Decision.CONTINUE
+    )
+    assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
+        str(n): [1, 2] for n in range(4)
+    }
+    assert all(engine.kinds(str(n)) == ["stopped"] for n in range(4))
+    assert len({reports[0].metrics["pid"] for reports in engine.reports.values()}) <= 2
+
+
+def test_a_trials_own_failure_is_told_by_its_class_and_its_worker_is_not_used_again(local_ray, tmp_path):
+    kinds = {"diverged": "diverged", "nan": "diverged", "oom": "oom", "bug": "bug", "disk": "infrastructure"}
+    bad = [trial(tmp_path, fault, "Witness", fault=fault, fault_step=3) for fault in kinds]
+    good = [trial(tmp_path, f"good{n}", "Witness") for n in range(3)]
+    engine, _ = run(tmp_path, [*bad, *good], retry=())
+    for fault, kind in kinds.items():
+        [outcome] = engine.outcomes[fault]
+        assert (outcome.kind, outcome.last_step) == (kind, 2)
+        assert "Traceback" in outcome.traceback
+    assert all(engine.reports[t.trial][-1].step == 4 for t in good)
+
+    def pid(name):
+        return engine.reports[name][0].metrics["pid"]
+
+    for fault in ("oom", "bug", "disk"):
+        later = engine.events[engine.events.index((kinds[fault], fault)) :]
+        assert pid(fault) not in {pid(name) for what, name in later if what == "report 2"}
+
+
+def test_a_killed_worker_process_is_an_infrastructure_failure_and_the_trial_goes_on_from_its_checkpoint(
+    local_ray, tmp_path
+):
+    once = tmp_path / "happened"
+    engine, _ = run(tmp_path, [trial(tmp_path, "0", fault="kill", fault_step=3, once=once), trial(tmp_path, "1")])
+    assert engine.kinds("0") == ["infrastructure", "stopped"]
+    assert engine.given["0"].start == 2
+    assert [report.step for report in engine.reports["0"]] == [2, 4]
+    whole = engine.reports["1"][-1].metrics
+    assert engine.reports["0"][-1].metrics == whole  # as if nothing had happened
+
+
+def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(local_ray, tmp_path):
+    count = tmp_path / "count"
+    trials = [
+        trial(tmp_path, f"{offset}-{n}", "Sharing", data={"count": str(count), "offset": offset}, x=0.0)
+        for n in range(3)
+        for offset in (0.0, 100.0)
+    ]
+    engine, _ = run(tmp_path, trials)
+    assert len(count.read_text().split()) == 2
+    for name, reports in engine.reports.items():
+        assert reports[0].metrics["eval/score"] - float(name.split("-")[0]) == pytest.approx(0.81)
+
+
+def test_a_trials_output_goes_to_its_own_log_in_a_reused_worker_too(local_ray, tmp_path, capfd):
+    trials = [trial(tmp_path, str(n), "Talkative", steps=(1, 2)) for n in range(4)]
+    engine, _ = run(tmp_path, trials)
+    for name in engine.reports:
+        log = TrialPaths(tmp_path / "trials" / name).log.read_text()
+        for said in ("to stdout", "to stderr", "to the log", "to the descriptor"):
+            assert log.count(said) == 2, log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(local_ray, tmp_path):
+    slow = trial(tmp_path, "slow", steps=(1, 1000), seconds=0.05)
+
+    def command(engine):
+        if "slow" in engine.reports:
+            engine.to_stop.add("slow")
+
+    began = time.monotonic()
+    engine, _ = run(tmp_path, [slow, trial(tmp_path, "1")], on_event=command)
+    assert time.monotonic() - began < 30
+    assert engine.kinds("slow") == ["stopped"]
+    assert engine.reports["1"][-1].step == 4
+
+
+def test_a_silent_trial_is_given_up_and_goes_on_from_its_checkpoint_and_a_slow_one_is_left_alone(local_ray, tmp_path):
+    once = tmp_path / "happened"
+    hung = trial(tmp_path, "hung", steps=(1, 2), fault="hang", fault_step=2, once=once)
+    slow = trial(tmp_path, "slow", steps=(1, 2, 3, 4), seconds=1.2)  # longer than the limit in all, not in a stretch
+    engine, _ = run(tmp_path, [hung, slow], report_timeout=4.0)
+    assert engine.kinds("hung") == ["infrastructure", "stopped"]
+    assert engine.outcomes["hung"][0].reason == "it reported nothing for 4 s (report_timeout)"
+    assert engine.given["hung"].start == 1
+    assert engine.kinds("slow") == ["stopped"]
+
+
+def test_the_engine_is_polled_while_nothing_is_reported_in_any_thread(local_ray, tmp_path):
+    with ThreadPoolExecutor(1) as elsewhere:  # no signals there
+        engine, _ = elsewhere.submit(run, tmp_path, [trial(tmp_path, "0", steps=(20,), seconds=0.1)]).result()
+    assert engine.polls > 10
+
+
+def test_an_error_of_the_engine_itself_ends_the_run_as_it_is(local_ray, tmp_path):
+    def full_disk(name, report):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, [trial(tmp_path, "0")], decision=full_disk)
+
+
+def test_a_signal_interrupts_cleanly_and_fast(local_ray, tmp_path):
+    slow = trial(tmp_path, "0", steps=(1, 1000), seconds=0.05)
+    began, before = [], signal.getsignal(signal.SIGINT)
+
+    def interrupt(engine):
+        if "0" in engine.reports and not began:
+            began.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    engine, summary = run(tmp_path, [slow], on_event=interrupt)
+    assert summary == {"state": "interrupted by a signal"}
+    assert time.monotonic() - began[0] < 10
+    assert engine.running == {"0"}  # the engine records it as waiting; here it only remembers
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_custom_resources_limit_what_runs_together(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Witness", steps=(1,), seconds=0.2) for n in range(3)]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=0.5, custom={"slot": 2.0}))
+    assert [what for what, _ in engine.events] == ["given", "report 1", "stopped"] * 3
+
+
+def test_what_fits_on_no_node_is_refused_with_what_there_is(local_ray, tmp_path):
+    with pytest.raises(ValueError, match=r"one trial needs CPU=1 GPU=4, and no node has that .*CPU=2"):
+        run(tmp_path, [], resources=Resources(cpu=1, gpu=4))
+
+
+def test_two_workers_train_one_trial_together(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Team") for n in range(2)]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
+    for n in "01":
+        assert [r.step for r in engine.reports[n]] == [2, 4]
+        assert engine.reports[n][-1].metrics["world"] == 2
+        assert engine.reports[n][-1].metrics["sum_of_ranks"] == 3
+        assert engine.reports[n][-1].metrics["on_rays_network"] == 1
+    assert [what for what, _ in engine.events[:4]] == ["given", "report 2", "report 4", "stopped"]
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(local_ray, monkeypatch):
+    @ray.remote(num_cpus=0)
+    def wait_long():
+        time.sleep(60)
+
+    def fail():
+        raise RuntimeError("connection refused")
+
+    monkeypatch.setattr(runner_group, "SETTLING", 0.1)
+    group = object.__new__(WorkerGroup)  # of which only this method is looked at
+    group._thread = ThreadPoolExecutor(1)
+    other = wait_long.remote()
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="connection refused"):
+        group._together([other], fail)
+    assert time.monotonic() - began < 30
+    ray.cancel(other, force=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fault_of_one_rank_ends_the_trial_though_the_other_waits_for_it(local_ray, tmp_path, rank):
+    began = time.monotonic()
+    trials = [trial(tmp_path, "0", "Team", fault="bug", fault_step=3, fault_rank=rank), trial(tmp_path, "1", "Team")]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
+    assert engine.kinds("0") == ["bug"]
+    assert engine.kinds("1") == ["stopped"]
+    assert time.monotonic() - began < 300  # a collective operation would wait for half an hour
+
+
+def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_ray, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
+    once = tmp_path / "happened"
+    engine, _ = run(
+        tmp_path,
+        [trial(tmp_path, "0", "Team", fault="kill", fault_step=3, once=once)],
+        resources=Resources(cpu=1, workers=2),
+    )
+    assert engine.kinds("0") == ["infrastructure", "stopped"]
+    assert engine.reports["0"][-1].step == 4
+
+
+def test_an_own_ray_starts_and_stops_quietly(tmp_path):
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from orchestrator.runners.ray_tune import run_ray\n"
+        "from tests.orchestrator.scripted_engine import ScriptedEngine\n"
+        "from tests.orchestrator.runners.test_ray_tune import trial\n"
+        "root = Path(sys.argv[1])\n"
+        "engine = ScriptedEngine(root, [trial(root, '0')])\n"
+        "run_ray(engine, num_cpus=1)\n"
+        "print([report.step for report in engine.reports['0']])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout, found.stderr) == (0, "[2, 4]\n", "")
+    [log] = tmp_path.rglob("driver.log")
+    assert "Started a local Ray instance" in log.read_text()
+
+
+class TestRay(RunnerContract):
+    # The engine's own decisions are the same code on every runner; starting workers for each of them takes minutes.
+    test_replicates_are_seeds_of_the_best_and_the_search_does_not_see_them = None
+    test_a_bug_of_one_trial_leaves_the_others_alone_and_is_retried_when_it_is_gone = None
+    test_a_misnamed_metric_ends_the_sweep_with_the_names_there_are = None
+    test_going_on_with_a_finished_sweep_runs_nothing_again = None
+    test_what_is_reported_is_what_the_trainer_gives_when_run_alone = None
+    test_out_of_memory_is_told_from_a_bug = None  # above, through Ray, with every other class
+
+    @pytest.fixture
+    def run_sweep(self, local_ray, home):
+        def run(content):
+            engine = open_engine(home, content)
+            with engine.ledger:
+                return Ran(run_ray(engine), engine.paths)
+
+        return run
+
+
+def test_population_based_training_on_two_workers_decides_as_in_one_process(local_ray, tmp_path):
+    found = []
+    for place, runner in (("inline", run_inline), ("ray", run_ray)):
+        engine = open_engine(Home(tmp_path / place), population_sweep(**SHORT))
+        with engine.ledger:
+            runner(engine)
+            found.append([essence(trial) for trial in engine.ledger.trials()])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ray.exceptions.OutOfMemoryError("the memory monitor"), "oom"),
+        (RuntimeError("Failure # 1\nTask was killed due to the node running low on memory.\n"), "oom"),
+        (ray.exceptions.RayActorError(None, "SIGKILL by OOM killer due to high memory usage"), "infrastructure"),
+        (ray.exceptions.RayActorError(None, "The actor died because its node has died."), "lost"),
+        (ray.exceptions.ActorUnavailableError("the connection broke", None), "infrastructure"),
+        (None, "infrastructure"),
+    ],
+)  # fmt: skip
+def test_the_loss_of_a_worker_has_a_class(error, kind):
+    assert runner_ray.outcome_of_loss(error).kind == kind
+
+
+def node(alive=True, **resources):
+    return {"Alive": alive, "Resources": resources}
+
+
+def test_capacity_counts_whole_trials_on_each_living_node():
+    there = [node(CPU=4.0, GPU=2.0), node(CPU=3.0), node(CPU=8.0, GPU=8.0, alive=False)]
+    assert capacity(there, Resources(cpu=1)) == 7
+    assert capacity(there, Resources(cpu=2)) == 3
+    assert capacity(there, Resources(cpu=1, gpu=1)) == 2
+    assert capacity(there, Resources(cpu=0.5, gpu=0.25)) == 8
+    assert capacity(there, Resources(cpu=1, gpu=0.6)) == 2  # a share does not cross GPUs
+    assert capacity(there, Resources(cpu=1, workers=2)) == 3
+    assert capacity(there, Resources(cpu=1, custom={"tpu": 1.0})) == 0
+
+
+def test_an_edit_of_the_resources_changes_nothing_for_the_workers_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_ray, "nodes", lambda: [{**node(CPU=4.0), "NodeID": "a"}])
+    engine = ScriptedEngine(tmp_path, [], resources=Resources(cpu=2))
+    session = Session(engine, None, threading.Event())
+    session._shared = "made already"
+    engine.spec.resources = Resources(cpu=1, workers=2)
+    assert session.limit() == 2
+    assert session._work(trial(tmp_path, "0")).resources == Resources(cpu=2)
+    engine.spec.max_concurrent = 1
+    assert session.limit() == 1
+
+
+def test_a_bundle_names_what_ray_counts():
+    assert resource_bundle(Resources(cpu=2, gpu=0.5, custom={"a100": 1.0})) == {"CPU": 2.0, "GPU": 0.5, "a100": 1.0}
+    assert resource_bundle(Resources(cpu=1, gpu=0)) == {"CPU": 1.0}
+
+
+def test_a_new_worker_waits_until_its_share_of_the_gpu_is_free():
+    memory = iter([(10, 100), (20, 100), (50, 100)])
+    slept = []
+    assert wait_for_gpu_memory(0.5, free_and_total=lambda: next(memory), sleep=slept.append)
+    assert len(slept) == 2
+    assert not wait_for_gpu_memory(0.5, free_and_total=lambda: (10, 100), timeout=2, sleep=slept.append)
+    assert wait_for_gpu_memory(0, free_and_total=lambda: pytest.fail("a trial on CPU looks at no GPU"))
