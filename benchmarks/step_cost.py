@@ -1,6 +1,7 @@
 """What a MeanFlow training step costs, in units of a flow-matching step of the same network.
 
     python benchmarks/step_cost.py                       # one CPU thread: three small networks
+    python benchmarks/step_cost.py --objectives          # every objective instead of every way to du/dt
     python benchmarks/step_cost.py --networks b4 b2 --device cuda --dtype bf16 --compile
 
 All variants of a network take turns, step by step, in one process; a ratio is taken within each turn, and the table
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanflow_core.config import (
+    PRESETS,
     DiTConfig,
     GuidanceConfig,
     MLPConfig,
@@ -121,10 +123,13 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-5)
     generator = torch.Generator().manual_seed(0)
     objective = ObjectiveConfig(
-        time=TimeConfig(ratio=0.0 if name == BASE else RATIO),
+        name=name if name in PRESETS else "meanflow",
+        time=TimeConfig(ratio=0.0 if name == BASE else options.ratio),
         guidance=GUIDANCE[guidance],
         derivative=name if name in ("dual", "jvp", "finite_difference") else "dual",
     )
+    # Of a split that moves, its middle: at the limits of alphaflow a step costs meanflow's, or flow matching's.
+    split = None if objective.split.law == "constant" else torch.full((case.batch,), 0.5, device=device)
     n = case.batch
     x, noise = (torch.randn(n, *case.shape, generator=generator).to(device) for _ in range(2))
     r, t = (times.to(device) for times in sample_times(n, objective.time, generator=generator))
@@ -136,7 +141,8 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
         if name == "jvp of the batch":
             return whole_batch_loss(net, x, noise, r, t, guidance=objective.guidance, **given)
         rows, drops = spanning_rows(n, objective.time.ratio), round(n * DROPPED)
-        return meanflow_loss(net, x, noise, r, t, objective=objective, rows=rows, drops=drops, **given).loss
+        shapes = {"rows": rows, "drops": drops, "split": split}
+        return meanflow_loss(net, x, noise, r, t, objective=objective, **shapes, **given).loss
 
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     run = torch.compile(loss, fullgraph=True, dynamic=False, mode=mode) if compiled else loss
@@ -198,7 +204,7 @@ def table(name: str, variants: list[Variant], static: float) -> list[dict[str, A
     rows = []
     bases = {v.compiled: v for v in variants if v.name == BASE}
     print(f"\n{name}: a flow-matching step takes {1e3 * statistics.median(bases[False].seconds):.1f} ms")
-    print(f"{'guidance':<10}{'du/dt by':<34}{'ratio':>7}{'quartiles':>16}{'peak MB':>10}{'of base':>9}")
+    print(f"{'guidance':<10}{'objective, or du/dt by':<34}{'ratio':>7}{'quartiles':>16}{'peak MB':>10}{'of base':>9}")
     for v in variants:
         base = bases[v.compiled]
         ratios = [a / b for a, b in zip(v.seconds, base.seconds, strict=True)]
@@ -242,6 +248,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="rows of a batch, instead of the network's own")
     known = ["dual", "jvp", "jvp of the batch", "finite_difference"]
     parser.add_argument("--variants", nargs="+", choices=known, default=known)
+    parser.add_argument("--objectives", nargs="*", choices=PRESETS, help="compare these objectives (none named: all)")
+    parser.add_argument("--ratio", type=float, default=RATIO, help="share of rows with r != t")
     parser.add_argument("--guidance", nargs="+", choices=GUIDANCE, default=list(GUIDANCE))
     parser.add_argument("--compile", action="store_true", help="measure compiled steps too (CUDA graphs on a GPU)")
     parser.add_argument("--device", default="cpu")
@@ -250,6 +258,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--json", type=Path, default=Path("step_cost.json"))
     options = parser.parse_args()
+    if options.objectives is not None:
+        options.variants = options.objectives or list(PRESETS)
     torch.set_num_threads(options.threads)
     rows = []
     for name in options.networks:

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if name == "sample":
             sub.add_argument("--nfe", type=int, default=1, help="number of function evaluations (default: 1)")
+            sub.add_argument("--guidance", type=float, help="the scale, of a network that takes it as an input")
             sub.add_argument("--picture", type=Path, help="PNG file to write (default: in the folder of the training)")
     return parser
 
@@ -86,12 +87,14 @@ def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     """Make a picture of samples of the last checkpoint."""
     if options.nfe < 1:
         raise ConfigError([Problem(key="--nfe", value=options.nfe, rule="must be at least 1")])
-    trainer = _trained(config, out)
     from meanflow_core.run import RunFolder
-    from meanflow_core.sampling import save_picture
+    from meanflow_core.sampling import guidance_scale, save_picture
+
+    scale = guidance_scale(config, options.guidance)
+    trainer = _trained(config, out)
 
     path = options.picture or RunFolder(out).picture(trainer.step, options.nfe)
-    save_picture(path, trainer.sample_grid(options.nfe))
+    save_picture(path, trainer.sample_grid(options.nfe, scale))
     print(path)
     return DONE
 

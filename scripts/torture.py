@@ -9,7 +9,7 @@ undisturbed sweep, and no more work may have been done twice than one stretch fo
 
 In `two` and `two-promote`, two workers report in turn, under asha. Which of them reports first may change with a kill,
 and decisions with it; configurations and seeds may not, and with promotion no trial may go past a rung unless it was
-among its best by then. (tests/orchestrator/test_resume.py kills at every write of the ledger.)
+among its best by then. (tests/orchestrator/engine/test_resume.py kills at every write of the ledger.)
 """
 
 from __future__ import annotations

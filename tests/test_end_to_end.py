@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from orchestrator.cli.main import run
+from orchestrator.cli.main import main, run
 from orchestrator.final.training import training_in
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
@@ -196,3 +198,8 @@ def test_help_needs_none_of_the_heavy_packages():
     root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_installed_command_is_the_one_that_is_tested():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert [EntryPoint(name, place, "").load() for name, place in scripts.items()] == [main]

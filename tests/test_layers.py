@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -224,6 +225,13 @@ def test_no_module_imports_in_a_circle():
 
         for name in edges:
             visit(name, ())
+
+
+def test_the_installed_command_is_there():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for place in scripts.values():
+        module, _, name = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 @pytest.mark.parametrize("folder", ["scripts", "benchmarks"])

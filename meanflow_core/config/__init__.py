@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from meanflow_core.config.model import UNetConfig as UNetConfig
     from meanflow_core.config.objective import GuidanceConfig as GuidanceConfig
     from meanflow_core.config.objective import ObjectiveConfig as ObjectiveConfig
+    from meanflow_core.config.objective import SplitConfig as SplitConfig
     from meanflow_core.config.objective import TimeConfig as TimeConfig
     from meanflow_core.config.objective import WeightConfig as WeightConfig
+    from meanflow_core.config.objective_presets import PRESETS as PRESETS
+    from meanflow_core.config.objective_presets import Preset as Preset
     from meanflow_core.config.section import Section as Section
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
     from meanflow_core.config.training import EMAConfig as EMAConfig

@@ -24,6 +24,10 @@ HALF = ("fp16", "float16", "half", "16")
 """Names people give to the precision that is refused with its reason."""
 
 
+OBJECTIVES_OWN = ("split", "direction", "teacher")
+"""What of `objective` belongs to its name; times, guidance and weight serve every one."""
+
+
 def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> TrainConfig:
     """Read a training configuration.
 
@@ -59,7 +63,10 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: as `load_config`.
     """
-    raw = config.to_dict()
+    raw = config.as_given()
+    if values.get("objective.name", config.objective.name) != config.objective.name:
+        for key in OBJECTIVES_OWN:  # they mean another thing to this one
+            raw["objective"].pop(key, None)
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         if name == "name" and section in ("model", "data"):
@@ -187,12 +194,19 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
             raise TypeError("OmegaConf looks at the items of a list no further")
         return found
     except (OmegaConfBaseException, TypeError):  # TypeError: a mapping in the place of a list
-        choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
+        choices = _choices(annotation)
         rule = f"must be one of {', '.join(choices)}" if choices else f"must be {_spoken(annotation)}"
         if name == "precision" and str(value) in HALF:
             rule += "; fp16 is refused: du/dt leaves its range (at most 65504) and training ends in NaN, bf16 does not"
         problems.append(Problem(key=key, value=value, rule=rule, nearest=nearest(str(value), choices)))
         return None
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words an annotation allows; empty where it is not a list of words (with or without null)."""
+    kinds = [kind for kind in (typing.get_args(annotation) or ()) if kind is not type(None)]
+    literal = annotation if typing.get_origin(annotation) is Literal else kinds[0] if len(kinds) == 1 else None
+    return [str(word) for word in typing.get_args(literal)] if typing.get_origin(literal) is Literal else []
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -41,10 +41,30 @@ class TrainConfig(Section):
         if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
             rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
             yield Problem(key="objective.derivative", value=way, rule=rule, nearest="dual")
+        told, scales = self.objective.guidance.input, self.evaluation.guidance
+        if told and not scales:
+            rule = "is empty: at which scales is a network with guidance as an input judged? e.g. [1, 1.5, 2, 3]"
+            yield Problem(key="evaluation.guidance", value=scales, rule=rule)
+        if scales and not told:
+            rule = "only a network that is told the scale (`objective.guidance.input: true`) can be judged at several"
+            yield Problem(key="evaluation.guidance", value=scales, rule=rule)
+        dropout = getattr(self.model, "dropout", 0.0)
+        if self.trainer.compile and dropout and self.objective.preset.leg == "data" and self.objective.has_finite_split:
+            rule = f"`{self.objective.name}` needs one dropout mask in two passes, which `trainer.compile` cannot give"
+            yield Problem(key="model.dropout", value=dropout, rule=rule)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
         return dataclasses.asdict(self)
+
+    def as_given(self) -> dict[str, Any]:
+        """Return the same with null for what follows the objective's name, so that another name gives its own."""
+        content = self.to_dict()
+        for key in self.objective.followed:
+            section, _, name = key.rpartition(".")
+            holder = content["objective"][section] if section else content["objective"]
+            holder[name] = None
+        return content
 
     def to_yaml(self) -> str:
         """Return the complete configuration as YAML."""

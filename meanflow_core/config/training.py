@@ -100,6 +100,9 @@ class EvaluationConfig(Section):
     """Numbers of function evaluations a sample, each evaluated in one go."""
     metrics: list[str] | None = None
     """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid)."""
+    guidance: list[float] = field(default_factory=list)
+    """Of a network with guidance as an input: the scales at which it is judged, `eval/fid_1nfe_w2` and so on, and the
+    best of them, `eval/best_fid_1nfe`. Pictures are drawn at the first."""
     labels: Literal["balanced", "random"] = "balanced"
     """The label rule; it moves a FID by up to 10 %, so it is recorded with it."""
     batch_size: int = 512
@@ -114,3 +117,7 @@ class EvaluationConfig(Section):
         yield from self._bounds(samples=(2, INF, "[)"), batch_size=(1, INF, "[)"))
         if not self.nfe or min(self.nfe) < 1:
             yield Problem(key="nfe", value=self.nfe, rule="needs positive whole numbers")
+        if any(not 1 <= scale < INF for scale in self.guidance):
+            yield Problem(key="guidance", value=self.guidance, rule="needs scales of 1 or more; 1 is no guidance")
+        if len(set(self.guidance)) != len(self.guidance):
+            yield Problem(key="guidance", value=self.guidance, rule="must differ from each other")

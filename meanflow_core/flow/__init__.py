@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from meanflow_core.flow.condition import draw_scales as draw_scales
+    from meanflow_core.flow.condition import null_condition as null_condition
+    from meanflow_core.flow.condition import with_scale as with_scale
     from meanflow_core.flow.guidance import evaluating as evaluating
     from meanflow_core.flow.guidance import guided_velocity as guided_velocity
     from meanflow_core.flow.path import Network as Network

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import GuidanceConfig
+from meanflow_core.flow.condition import null_condition
 from meanflow_core.flow.path import Network, per_row
 
 
@@ -71,7 +72,8 @@ def guided_velocity(
         z: points of the path [B, ...]; the first `rows` rows are those with r != t.
         t: times [B].
         velocity: the conditional velocity, like z.
-        labels: int64 [B]: the true ones, before dropping.
+        labels: int64 [B]: the true ones, before dropping; [B, 2] with the scale w of each row where guidance is an
+            input: then omega = 1 and kappa = 1 - 1/w.
         dropped: bool [B], or None: no row is dropped.
         null_label: the label that stands for no class.
         config: `objective.guidance`.
@@ -85,18 +87,24 @@ def guided_velocity(
         return GuidedVelocity(velocity[:rows], velocity[rows:], None)
     if labels is None or null_label is None:
         raise ValueError("guidance (objective.guidance.omega, kappa, scale) needs class labels and a null label")
-    omega, kappa = config.effective_omega, config.kappa
+    omega: Tensor | float = config.effective_omega
+    kappa: Tensor | float = config.kappa
+    if config.input:
+        if labels.dim() != 2:
+            raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
+        omega, kappa = 1.0, per_row(1 - 1 / labels[:, 1].to(velocity.dtype), velocity)
     null = 1.0 - omega - kappa
+    asks_null, asks_label = config.input or null != 0, config.input or kappa != 0
     kept = torch.ones_like(t, dtype=torch.bool) if dropped is None else ~dropped
     guided = kept & (t >= config.start) & (t <= config.end)
     at_null = torch.zeros_like(velocity)
     at_label = torch.zeros_like(velocity[:rows])
 
-    of_null = _rows_asked(guided, dropped, drops) if null != 0 else None
-    of_label = _rows_asked(guided[:rows], None, None) if kappa != 0 else None
+    of_null = _rows_asked(guided, dropped, drops) if asks_null else None
+    of_label = _rows_asked(guided[:rows], None, None) if asks_label else None
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
     if of_null is not None:
-        asked.append((z[of_null], t[of_null], torch.full_like(of_null, null_label)))
+        asked.append((z[of_null], t[of_null], null_condition(labels[of_null], null_label)))
     if of_label is not None:
         asked.append((z[of_label], t[of_label], labels[of_label]))
     points, times, classes = (torch.cat(parts) for parts in zip(*asked, strict=True))
@@ -111,9 +119,10 @@ def guided_velocity(
 
     own = per_row(guided, velocity)
     mixed = omega * velocity + null * at_null
-    lead = torch.where(own[:rows], mixed[:rows] + kappa * at_label, velocity[:rows])
+    first, last = (kappa[:rows], kappa[rows:]) if isinstance(kappa, Tensor) else (kappa, kappa)
+    lead = torch.where(own[:rows], mixed[:rows] + first * at_label, velocity[:rows])
     rest = torch.where(own[rows:], mixed[rows:], velocity[rows:])
-    return GuidedVelocity(lead, rest, own[rows:].to(velocity.dtype) * kappa if kappa != 0 else None)
+    return GuidedVelocity(lead, rest, own[rows:].to(velocity.dtype) * last if asks_label else None)
 
 
 def _rows_asked(guided: Tensor, dropped: Tensor | None, drops: int | None) -> Tensor:

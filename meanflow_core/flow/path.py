@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""An average-velocity network: u(z, r, t, labels), like z [B, ...]; r <= t, both [B]; labels int64 [B] or None."""
+"""An average-velocity network: u(z, r, t, labels), like z [B, ...]; r <= t, both [B]; labels int64 [B], None,
+or [B, 2] with the scale of guidance beside the class (`flow.condition`)."""
 
 
 @dataclass(frozen=True)

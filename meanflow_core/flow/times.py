@@ -38,7 +38,8 @@ def sample_times(
 
     The first `spanning_rows(n, law.ratio)` rows have r < t, all others r = t. Rows of a shuffled batch are
     exchangeable, so their place is free, and a fixed one keeps shapes static. The rows with r = t carry the larger of
-    the two draws (`swap_then_mask`, as in the paper) or the first one (`mask_then_swap`).
+    the two draws (`swap_then_mask`, as in the paper) or the first one (`mask_then_swap`). Where `law.earlier` is
+    `zero`, r is 0 instead of the smaller draw.
 
     Args:
         n: rows of the batch: the global one, when several devices share it.
@@ -54,6 +55,8 @@ def sample_times(
     lower, upper = torch.minimum(first, second), torch.maximum(first, second)
     spanning = torch.arange(n, device=first.device) < spanning_rows(n, law.ratio)
     single = upper if law.order == "swap_then_mask" else first
+    if law.earlier == "zero":
+        lower = torch.zeros_like(lower)
     return torch.where(spanning, lower, single), torch.where(spanning, upper, single)
 
 

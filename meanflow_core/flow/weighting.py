@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from meanflow_core.config import WeightConfig
+from meanflow_core.config import PRESETS, WeightConfig
 
 
 def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
@@ -15,11 +15,13 @@ def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
 
     Args:
         squared_error: |D|^2 [B], summed over a row's entries; `eps` is in the same units.
-        config: `objective.weight`.
+        config: `objective.weight`; a section outside an `ObjectiveConfig` has the values of `meanflow`.
     """
-    if config.power == 0:
+    usual = PRESETS["meanflow"]
+    power = usual.power if config.power is None else config.power
+    if power == 0:
         return torch.ones_like(squared_error)
-    return (squared_error.detach() + config.eps) ** -config.power
+    return (squared_error.detach() + (usual.eps if config.eps is None else config.eps)) ** -power
 
 
 LAWS: dict[str, Callable[[Tensor, WeightConfig], Tensor]] = {"adaptive": adaptive_weight}

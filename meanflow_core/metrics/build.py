@@ -63,6 +63,9 @@ METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
 }
 """Every metric by its name. A new one is one line here: a function of `EvaluationBatch`."""
 
+HIGHER_IS_BETTER = {"accuracy", "precision", "recall"}
+"""Of the others, lower is."""
+
 MOMENTS_SUFFICE = {"fid", "accuracy"}
 
 

@@ -13,25 +13,31 @@ from meanflow_core.nets.mlp import MLP
 from meanflow_core.nets.unet import UNet
 
 
-def build_net(config: ModelConfig, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+def build_net(
+    config: ModelConfig, shape: tuple[int, ...], num_classes: int | None, *, guided: bool = False
+) -> nn.Module:
     """Build the network u(z, r, t, labels), with the initial weights torch's global generator draws.
 
     Args:
         config: which network, and its sizes.
         shape: of one row of z, without the batch.
         num_classes: number of labels, or None for data without labels.
+        guided: whether the scale of guidance is an input (`objective.guidance.input`).
 
     Raises:
-        ConfigError: the network does not fit data of this shape.
+        ConfigError: the network does not fit data of this shape, or data without labels is to be guided.
     """
     _check_shape(config, shape)
+    if guided and num_classes is None:
+        rule = "guidance is towards a class, and these data have no labels"
+        raise ConfigError([Problem(key="objective.guidance.input", value=True, rule=rule)])
     match config:
         case MLPConfig():
-            return MLP(config, shape, num_classes)
+            return MLP(config, shape, num_classes, guided=guided)
         case DiTConfig():
-            return DiT(config, shape, num_classes)
+            return DiT(config, shape, num_classes, guided=guided)
         case UNetConfig():
-            return UNet(config, shape, num_classes)
+            return UNet(config, shape, num_classes, guided=guided)
         case _:
             assert_never(config)
 

@@ -67,17 +67,20 @@ class DiT(nn.Module):
         config: width, depth, heads, patch, time embedding, dropout.
         shape: of one row of z: (channels, height, width), both multiples of the patch.
         num_classes: None for an unlabelled network.
+        guided: whether it is told the scale of guidance, in labels [B, 2].
     """
 
     position: Tensor
 
-    def __init__(self, config: DiTConfig, shape: tuple[int, ...], num_classes: int | None) -> None:
+    def __init__(
+        self, config: DiTConfig, shape: tuple[int, ...], num_classes: int | None, *, guided: bool = False
+    ) -> None:
         super().__init__()
         channels, height, width = shape
         self.shape, self.num_classes, self.patch = shape, num_classes, config.patch
         self.tokens = (height // config.patch, width // config.patch)
         size = channels * config.patch**2
-        self.condition = Conditioning(config.width, config.time_embedding, num_classes)
+        self.condition = Conditioning(config.width, config.time_embedding, num_classes, guided=guided)
         self.inlet = nn.Linear(size, config.width)
         self.register_buffer("position", position_grid(*self.tokens, config.width), persistent=False)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
@@ -95,7 +98,7 @@ class DiT(nn.Module):
             z: [B, C, H, W].
             r: [B], the earlier time.
             t: [B], the later time; 1 is noise, 0 is data.
-            labels: int64 [B]; None is the null label.
+            labels: int64 [B]; None is the null label; [B, 2] with the scale of guidance, where the network takes it.
         """
         condition = F.silu(self.condition(r, t, labels))
         x = self.inlet(self.to_patches(z)) + self.position

@@ -76,8 +76,28 @@ class LabelEmbedder(nn.Module):
         return self.weight[-1:] if labels is None else F.embedding(labels, self.weight)
 
 
+class ScaleEmbedder(nn.Module):
+    """Embeds a scale of guidance w >= 1 as 1 - 1/w, which lies in [0, 1) like a time; 0 is no guidance (iMF).
+
+    Args:
+        width: of the embedding.
+        frequencies: number of sinusoids, even.
+    """
+
+    def __init__(self, width: int, *, frequencies: int = 256) -> None:
+        super().__init__()
+        self.share = TimeEmbedder(width, "dt", frequencies=frequencies)
+
+    def forward(self, scale: Tensor | None) -> Tensor:
+        """Return [B, width]; scale is [B]. None: [1, width], of the scale 1."""
+        if scale is None:
+            scale = self.share.frequency.new_ones(1)
+        embedding: Tensor = self.share(torch.zeros_like(scale), 1 - 1 / scale)
+        return embedding
+
+
 class Conditioning(nn.Module):
-    """The sum of the time embedding and, on a labelled network, the label embedding.
+    """The sum of the embeddings of the times and, where the network has them, of the label and the scale of guidance.
 
     Args:
         width: of the embedding.
@@ -85,6 +105,7 @@ class Conditioning(nn.Module):
         num_classes: None for an unlabelled network, which then refuses labels.
         frequencies: as in `TimeEmbedder`.
         joined: as in `TimeEmbedder`.
+        guided: whether the scale of guidance is an input; only with labels.
     """
 
     def __init__(
@@ -95,18 +116,29 @@ class Conditioning(nn.Module):
         *,
         frequencies: int = 256,
         joined: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
         self.times = TimeEmbedder(width, kind, frequencies=frequencies, joined=joined)
         self.labels = None if num_classes is None else LabelEmbedder(num_classes, width)
+        self.scale = ScaleEmbedder(width, frequencies=frequencies) if guided else None
 
     def forward(self, r: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Return [B, width]. r and t are [B]; labels is int64 [B], or None for the null label.
 
+        Where the scale of guidance is an input, labels may be [B, 2], the class and the scale; otherwise that is 1.
+
         Raises:
-            ValueError: labels given to an unlabelled network.
+            ValueError: labels given to an unlabelled network, or a scale to one that does not take it.
         """
         embedding: Tensor = self.times(r, t)
+        scale = None
+        if labels is not None and labels.dim() == 2:
+            labels, scale = labels[:, 0].long(), labels[:, 1]
+        if self.scale is not None:
+            embedding = embedding + self.scale(scale)
+        elif scale is not None:
+            raise ValueError("this network takes no scale of guidance (trained without objective.guidance.input)")
         if self.labels is not None:
             embedding = embedding + self.labels(labels)
             return embedding

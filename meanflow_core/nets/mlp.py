@@ -40,13 +40,16 @@ class MLP(nn.Module):
         config: width, depth, time embedding, dropout.
         shape: of one row of z, e.g. (2,) or (1, 8, 8).
         num_classes: None for an unlabelled network.
+        guided: whether it is told the scale of guidance, in labels [B, 2].
     """
 
-    def __init__(self, config: MLPConfig, shape: tuple[int, ...], num_classes: int | None) -> None:
+    def __init__(
+        self, config: MLPConfig, shape: tuple[int, ...], num_classes: int | None, *, guided: bool = False
+    ) -> None:
         super().__init__()
         self.shape, self.num_classes, self.width = shape, num_classes, config.width
         size = math.prod(shape)
-        self.condition = Conditioning(config.width, config.time_embedding, num_classes)
+        self.condition = Conditioning(config.width, config.time_embedding, num_classes, guided=guided)
         self.inlet = nn.Linear(size, config.width)
         self.blocks = nn.ModuleList(MLPBlock(config.width, config.dropout) for _ in range(config.depth))
         self.modulation = nn.Linear(config.width, 2 * config.width)
@@ -63,7 +66,7 @@ class MLP(nn.Module):
             z: [B, *shape].
             r: [B], the earlier time.
             t: [B], the later time; 1 is noise, 0 is data.
-            labels: int64 [B]; None is the null label.
+            labels: int64 [B]; None is the null label; [B, 2] with the scale of guidance, where the network takes it.
         """
         condition = F.silu(self.condition(r, t, labels))
         x = self.inlet(z.flatten(1))

@@ -110,13 +110,18 @@ class UNet(nn.Module):
         config: channels, multipliers, blocks, attention, time embedding, dropout.
         shape: of one row of z: (channels, height, width).
         num_classes: None for an unlabelled network.
+        guided: whether it is told the scale of guidance, in labels [B, 2].
     """
 
-    def __init__(self, config: UNetConfig, shape: tuple[int, ...], num_classes: int | None) -> None:
+    def __init__(
+        self, config: UNetConfig, shape: tuple[int, ...], num_classes: int | None, *, guided: bool = False
+    ) -> None:
         super().__init__()
         self.shape, self.num_classes = shape, num_classes
         base, emb = config.channels, 4 * config.channels
-        self.condition = Conditioning(emb, config.time_embedding, num_classes, frequencies=config.channels, joined=True)
+        self.condition = Conditioning(
+            emb, config.time_embedding, num_classes, frequencies=config.channels, joined=True, guided=guided
+        )
         self.inlet = nn.Conv2d(shape[0], base, 3, padding=1)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         last = base
@@ -166,7 +171,7 @@ class UNet(nn.Module):
             z: [B, C, H, W].
             r: [B], the earlier time.
             t: [B], the later time; 1 is noise, 0 is data.
-            labels: int64 [B]; None is the null label.
+            labels: int64 [B]; None is the null label; [B, 2] with the scale of guidance, where the network takes it.
         """
         condition = F.silu(self.condition(r, t, labels))
         x = self.inlet(z)

@@ -1,4 +1,8 @@
-"""The MeanFlow loss: Algorithm 1 of arXiv 2505.13447 with the guidance of Eq. 21 and the weight of sec. 4.3."""
+"""The loss of one batch, whatever the objective: MeanFlow's Algorithm 1 (arXiv 2505.13447) and its family.
+
+Rows with r = t are regressed on the velocity v~ itself, by every objective; what the others are regressed on is the
+objective's `Target`. Guidance (Eq. 21), dropped labels and the weight (sec. 4.3) are shared.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,41 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.derivative import predict
-from meanflow_core.flow import Network, guided_velocity, interpolate, per_row, row_weight
+from meanflow_core.flow import (
+    Network,
+    guided_velocity,
+    interpolate,
+    null_condition,
+    per_row,
+    row_weight,
+    with_scale,
+)
+from meanflow_core.objectives.choice import choose_target
+from meanflow_core.objectives.target import Regression, SplitInput, Target
 
 
 @dataclass(frozen=True)
 class MeanFlowLoss:
-    """The loss and what it is made of. Only `loss` carries gradient.
-
-    `loss` is the mean of `weighted` over the batch. `weighted`, `squared_error` (summed over a row's entries) and
-    `weight` (their ratio) are [B]; `u`, `target`, `velocity` (the guided v~) and `du_dt` (0 where r = t) are like x.
-    Rows are in the caller's order.
-    """
+    """The loss and what it is made of. Only `loss` carries gradient. Rows are in the caller's order."""
 
     loss: Tensor
+    """The mean of `weighted` over the batch."""
     weighted: Tensor
+    """[B]: w a |e|^2, where a is the split of rows with r != t whose error is divided by it, else 1."""
     squared_error: Tensor
+    """[B]: |e|^2 summed over a row's entries; e = (u - u*) / a, or u - u* where it is not divided."""
     u: Tensor
+    """The prediction, like x."""
     target: Tensor
+    """u*, like x; v~ where r = t."""
     velocity: Tensor
+    """v~, like x: guided, save on the rows with r != t of an objective that does not use it there."""
     du_dt: Tensor
+    """The derivative in the target, like x: du/dt, of `lsd` du/dr; 0 where r = t or the target has none."""
     weight: Tensor
+    """w [B], a constant."""
+    diagnostics: Tensor
+    """What the target reports of each row, [B, len(Target.diagnostics)]; 0 where r = t."""
 
 
 def meanflow_loss(
@@ -42,14 +60,17 @@ def meanflow_loss(
     dropped: Tensor | None = None,
     null_label: int | None = None,
     objective: ObjectiveConfig,
+    split: Tensor | float | None = None,
+    teacher: Network | None = None,
+    scales: Tensor | None = None,
     rows: int | None = None,
     drops: int | None = None,
 ) -> MeanFlowLoss:
-    """Return the loss of one batch: w |u(z_t, r, t) - sg(v~ - (t - r) du/dt)|^2 (Eq. 9-11, 21).
+    """Return the loss of one batch: w a |e|^2 with e = (u(z_t, r, t) - u*) / a, for MeanFlow as Eq. 9-11 and 21.
 
-    Convention: t = 1 is noise, t = 0 is data, r <= t. Gradient flows through u alone: the target (velocity, derivative
-    and guidance) and the weight are constants, so nothing is differentiated twice. All randomness is an argument,
-    save the network's own dropout. Everything but the network itself is computed in the dtype of x.
+    Convention: t = 1 is noise, t = 0 is data, r <= t. Gradient flows through u alone: the target (velocity, derivative,
+    other passes and guidance) and the weight are constants, so nothing is differentiated twice. All randomness is an
+    argument, save the network's own dropout. Everything but the network itself is computed in the dtype of x.
 
     Args:
         net: called as net(z, r, t, labels).
@@ -61,14 +82,23 @@ def meanflow_loss(
         dropped: bool [B]: rows trained on the null label with the plain velocity. None: none.
         null_label: the label that stands for no class; needed where rows are dropped or guided.
         objective: `TrainConfig.objective`.
+        split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
+            all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
+        teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
+        scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
+            the class and w; dropped rows have w = 1.
         rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
         drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
-        ValueError: if rows are dropped or guided without labels or null label.
+        ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
         UnsupportedOperation: if `objective.derivative` is `dual` and the network does what that cannot carry.
     """
+    if split is None:
+        if objective.split.law != "constant":
+            raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
+        split = objective.split.bounds[0]
     if rows is None:
         span = r != t
         order = torch.argsort((~span).to(torch.int8), stable=True)
@@ -82,48 +112,92 @@ def meanflow_loss(
             dropped=None if dropped is None else dropped[order],
             null_label=null_label,
             objective=objective,
+            split=split[order] if isinstance(split, Tensor) else split,
+            teacher=teacher,
+            scales=None if scales is None else scales[order],
             rows=int(span.sum()),
             drops=drops,
         )
         back = torch.argsort(order)
         return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
 
+    target = choose_target(objective, split)
     point = interpolate(x, noise, t)
+    if scales is not None:
+        if labels is None:
+            raise ValueError("`scales` needs `labels`")
+        labels = with_scale(labels, scales.to(x.dtype))
+    seen = _seen_labels(labels, dropped, null_label)
+    # Rows whose target holds no v~ pay no guidance pass.
+    first = 0 if target.needs_velocity else rows
     guided = guided_velocity(
         net,
-        point.z,
-        t,
-        point.velocity,
-        labels=labels,
-        dropped=dropped,
+        point.z[first:],
+        t[first:],
+        point.velocity[first:],
+        labels=None if labels is None else labels[first:],
+        dropped=None if dropped is None else dropped[first:],
         null_label=null_label,
         config=objective.guidance,
-        rows=rows,
-        drops=drops,
+        rows=rows - first,
+        drops=None if drops is None else max(0, drops - first),
     )
-    u, du_dt = predict(
-        net,
-        point.z,
-        r,
-        t,
-        _seen_labels(labels, dropped, null_label),
-        direction=guided.leading,
-        tangent=objective.tangent,
-        method=objective.derivative,
+    leading = guided.leading if target.needs_velocity else point.velocity[:rows]
+    made = _made(
+        target,
+        SplitInput(
+            net=net,
+            teacher=net if teacher is None else teacher,
+            z=point.z,
+            r=r,
+            t=t,
+            labels=seen,
+            velocity=leading,
+            split=split[:rows] if isinstance(split, Tensor) else split,
+            config=objective,
+        ),
     )
-    u = u.to(x.dtype)
+    u = made.u.to(x.dtype)
     with torch.no_grad():
         rest = guided.rest(u[rows:])  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
-        span = per_row(t[:rows] - r[:rows], x)
-        target = torch.cat([guided.leading - span * du_dt, rest])
-        velocity = torch.cat([guided.leading, rest])
-        du_dt = torch.cat([du_dt, torch.zeros_like(rest)])
-    squared_error = (u - target).square().flatten(1).sum(1)
+        u_star = torch.cat([made.target, rest])
+        velocity = torch.cat([leading, rest])
+        du_dt = _padded(made.derivative, x)
+        own = [_padded(values, t) for values in made.diagnostics]
+        diagnostics = torch.stack(own, dim=1).to(x.dtype) if own else x.new_zeros(len(x), 0)
+    squared_error = (u - u_star).square().flatten(1).sum(1)
+    share = None
+    if made.divisor is not None:
+        share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[rows:], dtype=x.dtype)])
+        squared_error = squared_error / share.square()
     weight = row_weight(squared_error, objective.weight)
-    weighted = weight * squared_error
+    if objective.gap_weight:
+        weight = weight * gap_weight(t - r, objective.gap_weight)
+    weighted = weight * squared_error if share is None else weight * share * squared_error
     return MeanFlowLoss(
-        weighted.mean(), weighted.detach(), squared_error.detach(), u.detach(), target, velocity, du_dt, weight
+        weighted.mean(),
+        weighted.detach(),
+        squared_error.detach(),
+        u.detach(),
+        u_star,
+        velocity,
+        du_dt,
+        weight,
+        diagnostics,
     )
+
+
+def _made(target: Target, at: SplitInput) -> Regression:
+    """Let the target be made; without rows that need one there is the prediction alone."""
+    if at.rows == 0:
+        none = tuple(at.t.new_zeros(0) for _ in target.diagnostics)
+        return Regression(at.net(at.z, at.r, at.t, at.labels), at.velocity, diagnostics=none)
+    return target(at)
+
+
+def gap_weight(gap: Tensor, strength: float) -> Tensor:
+    """Return 1 / ((1 + g h) sqrt(1 + g h^2)) of each row: 1 where r = t, less for long gaps (TEMF, with g = 1)."""
+    return 1 / ((1 + strength * gap) * torch.sqrt(1 + strength * gap.square()))
 
 
 def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int | None) -> Tensor | None:
@@ -132,4 +206,11 @@ def _seen_labels(labels: Tensor | None, dropped: Tensor | None, null_label: int 
         return labels
     if labels is None or null_label is None:
         raise ValueError("`dropped` needs `labels` and `null_label`")
-    return torch.where(dropped, null_label, labels)
+    return torch.where(per_row(dropped, labels), null_condition(labels, null_label), labels)
+
+
+def _padded(values: Tensor | None, like: Tensor) -> Tensor:
+    """Values of the first rows, then zeros, [B, ...]."""
+    if values is None:
+        return torch.zeros_like(like)
+    return torch.cat([values, values.new_zeros(len(like) - len(values), *values.shape[1:])])

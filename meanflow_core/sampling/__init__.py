@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from meanflow_core.sampling.evaluation_samples import fixed_noise as fixed_noise
     from meanflow_core.sampling.evaluation_samples import image_grid as image_grid
     from meanflow_core.sampling.pictures import save_picture as save_picture
+    from meanflow_core.sampling.sampler import guidance_scale as guidance_scale
     from meanflow_core.sampling.sampler import sample as sample
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -62,13 +62,14 @@ class Sampling:
         """Return the fixed noise of samples start ... stop - 1, on the CPU, so that it is the same for all devices."""
         return fixed_noise(self._evaluation.seed, self._dataset.shape, start, stop)
 
-    def draw(self, net: nn.Module, weights: dict[str, Tensor], nfe: int) -> Tensor:
+    def draw(self, net: nn.Module, weights: dict[str, Tensor], nfe: int, guidance: float | None = None) -> Tensor:
         """Return all samples, float32 on the CPU, in every process.
 
         Args:
             net: the network's structure.
             weights: its state dict to use.
             nfe: number of function evaluations.
+            guidance: the scale, of a network that takes it as an input.
         """
         count, batch = self._evaluation.samples, self._evaluation.batch_size
         each = -(-count // self._world.size)
@@ -78,10 +79,18 @@ class Sampling:
         for start in range(own.start, own.stop, batch):
             stop = min(start + batch, own.stop)
             part = None if labels is None else labels[start:stop]
-            parts.append(self.run(net, weights, self.noise(start, stop), part, nfe))
+            parts.append(self.run(net, weights, self.noise(start, stop), part, nfe, guidance))
         return self._world.gather(torch.cat(parts))[:count].cpu()
 
-    def run(self, net: nn.Module, weights: dict[str, Tensor], noise: Tensor, labels: Tensor | None, nfe: int) -> Tensor:
+    def run(
+        self,
+        net: nn.Module,
+        weights: dict[str, Tensor],
+        noise: Tensor,
+        labels: Tensor | None,
+        nfe: int,
+        guidance: float | None = None,
+    ) -> Tensor:
         """Return samples of `noise` and `labels` (both moved to the device), float32 on the device."""
 
         def with_weights(z: Tensor, r: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -93,7 +102,8 @@ class Sampling:
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
                 moved = None if labels is None else labels.to(self._device)
-                return sample(with_weights, noise.to(self._device), labels=moved, steps=nfe).float()
+                noise = noise.to(self._device)
+                return sample(with_weights, noise, labels=moved, steps=nfe, guidance=guidance).float()
         finally:
             net.train(training)
 

@@ -13,7 +13,8 @@ from meanflow_core.config import TrainConfig
 from meanflow_core.data import Dataset, IndexStream
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.flow import sample_dropped, sample_times, spanning_rows
+from meanflow_core.flow import draw_scales, sample_dropped, sample_times, spanning_rows
+from meanflow_core.objectives import draw_split
 from meanflow_core.rng import Streams, stable_seed
 
 
@@ -37,6 +38,10 @@ class Microbatch:
     """How many leading rows have r < t."""
     drops: int
     """At least so many rows are dropped (known without asking the device)."""
+    split: Tensor | float = 0.0
+    """a of s = t - a (t - r), [n], or 0 or 1 for all rows."""
+    scales: Tensor | None = None
+    """The scale of guidance of each row, [n], where it is an input of the network."""
 
 
 class Batches:
@@ -81,6 +86,17 @@ class Batches:
         noise = torch.randn((self.size, *x.shape[1:]), generator=draw("noise", step, device), device=device)
         share = self._config.objective.guidance.dropout if labels is not None else 0.0
         dropped = sample_dropped(self.size, share, generator=draw("dropped", step)) if share else None
+        split = draw_split(
+            self.size,
+            self._config.objective.split,
+            step / self._config.trainer.steps,
+            generator=lambda: draw("split", step, device),
+            device=device,
+        )
+        guidance = self._config.objective.guidance
+        scales = None
+        if guidance.input:
+            scales = draw_scales(self.size, guidance, generator=draw("scales", step, device), device=device)
         different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
@@ -95,6 +111,8 @@ class Batches:
                 dropped=None if dropped is None else self._put(dropped[take]),
                 rows=len(range(index, different, self.count)),
                 drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
+                split=split[take] if isinstance(split, Tensor) else split,
+                scales=None if scales is None else scales[take],
             )
 
     def _rows(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:

@@ -52,26 +52,32 @@ class Meter:
 
     def restart(self) -> None:
         """Begin a new window."""
-        self._sums = torch.zeros(len(SUMS) + 2, dtype=torch.float64, device=self._device)
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        """By the names of the objective's own sums, which may change as its split does: [names + SUMS + 2]."""
+        self._counts: dict[tuple[str, ...], int] = {}
+        """Steps that were added to each of them."""
         self._bad = torch.full((), -1, dtype=torch.int64, device=self._device)  # the first step that was not finite
         self._steps = 0
         self._began = self._clock()
 
-    def add(self, step: int, loss: Tensor, sums: Tensor, grad_norm: Tensor) -> None:
+    def add(self, step: int, loss: Tensor, sums: Tensor, grad_norm: Tensor, own: tuple[str, ...] = ()) -> None:
         """Take in one step.
 
         Args:
             step: its number.
             loss: the sum of this process's part losses over the number of all parts, a scalar.
-            sums: of its rows, [len(SUMS)].
+            sums: of its rows: those of `SUMS`, then the objective's own.
             grad_norm: of the whole gradient.
+            own: the names of the objective's own sums, over the rows with r < t.
 
         Raises:
             TrainingDiverged: a value is not finite (unless not looked at; then the next row raises).
         """
         self._steps += 1
         norm = grad_norm.double() / self._world.size  # equal in every process; the sum over them is the norm again
-        self._sums += torch.cat([sums.double(), loss.double()[None], norm[None]])
+        values = torch.cat([sums.double(), loss.double()[None], norm[None]])
+        self._sums[own] = self._sums[own] + values if own in self._sums else values
+        self._counts[own] = self._counts.get(own, 0) + 1
         bad = ~(loss.isfinite() & grad_norm.isfinite())
         if self._look:
             if bad:
@@ -86,10 +92,9 @@ class Meter:
         Raises:
             TrainingDiverged: a value was not finite, or the error exploded.
         """
-        sums = self._world.total(self._sums).tolist()
+        totals, own = self._means()
         bad = int(self._world.total((self._bad >= 0).double()))
         seconds = self._clock() - self._began
-        totals = dict(zip((*SUMS, "loss", "grad_norm"), (value / self._steps for value in sums), strict=True))
         if bad:
             where = int(self._bad) if int(self._bad) >= 0 else step
             self._raise(where, "the loss or the gradient is not finite")
@@ -105,7 +110,7 @@ class Meter:
         if self._batch > self._rows:
             row["train/velocity_error"] = totals["velocity_error"] / (self._batch - self._rows)
         if self._rows:
-            row["train/du_dt_norm"] = totals["du_dt_norm"] / self._rows
+            row |= {f"train/{name}": value / self._rows for name, value in own.items()}
         for name, value in row.items():
             if not math.isfinite(value):
                 self._raise(step, f"{name} is not finite")
@@ -115,6 +120,19 @@ class Meter:
         self.last_finite = {"step": step, **row}
         self.restart()
         return row
+
+    def _means(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the means over steps of the sums: the common ones, and the objective's own, each over its steps."""
+        common = dict.fromkeys((*SUMS, "loss", "grad_norm"), 0.0)
+        own: dict[str, float] = {}
+        for names, sums in self._sums.items():
+            order = (*SUMS, *names, "loss", "grad_norm")
+            for name, value in zip(order, self._world.total(sums).tolist(), strict=True):
+                if name in common:
+                    common[name] += value / self._steps
+                else:
+                    own[name] = value / self._counts[names]
+        return common, own
 
     def _check_explosion(self, step: int, row: dict[str, float], power: float) -> None:
         """Compare the errors with the least so far; `power` is the error of a network that answers zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,17 @@ from meanflow_core.data import Dataset, build_dataset
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.flow import spanning_rows
-from meanflow_core.metrics import Evaluator, build_evaluator
+from meanflow_core.metrics import Evaluator, build_evaluator, by_scale
 from meanflow_core.nets import build_net
 from meanflow_core.rng import seeded
-from meanflow_core.sampling import Sampling, image_grid
+from meanflow_core.sampling import Sampling, guidance_scale, image_grid
 from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, load_weights, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
@@ -79,9 +80,20 @@ class Trainer:
         """Training rows seen, which is also the position in the data."""
         self._on_log = on_log
         with seeded(self.config.seed, "weights"):
-            self.net = build_net(self.config.model, self.dataset.shape, self.dataset.num_classes).to(self.device)
+            shape, classes = self.dataset.shape, self.dataset.num_classes
+            told = self.config.objective.guidance.input
+            self.net = build_net(self.config.model, shape, classes, guided=told).to(self.device)
         options = self.config.trainer
-        loss = TrainingLoss(self.net, self.config.objective, self.dataset.num_classes, options.precision)
+        decay = self.config.objective.teacher
+        self._teacher = None if decay is None else Teacher(self.net, decay, self.config.ema.rampup)
+        loss = TrainingLoss(
+            self.net,
+            self.config.objective,
+            self.dataset.num_classes,
+            options.precision,
+            None if self._teacher is None else self._teacher.net,
+        )
+        self._diagnostics = loss.diagnostics
         if options.compile:
             # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
             torch._dynamo.config.recompile_limit = GRAPHS
@@ -143,7 +155,8 @@ class Trainer:
 
     def _train_step(self) -> None:
         parts = list(self._batches.parts(self.step, self.images_seen))
-        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS), device=self.device)
+        own = self._diagnostics(parts[0].split)
+        loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS) + len(own), device=self.device)
         for index, part in enumerate(parts):
             with self._synchronising(index == len(parts) - 1), self._dropout_seeded(index):
                 part_loss, part_sums = self._loss(part)
@@ -154,8 +167,10 @@ class Trainer:
         self._optimizer.zero_grad()
         self.step += 1
         self.images_seen += self._batches.size
-        self._meter.add(self.step, loss, sums, norm)
+        self._meter.add(self.step, loss, sums, norm, own)
         self._ema.update(self.net, self.step)
+        if self._teacher is not None:
+            self._teacher.update(self.net, self.step)
 
     def _synchronising(self, last: bool) -> AbstractContextManager[None]:
         """Average the gradients over the processes once a step: in the backward pass of the last part."""
@@ -181,22 +196,27 @@ class Trainer:
         """Judge samples of every set of weights, from fixed noise and labels.
 
         Returns:
-            `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others.
+            `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others. Where guidance is
+            an input, `..._w<scale>` of each scale in `evaluation.guidance`, and `eval/best_<metric>_<n>nfe` with its
+            scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
             TrainingDiverged: samples are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
+        scales: Sequence[float | None] = self.config.evaluation.guidance or (None,)
         for index, (name, weights) in enumerate(self.weights().items()):
             prefix = "eval/" if index == 0 else f"eval/{name}/"
             for nfe in self.config.evaluation.nfe:
-                samples = sampling.draw(self.net, weights, nfe)
-                if not samples.isfinite().all():
-                    reason = f"the samples of the weights {name!r} are not finite"
-                    raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                for metric, value in evaluator.evaluate(samples, sampling.labels).items():
-                    result[f"{prefix}{metric}_{nfe}nfe"] = value
+                judged: dict[float | None, dict[str, float]] = {}
+                for scale in scales:
+                    samples = sampling.draw(self.net, weights, nfe, scale)
+                    if not samples.isfinite().all():
+                        reason = f"the samples of the weights {name!r} are not finite"
+                        raise TrainingDiverged(self.step, reason, self._meter.last_finite)
+                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                result |= {f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe").items()}
         return result
 
     def evaluation_record(self) -> dict[str, Any]:
@@ -205,6 +225,7 @@ class Trainer:
         return {
             "samples": evaluation.samples,
             "nfe": list(evaluation.nfe),
+            **({"guidance": list(evaluation.guidance)} if evaluation.guidance else {}),
             "labels": evaluation.labels if self.dataset.num_classes is not None else None,
             "noise_seed": evaluation.seed,
             "weights": list(self.weights()),
@@ -213,12 +234,18 @@ class Trainer:
             **self.shared.evaluator.record(),
         }
 
-    def sample_grid(self, nfe: int = 1) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class."""
+    def sample_grid(self, nfe: int = 1, guidance: float | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class.
+
+        Args:
+            nfe: number of function evaluations.
+            guidance: the scale, of a network that takes it as an input; None: the first of `evaluation.guidance`.
+        """
         sampling = Sampling(self.config, self.dataset, self.world, self.device)
         noise, labels, columns = sampling.grid_inputs()
         weights = next(iter(self.weights().values()))
-        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe)), columns)
+        scale = guidance_scale(self.config, guidance, "guidance")
+        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
 
     # ---------------------------------------------------------------------------------------------- state
 
@@ -235,6 +262,7 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "ema": self._ema.state_dict(),
+            **({} if self._teacher is None else {"teacher": self._teacher.state_dict()}),
             "last_finite": dict(self._meter.last_finite),
             "least_errors": dict(self._meter.least),
         }
@@ -253,6 +281,8 @@ class Trainer:
             self.net.load_state_dict(state["net"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._ema.load_state_dict(state["ema"])
+            if self._teacher is not None:  # of a state without one (another objective's, in PBT) the network teaches
+                self._teacher.load_state_dict(state.get("teacher", state["net"]))
             self.step, self.images_seen = int(state["step"]), int(state["images_seen"])
             self._meter.last_finite = dict(state["last_finite"])
             self._meter.least = dict(state["least_errors"])
@@ -299,7 +329,8 @@ def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, An
     weights, metadata = load_weights(path)
     try:
         config = load_config(metadata["config"])
-        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"])
+        told = config.objective.guidance.input
+        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"], guided=told)
         net.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not hold a network with its configuration: {error}") from error

@@ -6,30 +6,42 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.objectives import meanflow_loss
+from meanflow_core.objectives import choose_target, meanflow_loss
 from meanflow_core.training.batches import Microbatch
 
-SUMS = ("squared_error", "velocity_error", "du_dt_norm", "u_norm", "target_norm", "velocity_power", "weight")
-"""What `TrainingLoss` adds up over the rows of a part beside the loss, in this order."""
+SUMS = ("squared_error", "velocity_error", "u_norm", "target_norm", "velocity_power", "weight")
+"""What `TrainingLoss` adds up over the rows of a part beside the loss, whatever the objective, in this order."""
 
 
 class TrainingLoss(nn.Module):
-    """The MeanFlow loss of a network, derivative and guidance passes included.
+    """The loss of a network by its objective, with derivative, guidance passes and teacher included.
 
     Args:
         net: the network that is trained.
         objective: `TrainConfig.objective`.
         null_label: of the network, or None for unlabelled data.
         precision: `fp32`, or `bf16`: the network under autocast; times, points, tangents and loss stay in float32.
+        teacher: the network of the target's passes without gradient; None: `net`.
     """
 
-    def __init__(self, net: nn.Module, objective: ObjectiveConfig, null_label: int | None, precision: str) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: ObjectiveConfig,
+        null_label: int | None,
+        precision: str,
+        teacher: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.teacher = net, teacher
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
 
+    def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
+        """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
+        return choose_target(self._objective, split).diagnostics
+
     def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of the part's rows, and the sums named by `SUMS` (float32 [len(SUMS)], no gradient)."""
+        """Return the mean loss of the part's rows, and the sums named by `SUMS` and `diagnostics` (no gradient)."""
         # No cache: a weight cast in a pass without gradient would cut the training pass off from that weight.
         with torch.autocast(part.x.device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
             result = meanflow_loss(
@@ -42,20 +54,22 @@ class TrainingLoss(nn.Module):
                 dropped=part.dropped,
                 null_label=self._null_label,
                 objective=self._objective,
+                split=part.split,
+                teacher=self.teacher,
+                scales=part.scales,
                 rows=part.rows,
                 drops=part.drops,
             )
         with torch.no_grad():
-            error, m = result.squared_error, part.rows
+            error = result.squared_error
             sums = torch.stack(
                 [
                     error.sum(),
-                    error[m:].sum(),
-                    result.du_dt[:m].flatten(1).norm(dim=1).sum(),
+                    error[part.rows :].sum(),
                     result.u.flatten(1).norm(dim=1).sum(),
                     result.target.flatten(1).norm(dim=1).sum(),
                     result.velocity.square().sum(),
                     result.weight.sum(),
                 ]
             )
-        return result.loss, sums
+        return result.loss, torch.cat([sums, result.diagnostics.sum(0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +38,9 @@ SweepArgument = Annotated[
         metavar="[SWEEP]", help="The sweep's name; may be left out where there is only one.", show_default=False
     ),
 ]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
+TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
+TRIAL_ID = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class CommandFailed(Exception):
@@ -73,6 +77,12 @@ def find_sweep(home: Home, name: str | None) -> SweepPaths:
         rule = f"no such sweep in {home.root}"
         raise ConfigError([Problem(key="SWEEP", value=name, rule=rule, nearest=nearest(name, list(known)))])
     return known[name]
+
+
+def trial_and_sweep(trial: str, sweep: str | None) -> tuple[str, str | None]:
+    """Take the two in either order: `7 digits` and `digits 7`."""
+    turned = sweep is not None and TRIAL_ID.fullmatch(sweep) and not TRIAL_ID.fullmatch(trial)
+    return (str(sweep), trial) if turned else (trial, sweep)
 
 
 def check_name(name: str) -> str:

@@ -12,8 +12,8 @@ import typer
 
 from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
-from orchestrator.cli import models, results, service, sweeps
-from orchestrator.cli.common import CommandFailed
+from orchestrator.cli import control, logs, models, results, running, service
+from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cluster import REMOTE, remote_address
 from orchestrator.trials import LedgerError
 
@@ -31,10 +31,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-sweeps.register(app)
-results.register(app)
-models.register(app)
-service.register(app)
+for panel, commands in (
+    ("Sweeps", (running.plan, running.run, running.submit, running.resume, control.stop, control.pause)),
+    ("Sweeps", (logs.status, logs.logs)),
+    ("Changes", (control.extend, control.edit, control.retry, running.rerun)),
+    ("Results", (results.leaderboard, results.compare, results.importance, results.export, results.report)),
+    ("Models", (models.best, models.train, models.sample)),
+    ("Service", (service.ui, service.sync, service.schema, service.doctor)),
+):
+    register_commands(app, panel, *commands)
+app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,18 +19,12 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
-    register_commands,
 )
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
     from orchestrator.final import FinalResult
     from orchestrator.paths import Home
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Models", best, train, sample)
 
 
 def best(
@@ -129,6 +123,9 @@ def sample(
         str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
@@ -139,7 +136,8 @@ def sample(
     place = home_at(home)
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)
-    sample_picture(_weights(place, model), out, count=count, nfe=evaluations, labels=classes, seed=seed)
+    weights = _weights(place, model)
+    sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
     typer.echo(out)
 
 
@@ -189,8 +187,8 @@ def _train_one(
     home: Home, name: str, config: TrainConfig, options: Mapping[str, Any], *, register: bool, quiet: bool
 ) -> tuple[FinalResult, str | None]:
     from meanflow_core.run import RunFolder
-    from orchestrator.final import FinalRunLogger, register_model, train_final, training_in
-    from orchestrator.tracking import Store
+    from orchestrator.final import register_model, train_final, training_in
+    from orchestrator.tracking import FinalRunLogger, Store
 
     folder, store = home.final(name), Store.of(home)
     differences = RunFolder(folder).differences(config)

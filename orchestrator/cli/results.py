@@ -15,13 +15,7 @@ from orchestrator.cli.common import (
     json_text,
     print_json,
     read_sweep,
-    register_commands,
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Results", leaderboard, compare, importance, export, report)
 
 
 def leaderboard(

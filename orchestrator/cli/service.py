@@ -16,13 +16,7 @@ from orchestrator.cli.common import (
     find_sweep,
     home_at,
     print_json,
-    register_commands,
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Service", ui, sync, schema, doctor)
 
 
 def run_on_cluster(address: str, words: Sequence[str], home: str | None = None) -> int:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
-    from orchestrator.final.mlflow_registry import FinalRunLogger as FinalRunLogger
     from orchestrator.final.mlflow_registry import register_model as register_model
     from orchestrator.final.mlflow_registry import resolve as resolve
     from orchestrator.final.reproduction import rank_correlation as rank_correlation

@@ -25,7 +25,7 @@ class Sampler(PythonModel):  # type: ignore[misc]
         """Rebuild the network from the weights file of the model."""
         from meanflow_core.training import load_network
 
-        self._net, _, self._metadata = load_network(Path(context.artifacts["weights"]))
+        self._net, self._config, self._metadata = load_network(Path(context.artifacts["weights"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Samples:
         """Draw samples.
@@ -34,7 +34,8 @@ class Sampler(PythonModel):  # type: ignore[misc]
             context: unused; MLflow passes it.
             model_input: one row a sample: `label` (a class; -1 or no column: none, unconditional) and `seed`
                 (no column: 0). Sample i of a seed is the same however many are asked for.
-            params: `nfe`, the number of network evaluations a sample, by default 1.
+            params: `nfe`, the number of network evaluations a sample, by default 1; `guidance`, the scale, of a model
+                trained with it as an input (by default the first that it was evaluated at).
 
         Returns:
             uint8 [rows, H, W, 3] for images, float32 [rows, *shape] for other data.
@@ -42,10 +43,12 @@ class Sampler(PythonModel):  # type: ignore[misc]
         import torch
 
         from meanflow_core.data import unit_images
-        from meanflow_core.sampling import fixed_noise, sample
+        from meanflow_core.sampling import fixed_noise, guidance_scale, sample
 
         rows = len(model_input)
         steps = int((params or {}).get("nfe", 1))
+        asked = (params or {}).get("guidance")
+        scale = guidance_scale(self._config, None if asked is None else float(asked), "guidance")
         shape, classes = tuple(self._metadata["shape"]), self._metadata["num_classes"]
         seeds = self._column(model_input, "seed", 0)
         noise = torch.empty((rows, *shape))
@@ -65,7 +68,7 @@ class Sampler(PythonModel):  # type: ignore[misc]
         for start in range(0, rows, BATCH):
             part = slice(start, start + BATCH)
             own = None if labels is None else labels[part].to(device)
-            parts.append(sample(net, noise[part].to(device), labels=own, steps=steps).float().cpu())
+            parts.append(sample(net, noise[part].to(device), labels=own, steps=steps, guidance=scale).float().cpu())
         samples = torch.cat(parts)
         if samples.dim() == 4 and samples.shape[1] in (1, 3):
             return np.asarray(unit_images(samples))

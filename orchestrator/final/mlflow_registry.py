@@ -1,4 +1,4 @@
-"""The final training in MLflow: its run beside the sweep's trials, and its model in the registry."""
+"""A trained model in MLflow's registry: put there with its signature and its code, and found again by its address."""
 
 from __future__ import annotations
 
@@ -7,109 +7,20 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.paths import Home
-from orchestrator.tracking import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    RUNNING,
-    Delivery,
-    Outbox,
-    RunWriter,
-    Sender,
-    Sent,
-    Store,
-    connect,
-    final_description,
-    run_ids,
-    without_password,
-)
+from orchestrator.tracking import Store, connect, final_description, final_run_id, without_password
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
     from orchestrator.final.training import FinalResult
 
-FINAL = "final"
 WEIGHTS_TAG = "meansweep.weights_sha256"
 MODEL_FOLDER = "model"
 
 log = logging.getLogger(__name__)
-
-
-class FinalRunLogger:
-    """Shows a final training in MLflow, nested under its sweep's run. As a sweep's tracker: never waits, loses nothing.
-
-    Args:
-        folder: of the training, `HOME/final/NAME`; the outbox is in it.
-        store: where to.
-        name: of the training.
-        config: its configuration, with the evidence for it.
-        interval: seconds between deliveries.
-    """
-
-    def __init__(self, folder: Path, store: Store, *, name: str, config: TrainConfig, interval: float = 1.0) -> None:
-        self._outbox = Outbox(folder / "outbox", write=True)
-        self._run = RunWriter(self._outbox, FINAL)
-        evidence = config.evidence
-        sweep, trial = str(evidence.get("sweep", "")), str(evidence.get("trial", ""))
-        params, parent = _origin(Home(folder.parents[1]), sweep, trial, store)
-        self._run.begin(f"final {name}", sweep or "final", parent_id=parent)
-        self._run.params({**params, "seed": str(config.seed), "trainer.steps": str(config.trainer.steps)})
-        environment = evidence.get("environment") or {}
-        self._run.common_tags(sweep, "final", f"meansweep train {name}", environment)
-        self._run.tags(
-            {
-                "meansweep.trial": trial,
-                "meansweep.config_hash": config.hash(),
-                "meansweep.state": "running",
-                "mlflow.note.content": final_description(evidence, config.trainer.steps),
-            }
-        )
-        self._run.text("config.yaml", config.to_yaml())
-        self._run.dataset(config.to_dict()["data"], str(environment.get("data", "")).rpartition(":")[2])
-        self._run.set_status(RUNNING)
-        self._sender = Sender(Delivery(self._outbox, store), interval=interval)
-        self._sender.start()
-
-    def report(self, step: int, metrics: Mapping[str, float], images: Mapping[str, str]) -> None:
-        """Add metrics and pictures of a step; what was shown before a resume is not shown again."""
-        self._run.points([(step, metrics)])
-        self._run.images(step, images)
-
-    def ended(self, state: str, reason: str = "") -> None:
-        """Close the run.
-
-        Args:
-            state: `finished`, `failed` or `interrupted`; the next run of the same training goes on with it.
-            reason: why.
-        """
-        self._run.tags({"meansweep.state": state, "meansweep.reason": reason})
-        self._run.set_status({"finished": FINISHED, "failed": FAILED}.get(state, KILLED))
-
-    def close(self, timeout: float = 30.0) -> int:
-        """Stop; wait at most `timeout` seconds for what is to be sent. Returns the number of records left."""
-        left = self._sender.close(timeout)
-        if not self._sender.is_alive():
-            self._outbox.close()
-        return left
-
-
-def _origin(home: Home, sweep: str, trial: str, store: Store) -> tuple[dict[str, str], str | None]:
-    """Return the parameters that the sweep showed for a trial, and the id of the sweep's run in the store."""
-    if not sweep:
-        return {}, None
-    paths = home.sweep(sweep)
-    try:
-        records = Outbox(paths.outbox).records()
-    except FileNotFoundError:  # the configuration has come from elsewhere
-        return {}, None
-    shown = (record.data["params"] for record in records if (record.run, record.what) == (trial, "params"))
-    return dict(next(shown, {})), run_ids(paths, store).get("sweep")
 
 
 def register_model(store: Store, *, name: str, result: FinalResult, config: TrainConfig) -> str | None:
@@ -139,7 +50,7 @@ def _register(store: Store, name: str, result: FinalResult, config: TrainConfig)
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.tags.get(WEIGHTS_TAG) == digest:
             return f"models:/{name}/{version.version}"
-    run_id = Sent.load(result.folder / "outbox", store).runs.get(FINAL)
+    run_id = final_run_id(result.folder, store)
     if run_id is None:
         raise ConnectionError("its run has not been sent yet")
     with tempfile.TemporaryDirectory() as folder:
@@ -180,6 +91,7 @@ def _save_model(path: Path, weights: Path) -> None:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     import meanflow_core
+    from meanflow_core.config import load_config
     from meanflow_core.training import load_weights
 
     _, metadata = load_weights(weights)
@@ -190,16 +102,18 @@ def _save_model(path: Path, weights: Path) -> None:
         inputs.insert(0, ColSpec("long", "label", required=False))
     kind, ends = (np.uint8, (*shape[1:], 3)) if picture else (np.float32, shape)
     rows = min(classes or 4, 10)
+    told = load_config(metadata["config"]).objective.guidance.input
+    scale = [ParamSpec("guidance", "double", None)] if told else []
     example = pd.DataFrame({"label": range(rows), "seed": 0} if classes is not None else {"seed": [0] * rows})
     mlflow.pyfunc.save_model(
         path=str(path),
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        python_model=str(Path(__file__).with_name("mlflow_model.py")),
         artifacts={"weights": str(weights)},
         code_paths=[str(Path(meanflow_core.__file__).parent)],
         signature=ModelSignature(
             inputs=Schema(inputs),
             outputs=Schema([TensorSpec(np.dtype(kind), (-1, *ends))]),
-            params=ParamSchema([ParamSpec("nfe", "long", 1)]),
+            params=ParamSchema([ParamSpec("nfe", "long", 1), *scale]),
         ),
         input_example=(example, {"nfe": 1}),
         pip_requirements=["torch", "numpy", "omegaconf", "safetensors", "pyyaml", "mlflow"],

@@ -19,7 +19,13 @@ BATCH = 256
 
 
 def draw_samples(
-    weights: Path, *, count: int, nfe: int = 1, labels: Sequence[int] | None = None, seed: int = 0
+    weights: Path,
+    *,
+    count: int,
+    nfe: int = 1,
+    labels: Sequence[int] | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
 ) -> tuple[torch.Tensor, TrainConfig]:
     """Sample from a weights file.
 
@@ -29,22 +35,24 @@ def draw_samples(
         nfe: network evaluations a sample.
         labels: classes, dealt out in turn; None takes every class of a labelled model.
         seed: of the noise. Sample i is the same for any number of samples.
+        guidance: the scale, of a network that takes it as an input; None: the first of its `evaluation.guidance`.
 
     Returns:
         Samples, float32 [count, *shape] on the CPU, and the configuration the weights were trained with.
 
     Raises:
-        ConfigError: a label is not one of the model's.
+        ConfigError: a label is not one of the model's, or it takes no scale.
         CheckpointError: the file is missing or damaged.
     """
     import torch
 
-    from meanflow_core.sampling import fixed_noise, sample
+    from meanflow_core.sampling import fixed_noise, guidance_scale, sample
     from meanflow_core.training import load_network
 
     net, config, metadata = load_network(weights)
     classes = metadata["num_classes"]
     given = _labels(labels, classes, count)
+    scale = guidance_scale(config, guidance)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = net.to(device)
     parts = []
@@ -52,17 +60,24 @@ def draw_samples(
         stop = min(start + BATCH, count)
         noise = fixed_noise(seed, tuple(metadata["shape"]), start, stop).to(device)
         part = None if given is None else torch.tensor(given[start:stop], device=device)
-        parts.append(sample(net, noise, labels=part, steps=nfe).float().cpu())
+        parts.append(sample(net, noise, labels=part, steps=nfe, guidance=scale).float().cpu())
     return torch.cat(parts), config
 
 
 def sample_picture(
-    weights: Path, out: Path, *, count: int, nfe: Sequence[int], labels: Sequence[int] | None, seed: int
+    weights: Path,
+    out: Path,
+    *,
+    count: int,
+    nfe: Sequence[int],
+    labels: Sequence[int] | None,
+    seed: int,
+    guidance: float | None = None,
 ) -> None:
     """Write a PNG of samples: one block for each number of evaluations, side by side, all from the same noise.
 
     Raises:
-        ConfigError: a label is not one of the model's, or the data cannot be shown.
+        ConfigError: a label is not one of the model's, it takes no scale, or the data cannot be shown.
     """
     import numpy as np
 
@@ -71,7 +86,7 @@ def sample_picture(
     columns = _columns(count, labels)
     blocks = []
     for steps in nfe:
-        samples, config = draw_samples(weights, count=count, nfe=steps, labels=labels, seed=seed)
+        samples, config = draw_samples(weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance)
         blocks.append(_picture(samples, config, columns))
     gap = np.full((blocks[0].shape[0], 12, 3), 255, dtype=np.uint8)
     parts = [part for block in blocks for part in (gap, block)][1:]

@@ -22,7 +22,7 @@ DIVERGED = "diverged.json"
 
 
 class FinalLogger(Protocol):
-    """Shows the training; see `orchestrator.final.mlflow_registry.FinalRunLogger`."""
+    """Shows the training; see `orchestrator.tracking.FinalRunLogger`."""
 
     def report(self, step: int, metrics: Mapping[str, float], images: Mapping[str, str]) -> None:
         """Add metrics and pictures of a step."""

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.mlflow_delivery import Delivery as Delivery
-    from orchestrator.tracking.mlflow_delivery import Sender as Sender
-    from orchestrator.tracking.mlflow_store import Sent as Sent
+    from orchestrator.tracking.final_run import FinalRunLogger as FinalRunLogger
+    from orchestrator.tracking.final_run import final_run_id as final_run_id
     from orchestrator.tracking.mlflow_store import Store as Store
     from orchestrator.tracking.mlflow_store import connect as connect
     from orchestrator.tracking.mlflow_store import is_refusal_of_user as is_refusal_of_user
@@ -16,12 +15,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_sync import sync as sync
     from orchestrator.tracking.mlflow_ui import serve as serve
     from orchestrator.tracking.mlflow_views import final_description as final_description
-    from orchestrator.tracking.outbox import Outbox as Outbox
-    from orchestrator.tracking.run_writer import FAILED as FAILED
-    from orchestrator.tracking.run_writer import FINISHED as FINISHED
-    from orchestrator.tracking.run_writer import KILLED as KILLED
-    from orchestrator.tracking.run_writer import RUNNING as RUNNING
-    from orchestrator.tracking.run_writer import RunWriter as RunWriter
     from orchestrator.tracking.tracker import MlflowTracker as MlflowTracker
     from orchestrator.tracking.tracker import Tracker as Tracker
     from orchestrator.tracking.tracker import run_ids as run_ids

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.paths import Home
 from orchestrator.tracking.event_tracker import SWEEP, EventTracker
-from orchestrator.tracking.mlflow_delivery import Delivery, Sender
+from orchestrator.tracking.mlflow_delivery import Delivery
 from orchestrator.tracking.mlflow_store import Sent, Store
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_writer import Points
+from orchestrator.tracking.sender import Sender
 
 if TYPE_CHECKING:
     from orchestrator.paths import SweepPaths

@@ -1,6 +1,10 @@
 """The code of docs/extending.md, put where the page says, does what the page says."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -53,6 +57,45 @@ def test_a_weighting(monkeypatch):
     result = meanflow_loss(lambda z, r, t, labels: z, x, noise, r, t, objective=chosen)
     expected = result.squared_error / result.squared_error.clamp(min=0.5)
     torch.testing.assert_close(result.weighted, expected, rtol=1e-12, atol=0)
+
+
+CHECK = """
+import torch
+from meanflow_core.config import PRESETS, ObjectiveConfig, load_config
+from meanflow_core.objectives import meanflow_loss
+from meanflow_core.training import Trainer
+from tests.meanflow_core.objectives.test_targets import gaussian_field, on_the_exact_path
+
+assert list(PRESETS)[-1] == "esd"
+words = ["objective.name=esd", "objective.teacher=0.9", "objective.guidance.scale=2", "model.name=mlp", "model.width=8"]
+config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu"])
+x, noise, r, t = on_the_exact_path()
+assert meanflow_loss(gaussian_field, x, noise, r, t, objective=ObjectiveConfig(name="esd")).loss < 1e-22
+trainer = Trainer(config)
+before = trainer.net.outlet.weight.clone()
+((_, row),) = trainer.train(3)
+assert row["train/du_dt_norm"] >= 0 and not torch.equal(before, trainer.net.outlet.weight)
+"""
+
+
+def test_an_objective_is_one_line_and_one_file(tmp_path):
+    """The line and the file of the page, put into a copy of the package."""
+    package = tmp_path / "meanflow_core"
+    shutil.copytree(ROOT / "meanflow_core", package, ignore=shutil.ignore_patterns("__pycache__"))
+    presets = package / "config" / "objective_presets.py"
+    line, end = code("objective"), '"lsd": Preset('
+    assert len(line.strip().splitlines()) == 1
+    presets.write_text(re.sub(rf"( +{re.escape(end)}.*\n)", lambda found: found[0] + line, presets.read_text()))
+    (package / "objectives" / "esd.py").write_text(code("objective", 1))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_network():

@@ -107,7 +107,7 @@ def test_every_driver_of_a_sweep_records_its_code_and_the_tracker_shows_it(
     def code(_: str) -> Code:
         return Code("0123abc", changes)
 
-    for module in ("provenance", "environment"):
+    for module in ("provenance", "engine.environment_check"):
         monkeypatch.setattr(f"orchestrator.{module}.code_of", code)
     home, tracker = Home(tmp_path), MemoryTracker()
     options: dict[str, Any] = {"tracker": lambda _: tracker}

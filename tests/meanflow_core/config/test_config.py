@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from meanflow_core.config import (
+    PRESETS,
     DiTConfig,
     GuidanceConfig,
     MLPConfig,
@@ -215,3 +216,115 @@ def test_divergence_survives_pickling_with_its_facts():
     error = pickle.loads(pickle.dumps(TrainingDiverged(40, "the loss is nan", {"step": 30, "train/loss": 0.5})))
     assert (error.step, error.last_finite["train/loss"]) == (40, 0.5)
     assert str(error) == "diverged at step 40: the loss is nan; last finite at step 30"
+
+
+WEIGHTS = {
+    "meanflow": (1.0, 1e-3),
+    "imf": (1.0, 1e-2),
+    "soflow": (1.0, 1e-2),
+    "shortcut": (0.0, 1e-2),
+    "lsd": (0.0, 1e-2),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_weight_follows_the_objectives_name_and_a_value_that_is_set_wins(name):
+    found = load_config({"objective": {"name": name}}).objective
+    assert (found.weight.power, found.weight.eps) == WEIGHTS[name]
+    found = load_config({"objective": {"name": name, "weight": {"power": 0.3, "eps": None}}}).objective
+    assert (found.weight.power, found.weight.eps) == (0.3, WEIGHTS[name][1])
+    assert "weight.eps" in found.followed
+    assert "weight.power" not in found.followed
+
+
+def test_what_follows_the_name_is_written_out_and_read_back_equal():
+    for name in PRESETS:
+        config = load_config({"objective.name": name})
+        assert load_config(config.to_dict()) == config
+        assert "null" not in config.to_yaml().split("split:")[1].split("derivative:")[0].replace("teacher: null", "")
+    assert "power: 1.0" in load_config({}).to_yaml()
+
+
+SPLITS = {
+    "meanflow": ("constant", 0.0, 0.0),
+    "alphaflow": ("sigmoid", 1.0, 0.0),
+    "soflow": ("exponential", 0.1, 0.002),
+    "shortcut": ("constant", 0.5, 0.5),
+    "split": ("uniform", 0.0, 1.0),
+    "lsd": ("constant", 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_the_split_follows_the_name_and_then_the_law(name):
+    split = load_config({"objective.name": name}).objective.split
+    assert (split.law, split.start, split.end) == SPLITS[name]
+    other = load_config({"objective.name": name, "objective.split.law": "cosine", "objective.split.end": 0.1}).objective
+    assert (other.split.law, *other.split.bounds) == ("cosine", 1.0, 0.1)
+
+
+def test_another_name_takes_its_own_values_and_leaves_those_that_were_set():
+    config = load_config({"objective.name": "soflow", "objective.split.start": 0.3, "objective.weight.eps": 0.5})
+    changed = with_values(config, {"objective.name": "shortcut"}).objective
+    assert (changed.weight.power, changed.weight.eps) == (0.0, 0.5)
+    assert changed.split == load_config({"objective.name": "shortcut"}).objective.split
+    kept = with_values(config, {"objective.name": "soflow", "objective.split.end": 0.1}).objective.split
+    assert (kept.start, kept.end) == (0.3, 0.1)
+    given = with_values(config, {"objective.name": "alphaflow", "objective.split.after": 0.5}).objective.split
+    assert (given.law, given.start, given.after) == ("sigmoid", 1.0, 0.5)
+
+
+MISFITS = {
+    "objective.name": ({"name": "meanflw"}, "did you mean 'meanflow'"),
+    "objective.split.law": ({"name": "soflow", "split": {"law": "exponentiel"}}, "did you mean 'exponential'"),
+    "objective.split.end": ({"name": "soflow", "split": {"end": 0.0}}, "above 0"),
+    "objective.split.start": ({"name": "shortcut", "split": {"start": 0.0}}, "regresses the network on itself"),
+    "objective.split.until": ({"name": "alphaflow", "split": {"after": 0.5, "until": 0.5}}, "after < until"),
+    "objective.direction": ({"name": "lsd", "direction": 0.5}, "must be 1"),
+    "objective.teacher": ({"name": "imf", "teacher": 0.99}, "only those of shortcut, split, lsd"),
+    "objective.time.ratio": ({"name": "split", "time": {"ratio": 1.0}}, "must be below 1"),
+    "objective.tangent": ({"name": "soflow", "tangent": "v00"}, "has no du/dt"),
+}
+
+
+@pytest.mark.parametrize("key", MISFITS)
+def test_what_an_objective_cannot_have_is_refused_with_its_reason(key):
+    values, reason = MISFITS[key]
+    with pytest.raises(ConfigError) as caught:
+        load_config({"objective": values})
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert reason in str(problem)
+
+
+def test_a_uniform_split_on_the_data_stays_above_zero():
+    with pytest.raises(
+        ConfigError, match=r"objective\.split\.start: must be above 0: the error of `soflow` is divided"
+    ):
+        load_config({"objective": {"name": "soflow", "split": {"law": "uniform"}}})
+    load_config({"objective": {"name": "soflow", "split": {"law": "uniform", "start": 0.1}}})
+
+
+GUIDANCE = {
+    "objective.guidance.scale": {"objective.guidance.scale": 2.0},
+    "objective.guidance.kappa": {"objective.guidance.kappa": 0.5},
+    "objective.guidance.scale_max": {"objective.guidance.scale_max": 1.0},
+    "evaluation.guidance": {"evaluation.guidance": []},
+}
+
+
+@pytest.mark.parametrize("key", GUIDANCE)
+def test_guidance_as_an_input_leaves_no_scale_to_set_and_is_judged_somewhere(key):
+    base = {"objective.guidance.input": True, "evaluation.guidance": [1, 2.5]}
+    assert load_config(base).objective.guidance.active
+    with pytest.raises(ConfigError) as caught:
+        load_config({**base, **GUIDANCE[key]})
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_scales_to_be_judged_at_need_a_network_that_is_told_them():
+    with pytest.raises(ConfigError, match=r"evaluation\.guidance: only a network that is told the scale"):
+        load_config({"evaluation.guidance": [1.0, 2.0]})
+    for wrong in ([0.5, 2.0], [2.0, 2.0]):
+        with pytest.raises(ConfigError, match=r"evaluation\.guidance"):
+            load_config({"objective.guidance.input": True, "evaluation.guidance": wrong})

@@ -149,7 +149,7 @@ import pkgutil, importlib, meanflow_core
 for module in pkgutil.walk_packages(meanflow_core.__path__, "meanflow_core."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-from meanflow_core.trainer import Trainer
+from meanflow_core import Trainer
 t = Trainer({"model": {"name": "mlp", "width": 8, "depth": 1}, "trainer": {"batch_size": 8, "device": "cpu"},
              "evaluation": {"samples": 20, "nfe": [1]}})
 t.train(2)

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
 def test_a_state_without_tensors_needs_no_torch(tmp_path):
     code = f"""
 import sys
-from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
+from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
 save_checkpoint({str(tmp_path / "c")!r}, {{"count": 3, "items": [1, (2, None)]}})
 assert load_checkpoint({str(tmp_path / "c")!r}) == {{"count": 3, "items": [1, (2, None)]}}
 assert "torch" not in sys.modules

@@ -5,11 +5,21 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 
-from meanflow_core.config import DiTConfig, GuidanceConfig, MLPConfig, ObjectiveConfig, UNetConfig
+from meanflow_core.config import (
+    PRESETS,
+    DiTConfig,
+    GuidanceConfig,
+    MLPConfig,
+    ObjectiveConfig,
+    UNetConfig,
+    load_config,
+)
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import batch
 
 ROWS, DROPS = 3, 2
@@ -36,12 +46,13 @@ class Tiny(torch.nn.Module):
         return self.outlet(F.silu(x) * t.unsqueeze(-1))
 
 
-def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1, low=False, **options):
+def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1, low=False, split=None, **options):
     net = net.to(device)
     x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
     dropped = torch.tensor([False, True, False, False, False, True, False], device=device)
     arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
+    arguments["split"] = split
 
     def step(x, noise, r, t):
         with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=False):
@@ -54,7 +65,8 @@ def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1,
 
     torch.compiler.reset()
     eager, gradients = run(step)
-    assert eager["du_dt"][:ROWS].abs().max() > 0.05  # a dropped tangent would show
+    if split is None:
+        assert eager["du_dt"][:ROWS].abs().max() > 0.05  # a dropped tangent would show
     compiled = torch.compile(step, fullgraph=True, **options)  # fullgraph: a graph break is an error
     for _ in range(calls):
         fast, fast_gradients = run(compiled)
@@ -78,6 +90,31 @@ def test_the_guided_loss_of_every_network_is_traced_to_one_graph(name):
     net = randomise_(build_net(config, shape, 3))
     low = name == "dit"  # one of them under bfloat16 autocast
     check_compiled_equals_eager(net, shape, GUIDED, low=low, backend="aot_eager")
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "meanflow"])
+@pytest.mark.filterwarnings("ignore")
+def test_every_objective_is_traced_to_one_graph(name):
+    config, shape = NETS["mlp"]
+    net, chosen = randomise_(build_net(config, shape, 3)), ObjectiveConfig(name=name, guidance=GUIDED.guidance)
+    split = None if name in ("imf", "lsd") else torch.linspace(0.2, 0.8, 7)
+    check_compiled_equals_eager(net, shape, chosen, split=split, backend="aot_eager")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit():
+    words = ["objective.name=alphaflow", "model.name=mlp", "model.width=8", "model.depth=1", "trainer.steps=10"]
+    config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu"])
+    trainer = Trainer(config)
+    counter = CompileCounter()
+    torch.compiler.reset()
+    trainer._loss.compile(fullgraph=True, dynamic=False, backend=counter)
+    graphs = []
+    for _ in range(10):
+        trainer.train(1)
+        graphs.append(counter.frame_count)
+    # a = 1 until 0.29 of the training, then a number for each step, then 0 from 0.72
+    assert graphs == [1, 1, 1, 2, 2, 2, 2, 2, 3, 3]
 
 
 @pytest.mark.gpu

@@ -24,6 +24,12 @@ CONFIG = {
     "evaluation": {"samples": 51, "nfe": [1], "batch_size": 8},
     "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
 }
+FAMILY = {
+    "imf": [],
+    "alphaflow": ["trainer.steps=4"],  # a of 1, a number and 0 in turn
+    "split": ["objective.teacher=0.9"],
+    "lsd": ["objective.teacher=0.9"],
+}
 WRAPPERS = (
     "func.jvp through DDP", "functional.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module",
     "whole loss inside DDP",
@@ -97,6 +103,14 @@ def arrangement(kind, rank):
     return "synchronised" if torch.allclose(both[0], both[1]) else "not synchronised"
 
 
+def trained(name):
+    """The weights, and the teacher's, after three steps by an objective."""
+    trainer = Trainer(load_config(CONFIG, [f"objective.name={name}", *FAMILY[name]]))
+    trainer.train(3)
+    state = trainer.state_dict()
+    return {part: {k: v.clone() for k, v in state.get(part, {}).items()} for part in ("net", "teacher")}
+
+
 def rank_main(rank, port, folder):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -121,6 +135,7 @@ def rank_main(rank, port, folder):
     again.load_state_dict(load_checkpoint(f"{folder}/one"))
     again.train(4)
     found["end of one's"] = {k: v.clone() for k, v in again.net.state_dict().items()}
+    found["family"] = {name: trained(name) for name in FAMILY}
     found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
@@ -163,6 +178,15 @@ def test_two_processes_train_as_one_does(ranks, alone):
     for one in found:
         torch.testing.assert_close(one["weights"], dict(alone.net.state_dict()), rtol=1e-3, atol=2e-5)
     torch.testing.assert_close(found[0]["weights"], found[1]["weights"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_two_processes_train_as_one_does_by_every_kind_of_target(ranks, name):
+    _, found = ranks
+    wanted = trained(name)
+    assert len(wanted["teacher"]) == len(wanted["net"]) * (name in ("split", "lsd"))
+    for one in found:
+        torch.testing.assert_close(one["family"][name], wanted, rtol=1e-3, atol=2e-5)
 
 
 def test_an_evaluation_shared_by_two_processes_is_that_of_one(ranks, alone):

@@ -328,8 +328,8 @@ def test_samples_that_are_not_finite_are_a_divergence(shared):
         trainer.evaluate()
 
 
-def sums_of(**values):
-    return torch.tensor([float(values.get(name, 1.0)) for name in SUMS])
+def sums_of(*own, **values):
+    return torch.tensor([float(values.get(name, 1.0)) for name in SUMS] + [float(value) for value in own])
 
 
 def meter(**kwargs):
@@ -342,10 +342,8 @@ def meter(**kwargs):
 def test_a_row_holds_means_over_steps_and_rows():
     m = meter()
     for step, loss in ((1, 2.0), (2, 4.0)):
-        sums = sums_of(
-            squared_error=16, velocity_error=12, du_dt_norm=6, u_norm=8, target_norm=24, velocity_power=72, weight=2
-        )
-        m.add(step, torch.tensor(loss), sums, torch.tensor(5.0))
+        sums = sums_of(6, squared_error=16, velocity_error=12, u_norm=8, target_norm=24, velocity_power=72, weight=2)
+        m.add(step, torch.tensor(loss), sums, torch.tensor(5.0), ("du_dt_norm",))
     row = m.row(2)
     assert row.pop("train/steps_per_second") == pytest.approx(2.0)
     assert row == pytest.approx({
@@ -353,6 +351,15 @@ def test_a_row_holds_means_over_steps_and_rows():
         "train/u_norm": 1.0, "train/target_norm": 3.0, "train/grad_norm": 5.0, "train/velocity_norm": 3.0,
         "train/weight": 0.25,
     })  # fmt: skip
+
+
+def test_what_an_objective_reports_is_averaged_over_the_steps_that_report_it():
+    m = meter()
+    for step, (own, names) in enumerate((((1.0,), ("split",)), ((0.5,), ("split",)), ((8.0,), ("du_dt_norm",))), 1):
+        m.add(step, torch.tensor(2.0), sums_of(*own, squared_error=24), torch.tensor(1.0), names)
+    row = m.row(3)
+    assert (row["train/split"], row["train/du_dt_norm"]) == (0.375, 4.0)
+    assert (row["train/squared_error"], row["train/loss"]) == pytest.approx((3.0, 2.0))
 
 
 def row_with(m, step, **values):
@@ -405,7 +412,9 @@ def test_the_first_row_is_compared_with_a_network_that_answers_zero():
 
 def test_without_rows_of_a_kind_their_metric_is_left_out():
     assert "train/velocity_error" not in row_with(meter(rows=8), 1)
-    assert "train/du_dt_norm" not in row_with(meter(rows=0), 1)
+    m = meter(rows=0)
+    m.add(1, torch.tensor(1.0), sums_of(3.0, velocity_power=80), torch.tensor(1.0), ("du_dt_norm",))
+    assert "train/du_dt_norm" not in m.row(1)
 
 
 def test_on_a_device_that_is_not_looked_at_the_flag_is_raised_with_the_right_step_at_the_next_row():

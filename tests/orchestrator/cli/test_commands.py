@@ -7,8 +7,9 @@ import pytest
 from meanflow_core.errors import ConfigError, TrainingDiverged
 from orchestrator.cli import main as cli
 from orchestrator.cli import models
+from orchestrator.cli.common import trial_and_sweep
 from orchestrator.cli.models import _numbers, _predicted, _prediction
-from orchestrator.cli.sweeps import _conclude, _gpu_share, _trial_and_sweep
+from orchestrator.cli.running import _conclude, _gpu_share
 from orchestrator.cluster.remote_args import remote_address
 from orchestrator.engine import control
 from orchestrator.final.training import FinalResult, check_workers
@@ -29,10 +30,10 @@ def test_a_gpu_is_shared_where_there_is_one_and_the_file_does_not_say(monkeypatc
 
 
 def test_a_trial_and_its_sweep_are_taken_in_either_order():
-    assert _trial_and_sweep("7.2", "digits") == _trial_and_sweep("digits", "7.2") == ("7.2", "digits")
-    assert _trial_and_sweep("7", None) == ("7", None)
-    assert _trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
-    assert _trial_and_sweep("digits", "moons") == ("digits", "moons")
+    assert trial_and_sweep("7.2", "digits") == trial_and_sweep("digits", "7.2") == ("7.2", "digits")
+    assert trial_and_sweep("7", None) == ("7", None)
+    assert trial_and_sweep("7", "8") == ("7", "8")  # a sweep may be named so
+    assert trial_and_sweep("digits", "moons") == ("digits", "moons")
 
 
 def test_a_sweep_that_ends_with_a_paused_trial_says_how_that_goes_on(tmp_path, capsys):

@@ -17,11 +17,8 @@ from orchestrator.cli.doctor import (
     check_ray,
     check_token,
     checks_table,
-    judge_nodes,
-    marked,
-    this_node,
-    touch,
 )
+from orchestrator.cli.doctor_nodes import judge_nodes, marked, this_node, touch
 from orchestrator.paths import Home
 
 HERE = {"versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}}

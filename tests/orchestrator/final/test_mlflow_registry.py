@@ -11,10 +11,11 @@ import pytest
 
 from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError
-from orchestrator.final.mlflow_registry import FinalRunLogger, register_model, resolve
+from orchestrator.final.mlflow_registry import register_model, resolve
 from orchestrator.final.samples import draw_samples
 from orchestrator.final.training import train_final
 from orchestrator.paths import Home
+from orchestrator.tracking.final_run import FinalRunLogger
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_sync import check, sync
 from orchestrator.tracking.tracker import MlflowTracker

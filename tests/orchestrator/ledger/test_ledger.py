@@ -25,11 +25,11 @@ from orchestrator.trials.trial import TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import essence, run
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.journal import DriverLock
+from orchestrator.ledger.journal import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -23,7 +23,7 @@ from tests.orchestrator.simulation import open_engine
 DRIVER = """
 import json, sys
 from orchestrator.paths import Home
-from orchestrator.runner_inline import run_inline
+from orchestrator.runners.inline import run_inline
 from tests.orchestrator.simulation import open_engine
 engine = open_engine(Home(__import__("pathlib").Path(sys.argv[1])), json.loads(sys.argv[2]))
 print("ready", flush=True)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.runners import ray_actor as runner_worker
 from orchestrator.runners.ray_actor import LEFTOVER_BYTES, NotUsedAgain, TrialWorker
@@ -31,6 +32,7 @@ def happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(runner_worker, "prepare_process", lambda work: seen.append("prepared"))
     monkeypatch.setattr(runner_worker, "wait_for_gpu_memory", lambda share: seen.append(f"waited for {share}"))
     monkeypatch.setattr(runner_worker, "run_on_this_worker", trial)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     return seen
 
 

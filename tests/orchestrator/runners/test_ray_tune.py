@@ -17,10 +17,11 @@ import pytest
 import ray
 
 from orchestrator.paths import Home, TrialPaths
-from orchestrator.runners import ray_tune as runner_ray
+from orchestrator.runners import ray_session, ray_tune
 from orchestrator.runners.inline import run_inline
 from orchestrator.runners.ray_nodes import capacity, resource_bundle
-from orchestrator.runners.ray_tune import Session, run_ray
+from orchestrator.runners.ray_session import Session
+from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec.settings import Resources
 from orchestrator.trials.protocol import Assignment, Decision
 from orchestrator.worker import group as runner_group
@@ -275,7 +276,7 @@ def test_a_fault_of_one_rank_ends_the_trial_though_the_other_waits_for_it(local_
 
 
 def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_ray, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
+    monkeypatch.setattr(ray_tune, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
     once = tmp_path / "happened"
     engine, _ = run(
         tmp_path,
@@ -349,7 +350,7 @@ def test_population_based_training_on_two_workers_decides_as_in_one_process(loca
     ],
 )  # fmt: skip
 def test_the_loss_of_a_worker_has_a_class(error, kind):
-    assert runner_ray.outcome_of_loss(error).kind == kind
+    assert ray_session.outcome_of_loss(error).kind == kind
 
 
 def node(alive=True, **resources):
@@ -368,7 +369,7 @@ def test_capacity_counts_whole_trials_on_each_living_node():
 
 
 def test_an_edit_of_the_resources_changes_nothing_for_the_workers_that_there_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_ray, "nodes", lambda: [{**node(CPU=4.0), "NodeID": "a"}])
+    monkeypatch.setattr(ray_session, "nodes", lambda: [{**node(CPU=4.0), "NodeID": "a"}])
     engine = ScriptedEngine(tmp_path, [], resources=Resources(cpu=2))
     session = Session(engine, None, threading.Event())
     session._shared = "made already"

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from orchestrator.tracking.mlflow_delivery import LAST_CHANCES, Delivery, Sender, Unsendable, image_stem, metric_name
+from orchestrator.tracking.mlflow_delivery import Delivery, Unsendable, image_stem, metric_name
 from orchestrator.tracking.mlflow_store import Sent, Store, connect, sending
 from orchestrator.tracking.mlflow_sync import check, sync
 from orchestrator.tracking.outbox import Outbox, Record
+from orchestrator.tracking.sender import LAST_CHANCES, Sender
 from tests.orchestrator.mlflow_stores import picture, read_back, sqlite_store
 
 pytestmark = pytest.mark.mlflow

@@ -16,7 +16,7 @@ from tests import ROOT
 PROGRAM = """
 import sys
 import torch, torch.distributed as dist
-from orchestrator.process_group import join_process_group
+from orchestrator.worker.process_group import join_process_group
 rank = int(sys.argv[1])
 join_process_group("10.213.7.1", 29411, rank, 2, on_gpu=False)
 total = torch.tensor([float(3 + 4 * rank)])

@@ -1,23 +1,21 @@
-"""Running a sweep and speaking to it: plan, run, resume, stop, status, logs, and changes to what there is."""
+"""Starting a sweep and going on with one: plan, run, submit, resume; and one of its trials by itself: rerun."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.cli.common import (
     CommandFailed,
+    FileArgument,
     HomeOption,
     JsonOption,
     SweepArgument,
+    TrialArgument,
     check_name,
     console,
     find_sweep,
@@ -25,9 +23,8 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
-    register_commands,
+    trial_and_sweep,
 )
-from orchestrator.cluster import HELP
 from orchestrator.formatting import count, join
 
 if TYPE_CHECKING:
@@ -37,30 +34,12 @@ if TYPE_CHECKING:
     from orchestrator.results import LiveDisplay
     from orchestrator.spec import SweepSpec
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="Replace keys of the file.", show_default=False)
 ]
 InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray: for debugging.")]
 NameOption = Annotated[str | None, typer.Option(help="Another name than the file's.", show_default=False)]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse to go on in another environment.")]
-TRIAL_ID = re.compile(r"[0-9]+(\.[0-9]+)?")
-TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    register_commands(app, "Sweeps", plan, run, submit, resume, stop, pause, status, logs)
-    register_commands(app, "Changes", extend, edit, retry, rerun)
-    about = "Stop, pause or retry one trial of a sweep, also of a running one."
-    trial = typer.Typer(help=about, epilog=HELP, no_args_is_help=True)
-    trial.command("stop", epilog=HELP)(trial_stop)
-    trial.command("pause", epilog=HELP)(trial_pause)
-    trial.command("retry", epilog=HELP)(trial_retry)
-    app.add_typer(trial, name="trial", rich_help_panel="Changes")
-
-
-# ------------------------------------------------------------------------------------------------- running
 
 
 def plan(
@@ -187,6 +166,45 @@ def resume(
     for line in engine.drift:
         typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
     _drive(engine, inline=inline)
+
+
+def rerun(
+    trial: TrialArgument,
+    sweep: SweepArgument = None,
+    inline: InlineOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run one trial's configuration again, by itself. From its beginning, with its output here; records nothing."""
+    from orchestrator.trials import Assignment
+    from orchestrator.worker import classify, run_trial
+
+    trial, sweep = trial_and_sweep(trial, sweep)
+    paths, ledger, _, trials = read_sweep(home, sweep)
+    record = next((record for record in trials if record.id == trial), None)
+    if record is None:
+        close = nearest(trial, [each.id for each in trials])
+        raise ConfigError([Problem(key="TRIAL", value=trial, rule="no such trial", nearest=close)])
+    spec = ledger.spec(record.revision)
+    config = spec.config_for(dict(record.values), seed=record.seed)
+    folder = paths.root / "reruns" / trial
+    assignment = Assignment(
+        trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
+        folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
+    )  # fmt: skip
+    typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
+    try:
+        for report in run_trial(assignment):
+            before = record.reports.get(report.step, {}).get(spec.metric.name)
+            was = "" if before is None else f" (was {before:.6g})"
+            typer.echo(f"step {report.step}: {spec.metric.name} {report.metrics[spec.metric.name]:.6g}{was}")
+    except Exception as error:
+        if inline:
+            raise  # here the debugger, or the plain traceback, is what is wanted
+        outcome = classify(error)
+        raise CommandFailed(f"{outcome.kind}: {outcome.reason}\n{outcome.traceback or ''}") from error
+
+
+# ------------------------------------------------------------------------------------------------- driving
 
 
 def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
@@ -316,191 +334,3 @@ def _conclude(ledger: Ledger) -> None:
         )
     if state.state == "failed":
         raise CommandFailed(f"the sweep failed: {state.reason}")
-
-
-# ---------------------------------------------------------------------------------------------- looking
-
-
-def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
-    """Say where a sweep stands. Trials by state, the best so far, time left, what it has cost."""
-    from orchestrator.results import status as find
-    from orchestrator.results import status_table, summarize
-    from orchestrator.worker import disk_use
-
-    paths, ledger, spec, trials = read_sweep(home, sweep)
-    summary = summarize(ledger)
-    found = find(spec, trials, state=summary["state"], wall_seconds=summary["budget"]["wall_clock"]["used"])
-    found |= {"reason": summary["reason"], "waste": summary["waste"], "revision": summary["revision"]}
-    found["disk"] = disk_use(paths)
-    if json:
-        print_json(found)
-    else:
-        console().print(status_table(found))
-
-
-def logs(
-    trial: Annotated[
-        str | None, typer.Argument(metavar="[TRIAL]", help="A trial's id; without one, the driver's log.")
-    ] = None,
-    sweep: SweepArgument = None,
-    named: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added.")] = False,
-    tail: Annotated[int, typer.Option("-n", help="Last lines to begin with; 0 for all.")] = 50,
-    home: HomeOption = None,
-) -> None:
-    """Print the log of a trial or of the driver. Of a trial: what its workers printed, over all its runs."""
-    sweep = sweep or named
-    if trial is not None and sweep is None and not TRIAL_ID.fullmatch(trial):
-        trial, sweep = None, trial  # `meansweep logs SWEEP`
-    paths = find_sweep(home_at(home), sweep)
-    if trial is not None and not TRIAL_ID.fullmatch(trial):
-        raise ConfigError(
-            [Problem(key="TRIAL", value=trial, rule="must be a trial's id, e.g. 7, or 7.2 for a replicate")]
-        )
-    file = paths.driver_log if trial is None else paths.trial(trial).log
-    if not file.exists():
-        known = sorted((p.parent.name for p in paths.trials.glob("*/log.txt")), key=float)
-        rule = f"has no log yet; trials with one: {', '.join(known) or 'none'}"
-        raise ConfigError([Problem(key="TRIAL", value=trial or "driver", rule=rule)])
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        lines = stream.readlines()
-        typer.echo("".join(lines[-tail:] if tail else lines), nl=False)
-        while follow:
-            text = stream.read()
-            if text:
-                typer.echo(text, nl=False)
-            else:
-                time.sleep(0.3)
-
-
-# --------------------------------------------------------------------------------------------- changing
-
-
-def stop(sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """End a running sweep. What runs stops at its next report; `resume` can go on with it."""
-    _request(home, sweep, "stop")
-
-
-def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """Pause a running sweep. Its workers are freed, its driver waits for `resume`."""
-    _request(home, sweep, "pause")
-
-
-def extend(
-    more: Annotated[str, typer.Argument(metavar="N", help="How many trials more: 8 or +8.")],
-    sweep: SweepArgument = None,
-    home: HomeOption = None,
-) -> None:
-    """Let a sweep run more trials than it was to. Also a finished one: then `resume` runs them."""
-    more, sweep = _trial_and_sweep(more.removeprefix("+"), sweep and sweep.removeprefix("+"))  # in either order too
-    if not more.isdecimal() or int(more) < 1:
-        raise ConfigError([Problem(key="N", value=more, rule="must be a number of trials, 1 or more")])
-    _request(home, sweep, "extend", int(more))
-
-
-def edit(
-    file: FileArgument,
-    sweep: SweepArgument = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-    home: HomeOption = None,
-) -> None:
-    """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
-    from orchestrator.engine import control, edits
-    from orchestrator.ledger import Ledger
-    from orchestrator.spec import read_spec
-
-    spec = read_spec(file)
-    paths = find_sweep(home_at(home), sweep or spec.name)
-    command = control.edit(spec)
-    revised = edits.revised(Ledger.open(paths), command)
-    for line in [*revised.changes, *revised.notes]:
-        typer.echo(f"  {line}")
-    if not revised.changes:
-        typer.echo("nothing would change")
-    elif not dry_run:
-        said = control.request(paths, command)
-        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
-
-
-def retry(
-    sweep: SweepArgument = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Every failed trial.")] = False,
-    home: HomeOption = None,
-) -> None:
-    """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
-    if not failed:
-        raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
-    _request(home, sweep, "retry_failed")
-
-
-def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """End one trial for good."""
-    trial, sweep = _trial_and_sweep(trial, sweep)
-    _request(home, sweep, "stop_trial", trial)
-
-
-def trial_pause(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """Have one trial free its worker at its next report and wait until it is retried."""
-    trial, sweep = _trial_and_sweep(trial, sweep)
-    _request(home, sweep, "pause_trial", trial)
-
-
-def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """Take up a trial that failed, was stopped or is paused."""
-    trial, sweep = _trial_and_sweep(trial, sweep)
-    _request(home, sweep, "retry_trial", trial)
-
-
-def _trial_and_sweep(trial: str, sweep: str | None) -> tuple[str, str | None]:
-    """Take the two in either order: `7 digits` and `digits 7`."""
-    turned = sweep is not None and TRIAL_ID.fullmatch(sweep) and not TRIAL_ID.fullmatch(trial)
-    return (str(sweep), trial) if turned else (trial, sweep)
-
-
-def rerun(
-    trial: TrialArgument,
-    sweep: SweepArgument = None,
-    inline: InlineOption = False,
-    home: HomeOption = None,
-) -> None:
-    """Run one trial's configuration again, by itself. From its beginning, with its output here; records nothing."""
-    from orchestrator.trials import Assignment
-    from orchestrator.worker import classify, run_trial
-
-    trial, sweep = _trial_and_sweep(trial, sweep)
-    paths, ledger, _, trials = read_sweep(home, sweep)
-    record = next((record for record in trials if record.id == trial), None)
-    if record is None:
-        from meanflow_core.errors import nearest
-
-        close = nearest(trial, [each.id for each in trials])
-        raise ConfigError([Problem(key="TRIAL", value=trial, rule="no such trial", nearest=close)])
-    spec = ledger.spec(record.revision)
-    config = spec.config_for(dict(record.values), seed=record.seed)
-    folder = paths.root / "reruns" / trial
-    assignment = Assignment(
-        trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
-        folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
-    )  # fmt: skip
-    typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
-    try:
-        for report in run_trial(assignment):
-            before = record.reports.get(report.step, {}).get(spec.metric.name)
-            was = "" if before is None else f" (was {before:.6g})"
-            typer.echo(f"step {report.step}: {spec.metric.name} {report.metrics[spec.metric.name]:.6g}{was}")
-    except Exception as error:
-        if inline:
-            raise  # here the debugger, or the plain traceback, is what is wanted
-        outcome = classify(error)
-        raise CommandFailed(f"{outcome.kind}: {outcome.reason}\n{outcome.traceback or ''}") from error
-
-
-def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any) -> None:
-    from orchestrator.engine import control
-    from orchestrator.ledger import LedgerError
-
-    make: Mapping[str, Any] = vars(control)
-    try:
-        typer.echo(control.request(find_sweep(home_at(home), sweep), make[command](*arguments)))
-    except LedgerError as error:
-        raise CommandFailed(str(error)) from error

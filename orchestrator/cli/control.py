@@ -1,0 +1,118 @@
+"""Speaking to a sweep, running or not: stop, pause, extend, edit, retry, and the same for one of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.cli.common import (
+    CommandFailed,
+    FileArgument,
+    HomeOption,
+    SweepArgument,
+    TrialArgument,
+    find_sweep,
+    home_at,
+    trial_and_sweep,
+)
+from orchestrator.cluster import HELP
+
+
+def stop(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """End a running sweep. What runs stops at its next report; `resume` can go on with it."""
+    _request(home, sweep, "stop")
+
+
+def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Pause a running sweep. Its workers are freed, its driver waits for `resume`."""
+    _request(home, sweep, "pause")
+
+
+def extend(
+    more: Annotated[str, typer.Argument(metavar="N", help="How many trials more: 8 or +8.")],
+    sweep: SweepArgument = None,
+    home: HomeOption = None,
+) -> None:
+    """Let a sweep run more trials than it was to. Also a finished one: then `resume` runs them."""
+    more, sweep = trial_and_sweep(more.removeprefix("+"), sweep and sweep.removeprefix("+"))  # in either order too
+    if not more.isdecimal() or int(more) < 1:
+        raise ConfigError([Problem(key="N", value=more, rule="must be a number of trials, 1 or more")])
+    _request(home, sweep, "extend", int(more))
+
+
+def edit(
+    file: FileArgument,
+    sweep: SweepArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
+    from orchestrator.engine import control, edits
+    from orchestrator.ledger import Ledger
+    from orchestrator.spec import read_spec
+
+    spec = read_spec(file)
+    paths = find_sweep(home_at(home), sweep or spec.name)
+    command = control.edit(spec)
+    revised = edits.revised(Ledger.open(paths), command)
+    for line in [*revised.changes, *revised.notes]:
+        typer.echo(f"  {line}")
+    if not revised.changes:
+        typer.echo("nothing would change")
+    elif not dry_run:
+        said = control.request(paths, command)
+        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
+
+
+def retry(
+    sweep: SweepArgument = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every failed trial.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
+    if not failed:
+        raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
+    _request(home, sweep, "retry_failed")
+
+
+def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """End one trial for good."""
+    trial, sweep = trial_and_sweep(trial, sweep)
+    _request(home, sweep, "stop_trial", trial)
+
+
+def trial_pause(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Have one trial free its worker at its next report and wait until it is retried."""
+    trial, sweep = trial_and_sweep(trial, sweep)
+    _request(home, sweep, "pause_trial", trial)
+
+
+def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+    """Take up a trial that failed, was stopped or is paused."""
+    trial, sweep = trial_and_sweep(trial, sweep)
+    _request(home, sweep, "retry_trial", trial)
+
+
+def trial_commands() -> typer.Typer:
+    """Return the commands about one trial: `meansweep trial stop`, and others."""
+    about = "Stop, pause or retry one trial of a sweep, also of a running one."
+    trial = typer.Typer(help=about, epilog=HELP, no_args_is_help=True)
+    trial.command("stop", epilog=HELP)(trial_stop)
+    trial.command("pause", epilog=HELP)(trial_pause)
+    trial.command("retry", epilog=HELP)(trial_retry)
+    return trial
+
+
+def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any) -> None:
+    from orchestrator.engine import control
+    from orchestrator.ledger import LedgerError
+
+    make: Mapping[str, Any] = vars(control)
+    try:
+        typer.echo(control.request(find_sweep(home_at(home), sweep), make[command](*arguments)))
+    except LedgerError as error:
+        raise CommandFailed(str(error)) from error

@@ -1,0 +1,34 @@
+"""No test meets what else runs on this machine: somebody's Ray cluster, MLflow server or sweeps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+OWN = ("MEANSWEEP_SCREENSHOTS", "MEANSWEEP_BROWSER_HOME")
+"""Variables that ask the tests themselves for something."""
+
+# At import, before Ray and MLflow read them, and for every process that a test starts.
+for name in [name for name in os.environ if name.startswith(("RAY_", "MLFLOW_", "MEANSWEEP_")) and name not in OWN]:
+    del os.environ[name]
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+"""Without it, almost every function of Ray connects to the cluster in /tmp/ray/ray_current_cluster, or starts one."""
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_by_accident(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that uses Ray and is not marked: every other one may run beside any cluster."""
+    marked = any(request.node.get_closest_marker(mark) for mark in ("ray", "cluster"))
+    assert marked or not _connected(), "an earlier test has left Ray connected"
+    yield
+    assert marked or not _connected(), "mark this test `ray`: it has connected to a Ray"
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
