@@ -14,6 +14,7 @@ from meanflow_core.config import load_config
 from meanflow_core.data import missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
+from orchestrator.provenance import c_compiler
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -26,7 +27,11 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     """Return what trials would not find here, each thing once. Nothing is imported or read."""
     found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
     if spec.builtin_trainer:
-        for config in drawn_configs(spec, DRAWS):
+        configs = drawn_configs(spec, DRAWS)
+        if any(config["trainer"]["compile"] for config in configs) and c_compiler() is None:
+            rule = "needs a C compiler (cc, gcc or clang; $CC names another) where trials run, and none is here"
+            found.append(Problem(key="trainer.compile", value=True, rule=rule))
+        for config in configs:
             found += [problem for problem in missing(load_config(config)) if problem not in found]
     return [replace(problem, file=spec.file) for problem in found]
 

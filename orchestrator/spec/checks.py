@@ -114,6 +114,10 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
     elif not limited and not any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems):
         reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    if spec.builtin_trainer and spec.resources.gpu > 1:
+        gpus = int(spec.resources.gpu * spec.resources.workers)
+        rule = f"is more than a process of the MeanFlow trainer uses; `gpu: 1, workers: {gpus}` trains on {gpus}"
+        reader.wrong(("resources", "gpu"), rule, spec.resources.gpu)
     if len(spec.metrics) > 1:
         if spec.method in ("cmaes", "pbt"):
             reader.wrong(

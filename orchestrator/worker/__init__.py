@@ -7,6 +7,9 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from orchestrator.worker.checkpoints import CheckpointStore as CheckpointStore
     from orchestrator.worker.checkpoints import disk_use as disk_use
+    from orchestrator.worker.failure_kinds import classify as classify
+    from orchestrator.worker.grant import granted as granted
+    from orchestrator.worker.grant import hide_gpus as hide_gpus
     from orchestrator.worker.group import WorkerGroup as WorkerGroup
     from orchestrator.worker.process import SharedData as SharedData
     from orchestrator.worker.process import Work as Work
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.worker.trial_loop import MakeTrainer as MakeTrainer
     from orchestrator.worker.trial_loop import OnLog as OnLog
     from orchestrator.worker.trial_loop import build_trainer as build_trainer
-    from orchestrator.worker.trial_loop import classify as classify
     from orchestrator.worker.trial_loop import import_trainer as import_trainer
     from orchestrator.worker.trial_loop import make_shared as make_shared
     from orchestrator.worker.trial_loop import run_trial as run_trial

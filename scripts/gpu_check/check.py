@@ -92,10 +92,8 @@ def run_check(check: Check, setting: Setting, limit: float | None = None) -> dic
     sender.close()
     found: dict[str, Any]
     try:
-        if receiver.poll(limit):
-            found = receiver.recv()
-        else:
-            found = {"ok": False, "error": f"not done after {limit:.0f} s"}
+        late = {"ok": False, "error": f"not done after {limit:.0f} s"}
+        found = receiver.recv() if receiver.poll(limit) else late
     except EOFError:
         process.join()
         found = {"ok": False, "error": f"the process ended with exit code {process.exitcode}"}

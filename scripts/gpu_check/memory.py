@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from orchestrator.trial import classify, free_memory
+from orchestrator.worker.failure_kinds import classify
+from orchestrator.worker.trial_loop import free_memory
 from scripts.gpu_check.check import Figures, NotRun, Setting, demand
 from scripts.gpu_check.nets import trainer, training
 

@@ -10,7 +10,7 @@ from torch import nn
 from meanflow_core.config import DiTConfig, MLPConfig, ModelConfig, TrainConfig, UNetConfig, load_config
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
-from meanflow_core.trainer import Trainer
+from meanflow_core.training.trainer import Trainer
 from scripts.gpu_check.check import Setting
 
 CLASSES = 10

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from meanflow_core.trainer import Trainer
-from orchestrator.trial import classify
+from meanflow_core.training.trainer import Trainer
+from orchestrator.worker.failure_kinds import classify
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import relative, trainer, training
 

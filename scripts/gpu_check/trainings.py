@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from meanflow_core.batches import Batches
-from meanflow_core.checkpoint import load_checkpoint, save_checkpoint
 from meanflow_core.distributed import World
-from meanflow_core.trainer import Trainer
+from meanflow_core.training.batches import Batches
+from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
+from meanflow_core.training.trainer import Trainer
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import relative, trainer, training
 

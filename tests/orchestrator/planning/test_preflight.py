@@ -67,3 +67,13 @@ def test_a_trainer_is_looked_for_by_its_module_and_its_class(tmp_path, monkeypat
     assert missing_here(spec) == []
     with pytest.raises(ConfigError, match="did you mean 'Trainer'"):
         demand_ready(spec)
+
+
+def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, monkeypatch):
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    plain = {problem.key for problem in missing_here(read_spec(sweep))}
+    compiled = missing_here(read_spec(sweep, ["set.trainer.compile=true"]))
+    assert {problem.key for problem in compiled} - plain == {"trainer.compile"}
+    assert "needs a C compiler" in next(p.rule for p in compiled if p.key == "trainer.compile")
