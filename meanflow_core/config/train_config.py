@@ -76,4 +76,6 @@ class TrainConfig(Section):
         del content["evidence"]
         for key in ("device", "log_every", "eval_every", "checkpoint_every"):
             del content["trainer"][key]
+        if content["trainer"]["precision"] == "float32":
+            content["trainer"]["precision"] = "fp32"  # its name when the first hashes were taken
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

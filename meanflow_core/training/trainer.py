@@ -28,6 +28,7 @@ from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.precision import in_its_precision
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
@@ -128,6 +129,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- training
 
+    @in_its_precision
     def train(self, steps: int) -> list[Row]:
         """Train `steps` further steps.
 
@@ -192,6 +194,7 @@ class Trainer:
         averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
         return {**averages, "raw": self.net.state_dict()}
 
+    @in_its_precision
     def evaluate(self) -> dict[str, float]:
         """Judge samples of every set of weights, from fixed noise and labels.
 
@@ -234,6 +237,7 @@ class Trainer:
             **self.shared.evaluator.record(),
         }
 
+    @in_its_precision
     def sample_grid(self, nfe: int = 1, guidance: float | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class.
 

@@ -20,7 +20,8 @@ class TrainingLoss(nn.Module):
         net: the network that is trained.
         objective: `TrainConfig.objective`.
         null_label: of the network, or None for unlabelled data.
-        precision: `fp32`, or `bf16`: the network under autocast; times, points, tangents and loss stay in float32.
+        precision: `trainer.precision`; with `bf16` the network runs under autocast, and times, points, tangents and
+            loss stay in float32.
         teacher: the network of the target's passes without gradient; None: `net`.
     """
 

@@ -1,7 +1,7 @@
 """What kind of end an exception is: the configuration's doing, the machine's, or a bug.
 
 Types come first, then the table of messages. What is left of a device's errors (an illegal access, an unknown error)
-has no meaning of its own: if a new process can still compute on the device, the operation was at fault, else the device.
+has no meaning of its own: if a new process can still compute there, the operation was at fault, else the device.
 """
 
 from __future__ import annotations

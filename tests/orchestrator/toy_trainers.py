@@ -159,9 +159,9 @@ class Beholder(Toy):
 
     def __init__(self, config: dict[str, Any], *, shared: str | None = None) -> None:
         super().__init__(config)
-        self.device = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        self.device = os.environ.get("CUDA_VISIBLE_DEVICES", "all") or "none"
         self.fingerprint = shared if shared is not None else "not shared"
 
     @classmethod
     def shared_data(cls, config: dict[str, Any]) -> str:
-        return os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "all") or "none"

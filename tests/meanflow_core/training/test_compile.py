@@ -117,6 +117,18 @@ def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit():
     assert graphs == [1, 1, 1, 2, 2, 2, 2, 2, 3, 3]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_guided_loss_under_autocast_asks_a_graph_for_nothing_it_cannot_trace(monkeypatch):
+    """Some releases of torch cannot trace the clearing of autocast's cache, which a graph does not have."""
+
+    def untraceable():
+        torch._dynamo.graph_break()
+
+    monkeypatch.setattr(torch, "clear_autocast_cache", untraceable)
+    config, shape = NETS["mlp"]
+    check_compiled_equals_eager(randomise_(build_net(config, shape, 3)), shape, GUIDED, low=True, backend="eager")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.filterwarnings("ignore")

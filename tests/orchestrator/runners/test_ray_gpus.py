@@ -48,11 +48,11 @@ def seen(tmp_path, resources, count):
 
 
 def test_every_trial_sees_its_own_gpu_and_the_process_of_shared_data_none(gpus, tmp_path):
-    assert seen(tmp_path, Resources(gpu=1.0), 3) == (["0", "1", "2"], {""})
+    assert seen(tmp_path, Resources(gpu=1.0), 3) == (["0", "1", "2"], {"none"})
 
 
 def test_trials_without_a_grant_see_none(gpus, tmp_path):
-    assert seen(tmp_path, Resources(gpu=0.0), 2) == (["", ""], {""})
+    assert seen(tmp_path, Resources(gpu=0.0), 2) == (["none", "none"], {"none"})
 
 
 def test_what_the_cluster_has_is_counted(gpus):
