@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test torture cluster-demo gpu-check bench check format lint types
+.PHONY: help setup quickstart test torture cluster-demo gpu-check paper bench check format lint types
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,12 +28,17 @@ torture: $(READY)  ## Kill a driver fifty times a method: the sweep must end as 
 cluster-demo: $(READY)  ## Sweep on a local Ray cluster while its parts are killed, one by one.
 	$(BIN)/python scripts/cluster_demo.py
 
+paper: $(READY)  ## Repeat the paper's tables on digits and MNIST, and write docs/paper.md (an hour on 2 cores; resumable).
+	$(BIN)/python scripts/paper_tables.py
+
 bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/overhead.py
 
+# Two processes, each file in one of them: what a file starts (Ray, MLflow) it starts once. In the order of the tree, which
+# has the longest test (a cluster) near its beginning.
 test: $(READY)  ## Run all tests that need no GPU.
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu-check: $(READY)  ## Prove on a GPU what only a GPU can prove, in at most six minutes.
 	$(BIN)/python -m scripts.gpu_check

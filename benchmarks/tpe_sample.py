@@ -17,9 +17,9 @@ from typing import Any
 import optuna
 from search_quality import ASHA, STEPS, curve, final_value, spec_of
 
-from orchestrator.search import samplers as search
-from orchestrator.search.pruning import keep_count
-from orchestrator.search.samplers import Observation, Search
+from orchestrator.search import Observation
+from orchestrator.search.methods import tpe
+from orchestrator.search.rules.arrivals import keep_count
 from orchestrator.trials.trial import TrialState
 
 RUNGS = (100, 300, 900)
@@ -27,7 +27,8 @@ RUNGS = (100, 300, 900)
 
 def values_of(seed: int, trials: int) -> list[float]:
     """The final value of every trial that TPE draws, in order."""
-    searching = Search(spec_of({"method": "tpe", "run_cap": trials, "early_terminate": ASHA}, seed))
+    spec = spec_of({"method": "tpe", "run_cap": trials, "early_terminate": ASHA}, seed)
+    searching = spec.method(spec)
     seen: list[Observation] = []
     at_rung: dict[int, list[float]] = {rung: [] for rung in RUNGS}
     found, position = [], 0
@@ -56,10 +57,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sample = search._SHOWN
+    sample = tpe.SHOWN
     print("shown     seed    best  median of the last 100  seconds of processor time")
     for shown in (options.trials, sample):
-        search._SHOWN = shown
+        tpe.SHOWN = shown
         for seed in range(options.seeds):
             began = time.process_time()
             values = values_of(seed, options.trials)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import TrainConfig, load_config
+from meanflow_core.config import FIRST, TrainConfig, load_config
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
 from meanflow_core.training import CheckpointError
 
@@ -65,7 +65,7 @@ def _read(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     """Return the configuration and the folder of its training."""
     file: Path = options.config
     if file.is_dir():
-        return load_config(file / "config.yaml", options.overrides), options.out or file
+        return load_config(file / "config.yaml", options.overrides, defaults=FIRST), options.out or file
     return load_config(file, options.overrides), options.out or Path("runs") / file.stem
 
 

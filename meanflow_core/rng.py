@@ -8,9 +8,13 @@ runs that share a seed are paired: they see the same rows, noise and uniform num
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -42,9 +46,60 @@ class Streams:
 
 @contextmanager
 def seeded(*parts: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators inside the block, and put them back as they were after it."""
-    device = torch.device(device)
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
-        torch.manual_seed(stable_seed(*parts))
+    """Seed the global generators (torch's, Python's, numpy's) inside the block, and put them back after it."""
+    with one_draw(torch.device(device)):
+        seed = stable_seed(*parts)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class RandomState:
+    """The states of the generators that a network may draw from: torch's on CPU and device, Python's and numpy's."""
+
+    device: torch.device
+    states: tuple[Any, ...]
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """Return the present states."""
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(device, (torch.get_rng_state(), on_device, random.getstate(), np.random.get_state(legacy=False)))
+
+    def restore(self) -> None:
+        """Let the generators draw again what they drew from here."""
+        cpu, on_device, python, numpy = self.states
+        torch.set_rng_state(cpu)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self.device)
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+    def moved(self) -> bool:
+        """Whether anything has been drawn since."""
+        return not self.equals(RandomState.now(self.device))
+
+    def equals(self, other: RandomState) -> bool:
+        """Whether the generators stand where they do in another state."""
+        cpu, on_device, python, numpy = self.states
+        there = other.states
+        return bool(
+            torch.equal(cpu, there[0])
+            and (on_device is None or torch.equal(on_device, there[1]))
+            and python == there[2]
+            and numpy["state"]["pos"] == there[3]["state"]["pos"]
+            and np.array_equal(numpy["state"]["key"], there[3]["state"]["key"])
+            and numpy["has_gauss"] == there[3]["has_gauss"]
+        )
+
+
+@contextmanager
+def one_draw(device: torch.device) -> Iterator[RandomState]:
+    """Put the generators back as they were after the block: what comes next draws the numbers the block drew."""
+    state = RandomState.now(device)
+    try:
+        yield state
+    finally:
+        state.restore()

@@ -77,5 +77,10 @@ def test_every_promise_names_a_test_that_exists():
     there = {file: set(names_in(ROOT / file)) for file in {file for file, _ in named} if (ROOT / file).exists()}
     assert [f"{file}::{test}" for file, test in named if test not in there.get(file, ())] == []
     assert all(test.rpartition("::")[2].startswith("test_") for _, test in named)
-    promises = page.partition("## What it does not do")[0].split("\n- ")[1:]
+    promises = page.split("\n- ")[1:]
     assert [text for text in promises if not PROMISE.search(text) and "(measured)" not in text] == []
+
+
+def test_promises_are_a_page_for_contributors_alone():
+    linking = [document.name for document in DOCUMENTS if "promises.md)" in document.read_text()]
+    assert linking == ["CONTRIBUTING.md"]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -21,18 +22,18 @@ CORE_PACKAGES = {
     "data": {"config"},
     "metrics": {"config", "data"},
     "sampling": {"config", "flow", "data"},
-    "training": {"config", "flow", "objectives", "nets", "data", "metrics", "sampling"},
+    "training": {"config", "flow", "derivative", "objectives", "nets", "data", "metrics", "sampling"},
     "run": {"config", "sampling", "training"},
 }
 CORE_LEAVES = {"errors", "faces", "rng", "distributed"}
 PACKAGES = {
     "space": set(),
     "trials": set(),
-    "spec": {"space", "trials"},
+    "search": {"space", "trials"},
+    "spec": {"space", "trials", "search"},
     "ledger": {"spec", "trials"},
-    "search": {"space", "spec", "trials"},
     "worker": {"spec", "trials"},
-    "planning": {"spec", "search", "worker"},
+    "planning": {"spec", "worker"},
     "results": {"space", "spec", "trials", "ledger", "planning"},
     "tracking": {"space", "spec", "trials", "results"},
     "report": {"spec", "trials", "results", "planning"},
@@ -45,13 +46,13 @@ PACKAGES = {
         *("final", "cluster"),
     },
 }
-LEAVES = {"paths", "provenance", "statistics", "formatting"}
+LEAVES = {"paths", "provenance", "statistics", "formatting", "limits"}
 TYPES_ONLY = {("engine", "tracking")}
 """Packages that another one may name in its types and not use."""
 
 # Third parties a package may name, and the modules of `orchestrator` that may name the heavy ones.
 CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
-CORE_LAZY = {"PIL", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
+CORE_LAZY = {"PIL", "mlxtend", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"worker", "runners", "cluster", "final", "cli/doctor"},
     "mlflow": {"tracking/mlflow_store", "tracking/mlflow_delivery", "final/mlflow_registry", "final/mlflow_model"},
@@ -108,7 +109,7 @@ def test_every_heavy_third_party_has_its_doors():
     wrong = []
     for path in modules("orchestrator"):
         place = path.relative_to(ROOT / "orchestrator").with_suffix("")
-        doors = {str(place), str(place.parent)}
+        doors = {str(place), *map(str, place.parents)}
         wrong += [f"{place} imports {n}" for n in third_parties(path) if n in DOORS and not doors & DOORS[n]]
     assert wrong == []
 
@@ -244,3 +245,37 @@ def test_what_scripts_import_from_the_packages_is_there(folder):
                 module = importlib.import_module(node.module)
                 missing += [f"{path.name}: {node.module}.{a.name}" for a in node.names if not hasattr(module, a.name)]
     assert missing == []
+
+
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
+
+
+@pytest.mark.parametrize(("root", "table"), [("orchestrator", PACKAGES), ("meanflow_core", CORE_PACKAGES)])
+def test_the_page_on_the_architecture_has_the_table_of_imports(root, table):
+    shown = PAGE.partition(f"| package of `{root}` |")[2].partition("\n\n")[0].splitlines()[2:]
+    read = {}
+    for package, allowed in (line.strip("| ").split(" | ") for line in shown):
+        names = set(re.findall(r"`(\w+)`", allowed))
+        read[package.strip("`")] = names
+    assert read == table
+
+
+@pytest.mark.parametrize(("root", "table"), [("orchestrator", PACKAGES), ("meanflow_core", CORE_PACKAGES)])
+def test_the_picture_of_the_tree_has_every_package_above_those_it_imports(root, table):
+    picture = PAGE.partition("```text\n")[2].partition("```")[0].partition(f"{root}/")[2]
+    picture = re.split(r"^\w+/", picture, flags=re.MULTILINE)[0]
+    shown = re.findall(r"^  (\w+)/ ", picture, flags=re.MULTILINE)
+    assert sorted(shown) == sorted(table)
+    assert [
+        f"{package} above {other}"
+        for package in table
+        for other in table[package]
+        if shown.index(package) > shown.index(other)
+    ] == []
+
+
+def test_the_files_that_the_page_names_are_there():
+    named = re.findall(r"`([\w/*]+(?:\.py|/))`", PAGE.partition("## Contracts")[0])
+    places = [ROOT, ROOT / "orchestrator", ROOT / "meanflow_core"]
+    assert len(named) > 50
+    assert [name for name in named if not any(list(place.glob(name.rstrip("/"))) for place in places)] == []

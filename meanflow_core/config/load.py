@@ -15,6 +15,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meanflow_core.config.defaults import FIRST, VERSION, meant_by, version_of
 from meanflow_core.config.section import Section
 from meanflow_core.config.train_config import TrainConfig
 from meanflow_core.config.yaml_file import YamlFile, parse_value, read_yaml
@@ -28,12 +29,16 @@ OBJECTIVES_OWN = ("split", "direction", "teacher")
 """What of `objective` belongs to its name; times, guidance and weight serve every one."""
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> TrainConfig:
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, defaults: int | None = None
+) -> TrainConfig:
     """Read a training configuration.
 
     Args:
         source: a YAML file, or nested dicts (dotted keys are allowed). What it leaves out has its default.
         overrides: `key=value` words, e.g. `objective.time.ratio=0.5`; later ones win.
+        defaults: the version of the defaults where the source does not say; None: the present one. What this program
+            has stored itself without saying is of version `FIRST`.
 
     Raises:
         ConfigError: listing every unknown key (with the nearest valid one), wrong type and broken rule.
@@ -46,6 +51,9 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
             raise ConfigError([Problem(key=word, rule="an override must look like `key=value`")])
         _put(raw, key, parse_value(value))
     problems: list[Problem] = []
+    version = raw["defaults"] = version_of(raw, defaults)
+    if isinstance(version, int) and FIRST <= version < VERSION:
+        meant_by(version, raw, TrainConfig())
     config = _build(TrainConfig, raw, "", problems, raw)
     if config is None or problems:
         raise ConfigError(problems if document is None else [_placed(p, document) for p in problems])

@@ -9,6 +9,7 @@ from typing import Literal
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
+Prediction = Literal["u", "x"]
 TimeEmbedding = Literal["t_dt", "t_r", "t_r_dt", "dt"]
 
 
@@ -22,6 +23,8 @@ class MLPConfig(Section):
     """Number of residual blocks."""
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
 
     def problems(self) -> Iterator[Problem]:
@@ -41,6 +44,8 @@ class DiTConfig(Section):
     mlp_ratio: float = 4.0
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
 
     def problems(self) -> Iterator[Problem]:
@@ -67,6 +72,8 @@ class UNetConfig(Section):
     """Resolutions (heights) with self-attention."""
     time_embedding: TimeEmbedding = "t_dt"
     """Which times the network sees; dt = t - r. The derivative is always that of u(z, r, t)."""
+    prediction: Prediction = "u"
+    """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.2
 
     def problems(self) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from meanflow_core.errors import ConfigError, Problem
 
@@ -23,6 +24,11 @@ class Section:
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with this section's values, keys relative to the section."""
         yield from ()
+
+    def usual(self) -> Self:
+        """Return the section of the same kind (`name`) whose other values are the defaults."""
+        kind = {"name": name} if (name := getattr(self, "name", None)) is not None else {}
+        return type(self)(**kind)
 
     def _bounds(self, **rules: tuple[float, float, str]) -> Iterator[Problem]:
         """Yield a problem for each field outside [low, high]; a bracket "(" or ")" in `kind` excludes that end."""

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from meanflow_core.config.data import DataConfig, DigitsConfig
+from meanflow_core.config.defaults import FIRST, VERSION, difference
 from meanflow_core.config.model import DiTConfig, ModelConfig
 from meanflow_core.config.objective import ObjectiveConfig
 from meanflow_core.config.section import Section
@@ -34,9 +35,14 @@ class TrainConfig(Section):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     evidence: dict[str, Any] = field(default_factory=dict)
     """Where this configuration comes from (the sweep and trial that chose it). Changes no number; not in the hash."""
+    defaults: int = VERSION
+    """Version of the defaults that keys left out have had. Not in the hash."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what does not go together."""
+        if not FIRST <= self.defaults <= VERSION:
+            rule = f"must be a version of the defaults that this release knows: {FIRST} to {VERSION}"
+            yield Problem(key="defaults", value=self.defaults, rule=rule, nearest=str(VERSION))
         way = self.objective.derivative
         if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
             rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
@@ -71,11 +77,10 @@ class TrainConfig(Section):
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
     def hash(self) -> str:
-        """Return 16 hex digits that differ where two runs would train differently (device and log intervals do not)."""
-        content = self.to_dict()
-        del content["evidence"]
-        for key in ("device", "log_every", "eval_every", "checkpoint_every"):
-            del content["trainer"][key]
-        if content["trainer"]["precision"] == "float32":
-            content["trainer"]["precision"] = "fp32"  # its name when the first hashes were taken
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """Return a text that differs where two runs would train differently (device and log intervals do not).
+
+        It covers what differs from the defaults, each as it was when its key was new: `1-` (the first version of the
+        defaults) and 16 hex digits. A key added later, or a default changed later, does not alter it.
+        """
+        content = json.dumps(difference(self), sort_keys=True)
+        return f"{FIRST}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -70,9 +70,9 @@ class TrainerConfig(Section):
     accumulation: int = 1
     """Parts a batch is split into, one after the other; gradients are those of the joint batch."""
     precision: Literal["float32", "tf32", "bf16", "fp32"] = "float32"
-    """What products are computed in, on every kernel. `float32`: exactly that; `tf32`: TensorFloat-32 where the GPU has it
-    (an error of 3e-4); `bf16`: autocast of the network, while times, tangents and loss stay in float32. `fp32` is an
-    older name of `float32`."""
+    """What products are computed in, on every kernel. `float32`: exactly that; `tf32`: TensorFloat-32 where the GPU has
+    it (an error of 3e-4); `bf16`: autocast of the network, while times, tangents and loss stay in float32. `fp32` is
+    an older name of `float32`."""
     compile: bool = False
     """Compile the whole loss with torch.compile; needs `objective.derivative` `dual` or `auto`."""
     device: str = "auto"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meanflow_core.data.base import digest as digest
     from meanflow_core.data.base import unit_images as unit_images
     from meanflow_core.data.build import build_dataset as build_dataset
+    from meanflow_core.data.build import row_shape as row_shape
     from meanflow_core.data.files import write_aside as write_aside
     from meanflow_core.data.order import IndexStream as IndexStream
 

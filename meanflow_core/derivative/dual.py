@@ -10,6 +10,7 @@ The batch stays the first dimension throughout. An operation without a rule rais
 Adding a rule is a function under `@rule("its_name")`: it gets the function that was called and its arguments, with
 `RowDual` where a tangent comes in, and returns a `RowDual`. Operations that are linear in their one input are a word in
 `LINEAR`, pointwise functions a line in `POINTWISE`. `meanflow_core.derivative.rules` holds the rules of whole layers.
+One module, since the class's operators and the rules of arithmetic name each other, and torch.compile follows names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanflow_core.derivative.query import Query
+from meanflow_core.flow import Network
+
 Rule = Callable[..., Any]
 BY_NAME: dict[str, Rule] = {}
 """Rules by the bare name of the operation."""
@@ -30,13 +34,10 @@ function's name, nor find those in a table."""
 
 
 class UnsupportedOperation(NotImplementedError, AttributeError):
-    """The row-dual tensor cannot carry a tangent through an operation. The message names it and what to do."""
+    """The row-dual tensor cannot carry a tangent through an operation. The message names it."""
 
     def __init__(self, operation: str, reason: str = "has no tangent rule") -> None:
-        super().__init__(
-            f"the operation `{operation}` {reason}: set `objective.derivative: jvp`, which differentiates whatever "
-            "torch.func.jvp can at a higher price, or add a rule (meanflow_core/dual.py says how)"
-        )
+        super().__init__(f"the operation `{operation}` {reason}")
 
 
 class RowDual:
@@ -447,3 +448,15 @@ def matmul(func: Callable[..., Tensor], a: Any, b: Any) -> RowDual:
         if da is None:
             return RowDual(primal, torch.matmul(x, db))
         return RowDual(primal, torch.matmul(torch.cat([da, x], -1), torch.cat([y, db], -2)))
+
+
+def by_row_dual(net: Network, at: Query) -> tuple[Tensor, Tensor]:
+    """Carry the tangent of the rows that need it beside the differentiable pass over all rows."""
+    m = at.rows
+    z = RowDual(at.z, at.dz)
+    r: Any = RowDual(at.r, torch.full_like(at.r[:m], at.dr)) if at.dr else at.r
+    t: Any = RowDual(at.t, torch.full_like(at.t[:m], at.dt)) if at.dt else at.t
+    u: Any = net(z, r, t, at.labels)  # type: ignore[arg-type]
+    if isinstance(u, RowDual):
+        return u.primal, u.tangent
+    return u, torch.zeros_like(at.dz)

@@ -1,56 +1,54 @@
-"""The network's prediction and its total derivative du/dt (Eq. 7-8), by one of three ways that agree."""
+"""The network's prediction and its total derivative du/dt (Eq. 7-8): every way to get them, and which one to use."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
-import meanflow_core.derivative.rules  # noqa: F401 (registers the rules of layers)
-from meanflow_core.derivative.dual import RowDual, UnsupportedOperation
-from meanflow_core.flow import Network, evaluating
+import meanflow_core.derivative.rules
+import meanflow_core.derivative.structure  # noqa: F401 (both register rules)
+from meanflow_core.derivative.check import Findings, examine, examine_size
+from meanflow_core.derivative.differences import by_finite_difference
+from meanflow_core.derivative.dual import by_row_dual
+from meanflow_core.derivative.forward_mode import bare, by_jvp, by_jvp_of_batch
+from meanflow_core.derivative.on_trial import DerivativeError
+from meanflow_core.derivative.query import Query
+from meanflow_core.derivative.tensor_dual import by_dual
+from meanflow_core.flow import Network
 
-__all__ = ["TANGENTS", "UnsupportedOperation", "predict"]
+TANGENTS = {"v01": (0.0, 1.0), "v00": (0.0, 0.0), "v10": (1.0, 0.0), "v11": (1.0, 1.0)}
+"""Tangents of r and t beside that of z. Only the first is the total derivative; the others are Table 1b's ablation."""
+METHODS = {
+    "dual": by_dual,
+    "row_dual": by_row_dual,
+    "jvp": by_jvp,
+    "jvp_of_batch": by_jvp_of_batch,
+    "finite_difference": by_finite_difference,
+}
+CANDIDATES = {
+    "auto": ("row_dual", "dual", "jvp", "jvp_of_batch"),
+    "dual": ("row_dual", "dual"),
+    "jvp": ("jvp", "jvp_of_batch"),
+    "finite_difference": ("finite_difference",),
+}
+"""What each `objective.derivative` may use, the first that is right."""
 
-TANGENTS = {"v01": (1.0, 0.0, 1.0), "v00": (1.0, 0.0, 0.0), "v10": (1.0, 1.0, 0.0), "v11": (1.0, 1.0, 1.0)}
-"""Tangents of (z in units of v~, r, t). Only the first is the total derivative; the others are Table 1b's ablation."""
+COMPILES = "_row_dual_is_right_at"
+"""Attribute of a network: (rows, differentiated rows, tangent) for which `row_dual` was found right, the only method
+that torch.compile can trace."""
+UNCHECKED = (
+    "under torch.compile du/dt is carried beside the forward pass by rules, which must have been found right for this "
+    "network and batch: call it once without torch.compile, which says why not if they are not, and then compiled"
+)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Query:
-    """The batch, and where and along what the derivative is wanted: the first m rows.
-
-    `direction` is the tangent of z there, [m, ...]; those of r and t are numbers, the same for every row.
-    """
-
-    z: Tensor
-    r: Tensor
-    t: Tensor
-    labels: Tensor | None
-    direction: Tensor
-    dr: float
-    dt: float
-
-    @property
-    def rows(self) -> int:
-        """The number m of rows whose derivative is wanted."""
-        return len(self.direction)
-
-    def head(self) -> Query:
-        """Return the query without the rows that need no derivative."""
-        m = self.rows
-        labels = None if self.labels is None else self.labels[:m]
-        return Query(self.z[:m], self.r[:m], self.t[:m], labels, self.direction, self.dr, self.dt)
+_found: WeakKeyDictionary[Any, dict[Any, Findings]] = WeakKeyDictionary()
 
 
 def predict(
@@ -63,8 +61,12 @@ def predict(
     direction: Tensor,
     tangent: str = "v01",
     method: str = "auto",
+    others: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return u on all rows, with its graph, and du/dt on the first m rows, without one.
+
+    At the first use of a network in a mode (training or not, labels or none, autocast, tangent) the method is checked
+    on a small batch against a plain pass and forward-mode differentiation of the whole batch; see `check`.
 
     Args:
         net: the network.
@@ -75,119 +77,162 @@ def predict(
         direction: the velocity v~ of the first m rows, [m, ...].
         tangent: a key of `TANGENTS`.
         method: `dual` (beside the one forward pass), `jvp` (forward-mode differentiation of a second pass over the m
-            rows), `finite_difference` (central, two more passes over them), or `auto`: `dual` where the network's
-            operations have rules, else `jvp`. Under torch.compile, `auto` is `dual`.
+            rows, or over all of them where rows influence each other or draw random numbers), `finite_difference`
+            (central, two more passes), or `auto`: `dual` if it is right for this network, else `jvp`.
+        others: the direction of the other rows, given the prediction there. It matters only where rows influence each
+            other. None: they do not move in z.
 
     Raises:
-        UnsupportedOperation: by `dual`, if the network does what it has no rule for.
+        DerivativeError: no allowed method is right for this network; the message says why.
     """
     if len(direction) == 0:
         return net(z, r, t, labels), direction
-    unit, dr, dt = TANGENTS[tangent]
-    query = Query(z, r, t, labels, direction if unit == 1 else unit * direction, dr, dt)
-    if method == "auto":
-        method = "dual" if torch.compiler.is_compiling() or _carries_dual(net, query) else "jvp"
-    u, du_dt = {"dual": by_dual, "jvp": by_jvp, "finite_difference": by_finite_difference}[method](net, query)
+    query = Query(z, r, t, labels, direction, *TANGENTS[tangent], others)
+    if torch.compiler.is_compiling():
+        if (len(z), len(direction), tangent) not in getattr(net, COMPILES, ()):
+            raise DerivativeError(UNCHECKED)
+        u, du_dt = by_row_dual(net, query)
+    else:
+        u, du_dt = METHODS[_chosen(net, query, tangent, method)](net, query)
     return u, du_dt.to(z.dtype)
 
 
-def by_dual(net: Network, at: Query) -> tuple[Tensor, Tensor]:
-    """Carry the tangent of the rows that need it beside the differentiable pass over all rows."""
-    m = at.rows
-    z = RowDual(at.z, at.direction)
-    r: Any = RowDual(at.r, torch.full_like(at.r[:m], at.dr)) if at.dr else at.r
-    t: Any = RowDual(at.t, torch.full_like(at.t[:m], at.dt)) if at.dt else at.t
-    u: Any = net(z, r, t, at.labels)  # type: ignore[arg-type]
-    if isinstance(u, RowDual):
-        return u.primal, u.tangent
-    return u, torch.zeros_like(at.direction)
+def _chosen(net: Network, at: Query, tangent: str, wanted: str) -> str:
+    """Return the method to use."""
+    findings = _findings(net, at, wanted)
+    for name in CANDIDATES[wanted]:
+        if name not in findings.faults:
+            findings.faults.update(_examined(bare(net), at, (name,)).faults)
+        if findings.faults[name] is None and _fits(name, net, at, tangent, findings):
+            return name
+    raise DerivativeError(_refusal(wanted, findings))
 
 
-def by_jvp(net: Network, at: Query) -> tuple[Tensor, Tensor]:
-    """Differentiate a second pass, over the rows that need it, in forward mode."""
-    with DropoutMasks() as masks:
-        u = net(at.z, at.r, at.t, at.labels)
-        head = at.head()
+def _fits(name: str, net: Network, at: Query, tangent: str, findings: Findings) -> bool:
+    """Whether a method that was found right is so at this size of the batch too."""
+    if name not in ("row_dual", "dual"):
+        return True
+    key = (name, len(at.z), at.rows)
+    if key not in findings.sizes:
+        net = bare(net)
+        fault = examine_size(net, modules_of(net), at, METHODS[name], findings.draws)
+        findings.sizes[key] = fault
+        if fault is not None:
+            _log.warning("du/dt not by %s: %s", name, fault)
+        elif name == "row_dual" and hasattr(net, "__dict__"):
+            setattr(net, COMPILES, getattr(net, COMPILES, frozenset()) | {(len(at.z), at.rows, tangent)})
+    return findings.sizes[key] is None
 
-        def again(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-            return net(z, r, t, head.labels)
 
-        tangents = (head.direction, torch.full_like(head.r, at.dr), torch.full_like(head.t, at.dt))
-        with torch.no_grad(), masks.replayed(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
-            derivative: Tensor = torch.func.jvp(again, (head.z, head.r, head.t), tangents)[1]
-    return u, derivative
+def _findings(net: Network, at: Query, wanted: str) -> Findings:
+    """Return what is known of the network in this mode, examining it where nothing is."""
+    net = bare(net)
+    modules = modules_of(net)
+    known = _found.setdefault(_holder(net, modules), {})
+    key = _mode(net, modules, at, wanted)
+    if key not in known:
+        hooked = any(key[0])
+        names = [name for name in CANDIDATES[wanted] if not (hooked and name == "row_dual")]
+        known[key] = _examined(net, at, names)
+        if hooked:
+            known[key].faults["row_dual"] = "modules have hooks, which expect tensors"
+        _report(wanted, known[key])
+    return known[key]
 
 
-def by_finite_difference(net: Network, at: Query) -> tuple[Tensor, Tensor]:
-    """Take the central difference (u(+h) - u(-h)) / 2h; its error is of order h^2 plus rounding / h.
+def _examined(net: Network, at: Query, names: Iterable[str]) -> Findings:
+    return examine(net, modules_of(net), at, {name: METHODS[name] for name in names})
 
-    r and t leave [0, 1] by h at most. The two passes are float32 whatever the autocast, since bfloat16 has too few
-    digits to take differences of.
+
+def _holder(net: Any, modules: list[nn.Module]) -> Any:
+    return modules[0] if modules else net
+
+
+def _mode(net: Any, modules: list[nn.Module], at: Query, wanted: str) -> tuple[Any, ...]:
+    device = at.z.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    code = None if isinstance(net, nn.Module) else getattr(net, "__code__", type(net))
+    training = tuple(module.training for module in modules)
+    hooked = tuple(_hooked(module) for module in modules)
+    return (hooked, code, training, at.labels is None, low, at.z.dtype, device, at.z.shape[1:], at.dr, at.dt, wanted)
+
+
+def _hooked(net: nn.Module) -> bool:
+    """Whether a module in it has hooks of its own, which expect to be given tensors."""
+    return any(m._forward_hooks or m._backward_hooks or m._backward_pre_hooks for m in net.modules())
+
+
+def modules_of(net: Any) -> list[nn.Module]:
+    """Return the modules that a network is, or that a function, method or partial of one refers to."""
+    if isinstance(net, nn.Module):
+        return [net]
+    found: list[nn.Module] = []
+    if isinstance(net, MethodType):
+        found += modules_of(net.__self__) + modules_of(net.__func__)
+    elif isinstance(net, FunctionType):
+        cells = [cell.cell_contents for cell in net.__closure__ or () if _filled(cell)]
+        named = [net.__globals__.get(name) for name in net.__code__.co_names]
+        defaults = list(net.__defaults__ or ())
+        found += [bare(value) for value in (*cells, *named, *defaults) if isinstance(value, nn.Module)]  # type: ignore[misc]
+    elif hasattr(net, "func"):  # functools.partial
+        inner = [net.func, *net.args, *net.keywords.values()]
+        found += [module for value in inner if callable(value) for module in modules_of(value)]
+    return list(dict.fromkeys(found))
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+# -------------------------------------------------------------------------------------------- what is said of it
+
+SAID = {
+    "dual": "carried beside the one forward pass",
+    "row_dual": "by rules, carried beside the one forward pass",
+    "jvp": "a second pass over the rows with r != t",
+    "jvp_of_batch": "a second pass over the whole batch",
+    "finite_difference": "central differences",
+}
+
+
+def _report(wanted: str, findings: Findings) -> None:
+    right = next((name for name, fault in findings.faults.items() if fault is None), None)
+    if right is not None:
+        expected = wanted != "auto" or right in ("row_dual", "dual")
+        _log.log(logging.INFO if expected else logging.WARNING, "%s", describe(findings))
+
+
+def describe(findings: Findings) -> str:
+    """Return one line: how du/dt is had, and what is wrong with the cheaper ways."""
+    right = next((name for name, fault in findings.faults.items() if fault is None), "none")
+    said = [(name, fault) for name, fault in findings.faults.items() if fault is not None]
+    said += [(size[0], fault) for size, fault in findings.sizes.items() if fault is not None]
+    faults = "; ".join(f"not {name}: {fault}" for name, fault in said)
+    return f"du/dt by {right} ({SAID.get(right, 'refused')})" + (f"; {faults}" if faults else "")
+
+
+def _refusal(wanted: str, findings: Findings) -> str:
+    faults = "; ".join(f"{name}: {fault}" for name, fault in findings.faults.items())
+    way = "" if wanted == "auto" else " Set `objective.derivative: auto`, which uses what is right."
+    return f"`objective.derivative: {wanted}` is not right for this network: {faults}.{way}"
+
+
+def record(net: Network) -> list[str]:
+    """Return what was found of a network, a line for each mode it was used in."""
+    net = bare(net)
+    modules = modules_of(net)
+    return sorted({describe(findings) for findings in _found.get(modules[0] if modules else net, {}).values()})
+
+
+def rows_stand_alone(
+    net: Network, z: Tensor, r: Tensor, t: Tensor, labels: Tensor | None, method: str
+) -> tuple[bool, bool]:
+    """Return whether the rows of a batch may be put in another order, and whether some of them may be left out.
+
+    Neither is so for a function that holds a condition of each row, `lambda z, r, t, y: net(z, r, t, condition)`.
     """
-    step = torch.finfo(at.z.dtype).eps ** (1 / 3)
-    with DropoutMasks() as masks:
-        u = net(at.z, at.r, at.t, at.labels)
-        head = at.head()
-
-        def moved(h: float) -> Tensor:
-            with masks.replayed():
-                return net(head.z + h * at.direction, head.r + h * at.dr, head.t + h * at.dt, head.labels)
-
-        with torch.no_grad(), torch.autocast(at.z.device.type, enabled=False):
-            return u, (moved(step) - moved(-step)) / (2 * step)
-
-
-class DropoutMasks(TorchFunctionMode):
-    """Makes the dropout masks of a first pass over a batch hold in later passes over its leading rows.
-
-    Equal seeds would not do: a pass over fewer rows draws fewer numbers for each mask.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._masks: list[Tensor] = []
-        self._next: Iterator[Tensor] | None = None
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Record or replay dropout; let everything else through."""
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.dropout:
-            return func(*args, **kwargs)
-        return self._dropout(*args, **kwargs)
-
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if not training or p == 0:
-            return x
-        if self._next is None:
-            self._masks.append(torch.empty_like(x).bernoulli_(1 - p).div_(1 - p))
-            return x * self._masks[-1]
-        return x * next(self._next)[: len(x)]
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Use the recorded masks, in their order."""
-        self._next = iter(self._masks)
-        try:
-            yield
-        finally:
-            self._next = None
-
-
-_carrying: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-def _carries_dual(net: Network, at: Query) -> bool:
-    """Whether the network's operations all have rules: tried once for each network, on one row."""
-    if net not in _carrying:
-        labels = None if at.labels is None else at.labels[:1]
-        one = Query(at.z[:1], at.r[:1], at.t[:1], labels, at.direction[:1], at.dr, at.dt)
-        try:
-            with torch.no_grad(), evaluating(net):
-                by_dual(net, one)
-            _carrying[net] = True
-        except UnsupportedOperation as error:
-            _log.warning("du/dt by torch.func.jvp, at a higher price: %s", error)
-            _carrying[net] = False
-    return _carrying[net]
+    findings = _findings(net, Query(z, r, t, labels, z[:1], *TANGENTS["v01"]), method)
+    return findings.orderless, findings.separable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from meanflow_core.config import GuidanceConfig
 from meanflow_core.flow.condition import null_condition
 from meanflow_core.flow.path import Network, per_row
+from meanflow_core.rng import one_draw
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def guided_velocity(
     returns the plain velocity itself. Otherwise there is one further pass, without gradient and in evaluation mode: the
     null label for the guided rows, and the true label for those of them with r != t. On the rows with r = t,
     u(z, t, t | c) is what the training pass predicts anyway, dropout included, so it is not computed twice. A term with
-    coefficient 0 is not computed.
+    coefficient 0 is not computed. The pass leaves the random generators as it found them.
 
     Args:
         net: called as net(z, t, t, labels).
@@ -108,7 +109,8 @@ def guided_velocity(
     if of_label is not None:
         asked.append((z[of_label], t[of_label], labels[of_label]))
     points, times, classes = (torch.cat(parts) for parts in zip(*asked, strict=True))
-    with torch.no_grad(), evaluating(net):
+    compiling = torch.compiler.is_compiling()
+    with torch.no_grad(), evaluating(net), nullcontext() if compiling else one_draw(z.device):
         u = net(points, times, times, classes).to(velocity.dtype) if len(points) else velocity[:0]
     if torch.is_autocast_enabled(z.device.type) and not torch.compiler.is_compiling():  # a graph has no cache
         torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs

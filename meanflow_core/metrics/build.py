@@ -143,7 +143,7 @@ def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
         raise ConfigError(problems)
     features = load_features(config.features, dataset)
     if "accuracy" in metrics and (dataset.num_classes is None or not isinstance(features, DigitsFeatures)):
-        rule = "accuracy needs labelled data with a classifier of its own: digits, without `evaluation.features`"
+        rule = "accuracy needs labelled data with a classifier of its own (digits, mnist) and no `evaluation.features`"
         raise ConfigError([Problem(key="evaluation.metrics", value="accuracy", rule=rule)])
     return Evaluator(config, metrics, features, _reference(config, dataset, metrics, features), dataset)
 

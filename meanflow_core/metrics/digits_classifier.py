@@ -1,4 +1,4 @@
-"""The small convolutional classifier of the digits; its penultimate layer is the feature space of their metrics.
+"""The small convolutional classifiers of the digits; their penultimate layers are the feature spaces of their metrics.
 
 The weights ship with the package and were made by scripts/train_digits_classifier.py on the training rows alone.
 """
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).with_name("digits_classifier.safetensors")
-RECORD = WEIGHTS.with_suffix(".json")
+WEIGHTS = {name: Path(__file__).with_name(f"{name}_classifier.safetensors") for name in ("digits", "mnist")}
+"""By data set."""
 FEATURES = 64
 
 
 class DigitsClassifier(nn.Module):
-    """Three convolutions and a layer of 64 features over 8x8 images in [-1, 1]."""
+    """Three convolutions and a layer of 64 features over grey images of at least 8x8 in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class DigitsClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the features [B, 64] of images [B, 1, 8, 8]; a smooth activation keeps their law closer to normal."""
+        """Return the features [B, 64] of images [B, 1, h, w]; a smooth activation keeps their law closer to normal."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(x))))
         x = F.gelu(self.conv3(F.avg_pool2d(x, 2)))
-        return F.gelu(self.hidden(x.flatten(1)))
+        return F.gelu(self.hidden(F.adaptive_avg_pool2d(x, 4).flatten(1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [B, 10]."""
@@ -41,14 +41,14 @@ class DigitsClassifier(nn.Module):
         return logits
 
 
-def load_digits_classifier() -> DigitsClassifier:
-    """Return the shipped classifier, in evaluation mode and without gradients."""
+def load_digits_classifier(data: str = "digits") -> DigitsClassifier:
+    """Return the shipped classifier of a data set, in evaluation mode and without gradients."""
     net = DigitsClassifier()
-    net.load_state_dict(load_file(WEIGHTS))
+    net.load_state_dict(load_file(WEIGHTS[data]))
     return net.eval().requires_grad_(False)
 
 
-def classifier_record() -> dict[str, Any]:
+def classifier_record(data: str = "digits") -> dict[str, Any]:
     """Return how the shipped weights were made and how good they are."""
-    record: dict[str, Any] = json.loads(RECORD.read_text())
+    record: dict[str, Any] = json.loads(WEIGHTS[data].with_suffix(".json").read_text())
     return record

@@ -1,7 +1,7 @@
 """The spaces in which samples are compared: the digits classifier, plain coordinates, or a network of the user's.
 
 `evaluation.features` names one of
-- nothing: the data set's own (digits: the classifier that ships; points on the plane: their coordinates);
+- nothing: the data set's own (digits, mnist: the classifier that ships; points on the plane: their coordinates);
 - `inception:PATH`: the Inception network of published FIDs, through torch-fidelity, with its weights at PATH;
 - a path to a TorchScript file, which maps images [B, C, H, W] in [-1, 1] to features [B, d];
 - `package.module:function`: called without arguments, returns such a network (it runs the code you name).
@@ -49,11 +49,15 @@ class Coordinates:
 
 
 class DigitsFeatures:
-    """The penultimate layer of the shipped digits classifier; rows are first cut off at [-1, 1], as data are."""
+    """The penultimate layer of a shipped digits classifier; rows are first cut off at [-1, 1], as data are.
 
-    def __init__(self) -> None:
-        self._net = load_digits_classifier()
-        self.identity = f"digits-classifier:{_file_hash(WEIGHTS)}"
+    Args:
+        data: `digits` or `mnist`.
+    """
+
+    def __init__(self, data: str = "digits") -> None:
+        self._net = load_digits_classifier(data)
+        self.identity = f"{data}-classifier:{_file_hash(WEIGHTS[data])}"
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -122,8 +126,8 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
         ModuleNotFoundError: Inception without torch-fidelity.
     """
     if spec is None:
-        if dataset.name == "digits":
-            return DigitsFeatures()
+        if dataset.name in WEIGHTS:
+            return DigitsFeatures(dataset.name)
         if len(dataset.shape) == 1:
             return Coordinates()
         raise ConfigError(availability.no_features(dataset.name))

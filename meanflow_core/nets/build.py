@@ -10,6 +10,7 @@ from meanflow_core.config import DiTConfig, MLPConfig, ModelConfig, UNetConfig
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.nets.dit import DiT
 from meanflow_core.nets.mlp import MLP
+from meanflow_core.nets.prediction import ImagePrediction
 from meanflow_core.nets.unet import UNet
 
 
@@ -31,6 +32,11 @@ def build_net(
     if guided and num_classes is None:
         rule = "guidance is towards a class, and these data have no labels"
         raise ConfigError([Problem(key="objective.guidance.input", value=True, rule=rule)])
+    net = _network(config, shape, num_classes, guided)
+    return ImagePrediction(net) if config.prediction == "x" else net
+
+
+def _network(config: ModelConfig, shape: tuple[int, ...], num_classes: int | None, guided: bool) -> nn.Module:
     match config:
         case MLPConfig():
             return MLP(config, shape, num_classes, guided=guided)

@@ -26,9 +26,12 @@ class DerivativeAtT:
             direction=mixed_direction(at),
             tangent=at.config.tangent,
             method=at.config.derivative,
+            others=at.others,
         )
         with torch.no_grad():
             _, r, t, _ = at.head
+            if at.rows == len(at.z):  # rows with r = t may be among them, and have no use for a derivative
+                du_dt = torch.where(per_row(t == r, at.z), 0, du_dt)
             target = at.velocity - per_row(t - r, at.z) * du_dt
             norm = du_dt.flatten(1).norm(dim=1)
         return Regression(u, target, derivative=du_dt, diagnostics=(norm,))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
+from meanflow_core.derivative import DerivativeError, rows_stand_alone
 from meanflow_core.flow import (
     Network,
     guided_velocity,
@@ -22,6 +23,7 @@ from meanflow_core.flow import (
     with_scale,
 )
 from meanflow_core.objectives.choice import choose_target
+from meanflow_core.objectives.derivative_at_t import DerivativeAtT
 from meanflow_core.objectives.target import Regression, SplitInput, Target
 
 
@@ -93,41 +95,52 @@ def meanflow_loss(
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
-        UnsupportedOperation: if `objective.derivative` is `dual` and the network does what that cannot carry.
+        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on a GPU where
+            `rows` is given, which would make it wait).
+        DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
     if split is None:
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
+    conditions = _with_scales(labels, scales, x)
+    seen = _seen_labels(conditions, dropped, null_label)
+    target = choose_target(objective, split)
+    if not torch.compiler.is_compiling():
+        _check_times(r, t, rows)
     if rows is None:
         span = r != t
         order = torch.argsort((~span).to(torch.int8), stable=True)
-        result = meanflow_loss(
-            net,
-            x[order],
-            noise[order],
-            r[order],
-            t[order],
-            labels=None if labels is None else labels[order],
-            dropped=None if dropped is None else dropped[order],
-            null_label=null_label,
-            objective=objective,
-            split=split[order] if isinstance(split, Tensor) else split,
-            teacher=teacher,
-            scales=None if scales is None else scales[order],
-            rows=int(span.sum()),
-            drops=drops,
-        )
-        back = torch.argsort(order)
-        return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
+        if _in_order(order) or rows_stand_alone(net, x, r, t, seen, objective.derivative)[0]:
+            result = meanflow_loss(
+                net,
+                x[order],
+                noise[order],
+                r[order],
+                t[order],
+                labels=None if labels is None else labels[order],
+                dropped=None if dropped is None else dropped[order],
+                null_label=null_label,
+                objective=objective,
+                split=split[order] if isinstance(split, Tensor) else split,
+                teacher=teacher,
+                scales=None if scales is None else scales[order],
+                rows=int(span.sum()),
+                drops=drops,
+            )
+            back = torch.argsort(order)
+            return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
+        if not isinstance(target, DerivativeAtT):
+            raise DerivativeError(
+                "the network holds something of each row (a condition?), so that rows cannot be put in another order: "
+                "give the rows with r != t first, or conditions as `labels`"
+            )
+        rows = len(x)  # they stay where they are, and all are differentiated
 
-    target = choose_target(objective, split)
+    if objective.guidance.active and not torch.compiler.is_compiling():
+        _check_guidance(rows_stand_alone(net, x, r, t, seen, objective.derivative)[1])
     point = interpolate(x, noise, t)
-    if scales is not None:
-        if labels is None:
-            raise ValueError("`scales` needs `labels`")
-        labels = with_scale(labels, scales.to(x.dtype))
-    seen = _seen_labels(labels, dropped, null_label)
+    labels = conditions
     # Rows whose target holds no v~ pay no guidance pass.
     first = 0 if target.needs_velocity else rows
     guided = guided_velocity(
@@ -155,6 +168,7 @@ def meanflow_loss(
             velocity=leading,
             split=split[:rows] if isinstance(split, Tensor) else split,
             config=objective,
+            others=guided.rest,
         ),
     )
     u = made.u.to(x.dtype)
@@ -214,3 +228,41 @@ def _padded(values: Tensor | None, like: Tensor) -> Tensor:
     if values is None:
         return torch.zeros_like(like)
     return torch.cat([values, values.new_zeros(len(like) - len(values), *values.shape[1:])])
+
+
+def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
+    if rows is not None and r.device.type != "cpu":
+        return
+    if not bool(((r >= 0) & (r <= t) & (t <= 1)).all()):
+        wrong = int((~((r >= 0) & (r <= t) & (t <= 1))).nonzero()[0])
+        raise ValueError(
+            f"the times must satisfy 0 <= r <= t <= 1 (t = 1 is noise), but row {wrong} has r = {float(r[wrong]):g}, "
+            f"t = {float(t[wrong]):g}"
+        )
+    if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
+        raise ValueError(
+            f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
+            "them found"
+        )
+
+
+def _with_scales(labels: Tensor | None, scales: Tensor | None, x: Tensor) -> Tensor | None:
+    """What the network is told of each row: its label, and its guidance scale where that is an input."""
+    if scales is None:
+        return labels
+    if labels is None:
+        raise ValueError("`scales` needs `labels`")
+    return with_scale(labels, scales.to(x.dtype))
+
+
+def _in_order(order: Tensor) -> bool:
+    return bool((order[1:] > order[:-1]).all())
+
+
+def _check_guidance(separable: bool) -> None:
+    if not separable:
+        raise DerivativeError(
+            "guidance asks the network about some of the batch's rows, and it answers otherwise than with all of them "
+            "(or not at all): does it hold a condition of each row? Give conditions as `labels`, so that they can be "
+            "left out"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,8 @@ class SplitInput:
     split: Tensor | float
     """a of s = t - a (t - r): [m], or exactly 0.0 or 1.0."""
     config: ObjectiveConfig
+    others: Callable[[Tensor], Tensor] | None = None
+    """The velocity of the other rows, given the prediction there; it matters where rows influence each other."""
 
     @property
     def rows(self) -> int:

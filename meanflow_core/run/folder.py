@@ -1,6 +1,7 @@
 """The folder of a training that runs on its own: what is in it, and where to go on.
 
 config.yaml            the complete configuration
+record.json            what was found out in training: how du/dt was had, and why
 metrics.jsonl          one JSON object a logged row or evaluation, each with its step
 checkpoints/step-N/    the last two checkpoints
 weights.safetensors    the primary weights of the last checkpoint, usable alone
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import TrainConfig, load_config
+from meanflow_core.config import FIRST, RECORDS, TrainConfig, load_config
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.training import Trainer, is_checkpoint, load_checkpoint, save_checkpoint
 
@@ -33,6 +34,7 @@ class RunFolder:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.config, self.metrics = self.root / "config.yaml", self.root / "metrics.jsonl"
+        self.record = self.root / "record.json"
         self.checkpoints, self.weights = self.root / "checkpoints", self.root / "weights.safetensors"
 
     def claim(self, config: TrainConfig) -> None:
@@ -57,10 +59,10 @@ class RunFolder:
         """Say in what the training that stands here, if any, is another one; empty where it is the same."""
         if not self.config.exists():
             return ""
-        found = load_config(self.config)
+        found = load_config(self.config, defaults=FIRST)
         if found.hash() == config.hash():
             return ""
-        there, here = ({**c.to_dict(), "evidence": None} for c in (found, config))
+        there, here = ({**c.to_dict(), **dict.fromkeys(RECORDS)} for c in (found, config))
         keys = sorted(_leaves(there) | _leaves(here))
         said = [f"{key}: {_value(there, key)} there, {_value(here, key)} here" for key in keys]
         differing = [line for key, line in zip(keys, said, strict=True) if _value(there, key) != _value(here, key)]
@@ -100,6 +102,11 @@ class RunFolder:
         """Append one row."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def note(self, trainer: Trainer) -> None:
+        """Write the record."""
+        found = {"derivative": trainer.derivative_record()}
+        self.record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     def picture(self, step: int, nfe: int) -> Path:
         """Return the path of a picture of samples."""

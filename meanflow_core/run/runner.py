@@ -57,6 +57,8 @@ def train_in_folder(
     folder.resume(trainer)
     while trainer.step < options.steps:
         trainer.train(_next_stop(trainer.step, config, evaluate_at) - trainer.step)
+        if first:
+            folder.note(trainer)
         last = trainer.step == options.steps
         if last or trainer.step % options.eval_every == 0 or trainer.step in evaluate_at:
             values = trainer.evaluate()

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_core.config import DataConfig, EvaluationConfig, TrainConfig, load_config
+from meanflow_core.config import FIRST, DataConfig, EvaluationConfig, TrainConfig, load_config
 from meanflow_core.data import Dataset, build_dataset
+from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
 from meanflow_core.flow import spanning_rows
@@ -99,6 +100,7 @@ class Trainer:
             # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
             torch._dynamo.config.recompile_limit = GRAPHS
             loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
+        self._plain_loss = loss
         self._loss: nn.Module = self.world.wrap(loss, self.device)
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
         self._ema = EMA(self.net, self.config.ema)
@@ -159,8 +161,10 @@ class Trainer:
         parts = list(self._batches.parts(self.step, self.images_seen))
         own = self._diagnostics(parts[0].split)
         loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS) + len(own), device=self.device)
+        if self.config.trainer.compile:
+            self._plain_loss.examine(parts)
         for index, part in enumerate(parts):
-            with self._synchronising(index == len(parts) - 1), self._dropout_seeded(index):
+            with self._synchronising(index == len(parts) - 1), self._draws_seeded(index):
                 part_loss, part_sums = self._loss(part)
                 (part_loss / len(parts)).backward()
             loss += part_loss.detach() / self._batches.count
@@ -174,16 +178,18 @@ class Trainer:
         if self._teacher is not None:
             self._teacher.update(self.net, self.step)
 
+    def derivative_record(self) -> list[str]:
+        """Return how du/dt was had and why, a line for each mode in which the network was trained."""
+        return derivative_record(self.net)
+
     def _synchronising(self, last: bool) -> AbstractContextManager[None]:
         """Average the gradients over the processes once a step: in the backward pass of the last part."""
         if last or not isinstance(self._loss, DistributedDataParallel):
             return nullcontext()
         return self._loss.no_sync()
 
-    def _dropout_seeded(self, index: int) -> AbstractContextManager[None]:
-        """Make the network's dropout a function of (seed, step, part): it draws from torch's global generator."""
-        if not getattr(self.config.model, "dropout", 0.0):  # a network may do without
-            return nullcontext()
+    def _draws_seeded(self, index: int) -> AbstractContextManager[None]:
+        """Make what the network draws from the global generators a function of (seed, step, part)."""
         part = self.world.rank + index * self.world.size
         return seeded(self.config.seed, "dropout", self.step, part, device=self.device)
 
@@ -235,6 +241,7 @@ class Trainer:
             "precision": self.config.trainer.precision,
             "data": {"name": self.dataset.name, "fingerprint": self.fingerprint},
             **self.shared.evaluator.record(),
+            "derivative": self.derivative_record(),
         }
 
     @in_its_precision
@@ -309,6 +316,7 @@ class Trainer:
             "shape": list(self.dataset.shape),
             "num_classes": self.dataset.num_classes,
             "fingerprint": self.fingerprint,
+            "derivative": self.derivative_record(),
         }
         save_weights(path, sets[name], metadata)
 
@@ -332,7 +340,7 @@ def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, An
     """
     weights, metadata = load_weights(path)
     try:
-        config = load_config(metadata["config"])
+        config = load_config(metadata["config"], defaults=FIRST)
         told = config.objective.guidance.input
         net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"], guided=told)
         net.load_state_dict(weights)

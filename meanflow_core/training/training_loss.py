@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.objectives import choose_target, meanflow_loss
+from meanflow_core.rng import one_draw
 from meanflow_core.training.batches import Microbatch
 
 SUMS = ("squared_error", "velocity_error", "u_norm", "target_norm", "velocity_power", "weight")
@@ -36,6 +39,7 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.net, self.teacher = net, teacher
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
+        self._examined: set[int] = set()
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
@@ -74,3 +78,21 @@ class TrainingLoss(nn.Module):
                 ]
             )
         return result.loss, torch.cat([sums, result.diagnostics.sum(0)])
+
+    def examine(self, parts: Sequence[Microbatch]) -> None:
+        """Have the derivative checked uncompiled: a compiled one cannot look at what it computes. Nothing is changed.
+
+        Each number of rows with r != t, of which there is a graph, is checked once.
+
+        Raises:
+            DerivativeError: `objective.derivative` is not right for the network.
+        """
+        for part in parts:
+            if part.rows in self._examined:
+                continue
+            self._examined.add(part.rows)
+            with torch.no_grad(), one_draw(part.x.device):
+                buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+                self.forward(part)
+                for buffer, before in buffers:
+                    buffer.copy_(before)

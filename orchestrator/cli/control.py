@@ -57,8 +57,9 @@ def edit(
 
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
-    command = control.edit(spec)
-    revised = edits.revised(Ledger.open(paths), command)
+    ledger = Ledger.open(paths)
+    command = control.edit(read_spec(file, defaults=ledger.spec().defaults))
+    revised = edits.revised(ledger, command)
     for line in [*revised.changes, *revised.notes]:
         typer.echo(f"  {line}")
     if not revised.changes:

@@ -15,7 +15,7 @@ from meanflow_core.training import CheckpointError
 from orchestrator.cli import control, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cluster import REMOTE, remote_address
-from orchestrator.trials import LedgerError
+from orchestrator.ledger import LedgerError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 # Typer carries its own copy of click and does not name this class, the base of all usage errors.

@@ -68,7 +68,7 @@ def reached_target(spec: SweepSpec, histories: Iterable[TrialHistory]) -> bool:
     """Whether one report has reached the targets of all metrics that have one."""
     aimed = [metric for metric in spec.metrics if metric.target is not None]
     return bool(aimed) and any(
-        all(metric.reached(point["metrics"].get(metric.name, float("nan"))) for metric in aimed)
+        all(metric.reached(point.metrics.get(metric.name, float("nan"))) for metric in aimed)
         for history in histories
         for point in history.points.values()
     )
@@ -90,6 +90,6 @@ def natural_end(ledger: Ledger, *, exhausted: bool) -> tuple[str, str]:
         return "finished", " and ".join(aimed)
     if not room_for_trials(spec.budget, ledger.histories()):
         return "finished", f"budget.trials is {spec.budget.trials}"
-    if exhausted and spec.method != "grid":
+    if exhausted and not spec.method.exhaustive:
         return "finished", "every combination has been tried"
     return "finished", ""

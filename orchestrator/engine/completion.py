@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from meanflow_core.errors import nearest
@@ -38,7 +37,7 @@ class Endings:
         step = history.last_step
         if not step:
             return
-        metrics = history.points[step]["metrics"]
+        metrics = history.points[step].metrics
         bad = [metric.name for metric in self._ledger.spec().metrics if not math.isfinite(metrics[metric.name])]
         if bad:
             reason = f"{bad[0]} is {metrics[bad[0]]} at step {step}"
@@ -110,7 +109,7 @@ class Endings:
         ):
             self._ledger.end_run(
                 history.id, self._between_runs(history), f"{failure.kind}: {failure.reason}",
-                wall=self._clock.wall(), wasted=wasted, failure=asdict(failure), charged=charged,
+                wall=self._clock.wall(), wasted=wasted, failure=failure, charged=charged,
             )  # fmt: skip
         else:
             reason = f"{failure.kind}: {failure.reason}"
@@ -132,8 +131,8 @@ class Endings:
             left_behind: it waited at a rung until there was nothing more to do.
         """
         step = history.last_step if reached is None else reached
-        failure = None if outcome is None else asdict(self._failure(history, outcome, step))
-        self._ledger.end_trial(
+        failure = None if outcome is None else self._failure(history, outcome, step)
+        self._ledger.end_run(
             history.id, state, reason,
             wall=self._clock.wall(), wasted=wasted, failure=failure, left_behind=left_behind,
         )  # fmt: skip

@@ -7,12 +7,12 @@ it finds, and `request` calls it where no driver runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.engine import edits, mailbox
-from orchestrator.ledger import Ledger, NewTrial, TrialHistory
+from orchestrator.ledger import Carry, Ledger, TrialHistory
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import BAD_REGION, TrialState
 
@@ -160,7 +160,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             ledger.set_state("stopped", "stopped by hand")
             return "stopped; `meansweep resume` goes on with it"
         case "trial-stop":
-            ledger.end_trial(command["trial"], TrialState.PRUNED, "stopped by hand", wall=ledger.wall_seconds)
+            ledger.end_run(command["trial"], TrialState.PRUNED, "stopped by hand", wall=ledger.wall_seconds)
             return f"trial {command['trial']} is stopped"
         case "trial-pause":
             ledger.end_run(command["trial"], TrialState.PAUSED, "paused by hand", wall=ledger.wall_seconds)
@@ -168,9 +168,9 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
         case "trial-retry":
             return restart(ledger, ledger.history(command["trial"]))
         case "retry-failed":
-            failed = [ledger.history(t.id) for t in ledger.trials() if t.state is TrialState.FAILED]
-            again = [h for h in failed if h.end["failure"]["kind"] not in BAD_REGION]
-            done = [restart(ledger, history) for history in again]
+            failed = [trial for trial in ledger.trials() if trial.state is TrialState.FAILED]
+            again = [trial.id for trial in failed if trial.failure is None or trial.failure.kind not in BAD_REGION]
+            done = [restart(ledger, ledger.history(trial)) for trial in again]
             kept = len(failed) - len(again)
             return "; ".join(done or ["nothing to retry"]) + (
                 f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
@@ -179,7 +179,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             revised = edits.revised(ledger, command)
             spec, changes, notes = revised
             asked = command.get("id")
-            if not changes or (asked and any(asked == revision.get("command") for revision in ledger.revisions())):
+            if not changes or (asked and any(asked == revision.command for revision in ledger.revisions())):
                 return "; ".join(["nothing has changed", *notes])
             number = ledger.add_revision(spec, changes, moves_space=edits.moves_space(changes), command=asked)
             return f"revision {number}: {revised.said}"
@@ -203,21 +203,20 @@ def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> s
         if history.state in (TrialState.AT_RUNG, TrialState.PAUSED):
             ledger.end_run(history.id, TrialState.WAITING, "taken up again", wall=ledger.wall_seconds)
         return f"trial {history.id} goes on"
-    failure = history.end["failure"]
-    afresh = failure is not None and failure["kind"] in BAD_REGION
+    failure = history.end.failure if history.end else None
+    afresh = failure is not None and failure.kind in BAD_REGION
     labels = {key: value for key, value in history.labels.items() if key != "drift" or not afresh}
     if history.state is TrialState.PRUNED and protect:
         labels["protected"] = True
-    carry = {
-        "points": {} if afresh else history.points,
-        "busy": history.busy,
-        "gpu": history.gpu,
-        "wasted": history.busy if afresh else history.wasted,
-        "attempts": [asdict(attempt) for attempt in history.attempts],
-        "run": history.run,
-    }
-    fields = {key: history.birth[key] for key in NewTrial.__dataclass_fields__}
-    new = NewTrial(**{**fields, "labels": labels, "carry": carry, "waiting": True})
+    carry = Carry(
+        points={} if afresh else history.points,
+        busy=history.busy,
+        gpu=history.gpu,
+        wasted=history.busy if afresh else history.wasted,
+        attempts=tuple(history.attempts),
+        run=history.run,
+    )
+    new = replace(history.birth, labels=labels, carry=carry, waiting=True)
     ledger.add_trial(new, params={}, wall=ledger.wall_seconds)
     return f"trial {history.id} starts again" if afresh else f"trial {history.id} goes on"
 

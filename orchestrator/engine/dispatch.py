@@ -25,7 +25,7 @@ def next_waiting(ledger: Ledger, live: Collection[str]) -> TrialHistory | None:
         for history in ledger.histories()
         if history.state in (TrialState.RUNNING, TrialState.WAITING) and history.id not in live
     ]
-    if ledger.spec().method == "pbt":  # who is ahead waits for its generation
+    if ledger.spec().method.population:  # who is ahead waits for its generation
         turned = ledger.fact("generation", 0)
         waiting = [history for history in waiting if history.replicate or history.last_step <= turned]
     return min(waiting, key=lambda history: (history.replicate, history.config_id), default=None)
@@ -35,9 +35,9 @@ def resume_point(history: TrialHistory) -> tuple[int, str | None]:
     """Return step and place of the last checkpoint that is there and did not fail to load before; (0, None) if none."""
     broken = {failure.step for failure in history.attempts if failure.reason.startswith("CheckpointError")}
     for step in sorted(history.points, reverse=True):
-        place = history.points[step]["checkpoint"]
+        place = history.points[step].checkpoint
         if place and step not in broken and ("://" in place or os.path.exists(place)):
-            return step, str(place)
+            return step, place
     return 0, None
 
 
@@ -53,8 +53,8 @@ def assignment(
         checkpoint: the state at that step.
         resources: what the trial gets: `{"cpu", "gpu", "custom"}`.
     """
-    spec = ledger.spec(history.birth["revision"])
-    config = spec.config_for(history.values, seed=history.birth["seed"])
+    spec = ledger.spec(history.birth.revision)
+    config = spec.config_for(history.values, seed=history.birth.seed)
     folder = ledger.paths.trial(history.id)
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.config.exists() or "lineage" in history.labels:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.engine.identity import identity
 from orchestrator.spec import flat, put
 from orchestrator.trials import TrialRecord
 
@@ -91,7 +92,9 @@ def _extended(old: SweepSpec, more: int) -> dict[str, Any]:
     if more < 1:
         raise ConfigError([Problem(key="extend", rule="must add at least one trial", value=more)])
     if old.run_cap is None:
-        rule = f"the sweep has no run_cap to add to; its {'grid' if old.method == 'grid' else 'budget'} ends it"
+        rule = (
+            f"the sweep has no run_cap to add to; its {old.method.name if old.method.exhaustive else 'budget'} ends it"
+        )
         raise ConfigError([Problem(key="extend", rule=rule + " (`meansweep edit` changes that)")])
     content["run_cap"] = old.run_cap + more
     extended = {"run_cap": more}
@@ -130,9 +133,9 @@ def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], led
     for key, (was, now) in pairs.items():
         if was != now:
             yield Problem(key=key, rule=f"cannot change from {was!r}: {_FALSIFY[key]}", value=now)
-    if old.method != new.method and "pbt" in (old.method, new.method):
-        rule = f"cannot change from {old.method!r}: a population is trained together from its first step on"
-        yield Problem(key="method", rule=rule, value=new.method)
+    if old.method is not new.method and (old.method.population or new.method.population):
+        rule = f"cannot change from {old.method.name!r}: a population is trained together from its first step on"
+        yield Problem(key="method", rule=rule, value=new.method.name)
     if old.trainer == new.trainer:
         yield from _other_configs(new, ledger)
 
@@ -147,7 +150,7 @@ def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
     for history in ledger.histories():
         born = history.birth
         try:
-            same = new.config_hash(new.config_for(born["values"], seed=born["seed"])) == born["config_hash"]
+            same = new.config_hash(new.config_for(born.values, seed=born.seed)) == identity(ledger, history)
         except ConfigError:
             same = False
         if not same:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
 from orchestrator.engine import control, mailbox
-from orchestrator.engine import pbt as population
 from orchestrator.engine.budget import SweepClock, natural_end, reached_target, room_for_trials, spent
 from orchestrator.engine.completion import Endings
 from orchestrator.engine.dispatch import assignment, next_waiting, resume_point
 from orchestrator.engine.environment_check import drift, learn
+from orchestrator.engine.generations import turn_generation
 from orchestrator.engine.learning_curves import Curves
 from orchestrator.engine.new_trials import Proposals
 from orchestrator.engine.reuse import Known
@@ -162,8 +162,8 @@ class Engine:
             return Wait(reason="the sweep is paused")
         if self.spec.max_concurrent is not None and len(self._live) >= self.spec.max_concurrent:
             return Wait(reason=f"max_concurrent is {self.spec.max_concurrent}")
-        if self.spec.method == "pbt" and not self._live:
-            population.turn_generation(self.ledger, complete=self._proposals.complete())
+        if self.spec.method.population and not self._live:
+            turn_generation(self.ledger, complete=self._proposals.complete())
         again = next_waiting(self.ledger, self._live) or self._curves.next_promoted()
         if again is not None:
             return self._go_on(again)
@@ -195,7 +195,7 @@ class Engine:
         work = assignment(self.ledger, history, start=start, checkpoint=checkpoint, resources=self._resources)
         if self.tracker is not None:
             # What a run is shown to have started with never changes; its lineage is in its labels.
-            record = dataclasses.replace(history.record(), values=history.birth["values"])
+            record = dataclasses.replace(history.record(), values=history.birth.values)
             self.tracker.trial_started(record, work.config)
         now = self._clock.now()
         self._live[history.id] = _Live(handed=now, since=now, reached=start)
@@ -254,7 +254,7 @@ class Engine:
         return Decision.PAUSE if live.leaving else Decision.CONTINUE
 
     def _keeps_its_worker(self, history: TrialHistory) -> bool:
-        if self._halt is not None or self._held or history.id in self._pausing or self.spec.method == "pbt":
+        if self._halt is not None or self._held or history.id in self._pausing or self.spec.method.population:
             return False
         if self._curves.rung(history) is not None:
             if next_waiting(self.ledger, self._live) is not None or self._curves.next_promoted(history) is not history:

@@ -8,10 +8,12 @@ import json
 import logging
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanflow_core.config import FIRST, difference
 from orchestrator.provenance import code_of
 from orchestrator.spec import SweepSpec
 
@@ -43,7 +45,7 @@ def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str 
         "commit": code_of(package_of(spec.trainer)).name,
         "torch": _version("torch"),
         "device": device,
-        "data": described_data(spec.base.get("data"), spec.base.get("evaluation")),
+        "data": described_data(spec),
         "fingerprint": fingerprint,
         "python": platform.python_version(),
         "meansweep": _version("meansweep"),
@@ -91,24 +93,46 @@ PATHS = ("path", "vae", "features", "reference")
 """Keys whose values are paths, even where they have no "/" in them."""
 
 
-def described_data(section: Any, evaluation: Any = None) -> str:
+def described_data(spec: SweepSpec) -> str:
     """Return a hash of the configuration's `data` section and of the sizes of the files that it names.
 
-    It is known before any data is read, so that equal configurations of other sweeps can be found at once.
-
-    Args:
-        section: `data`.
-        evaluation: `evaluation`, of which only the files that it names count.
+    It is known before any data is read, so that equal configurations of other sweeps can be found at once. Of the
+    MeanFlow trainer it covers what differs from the defaults, so that a new key does not alter it.
     """
-    sizes = [*_sizes(section), *(size for size in _sizes(evaluation) if size is not None)]
-    return hashlib.sha256(json.dumps([section, sizes], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    if not spec.builtin_trainer:
+        return _described_in_full(spec)
+    data, evaluation = spec.base_config.data, spec.base_config.evaluation
+    sizes = {key: size for section in (data, evaluation) for key, size in _sizes(asdict(section)).items() if size}
+    content = {"name": data.name, **difference(data, "data."), "sizes": sizes}
+    return f"{FIRST}-{_digest(content)}"
 
 
-def _sizes(section: Any) -> list[int | None]:
-    """Return the sizes of what a section names: values with a "/" in them, and those that are paths by their keys."""
+def recorded(ledger: Ledger) -> dict[str, Any]:
+    """Return the environment that a sweep was started in.
+
+    Earlier releases described the data by all keys of its section; where that still fits, it is the same data.
+    """
+    then = ledger.environment()
+    if then.get("data") and ledger.spec(0).builtin_trainer and then["data"] == _described_in_full(ledger.spec(0)):
+        return {**then, "data": described_data(ledger.spec(0))}
+    return then
+
+
+def _described_in_full(spec: SweepSpec) -> str:
+    data, evaluation = _sizes(spec.base.get("data")), _sizes(spec.base.get("evaluation"))
+    sizes = [*data.values(), *(size for size in evaluation.values() if size is not None)]
+    return _digest([spec.base.get("data"), sizes])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _sizes(section: Any) -> dict[str, int | None]:
+    """Return the sizes of what a section names, by key: values with a "/" in them, and paths by their keys."""
     named = section.items() if isinstance(section, Mapping) else ()
-    paths = [value for key, value in named if isinstance(value, str) and ("/" in value or key in PATHS)]
-    return [_size(Path(path.removeprefix("inception:")).expanduser()) for path in paths]
+    paths = {key: value for key, value in named if isinstance(value, str) and ("/" in value or key in PATHS)}
+    return {key: _size(Path(path.removeprefix("inception:")).expanduser()) for key, path in paths.items()}
 
 
 def _size(path: Path) -> int | None:

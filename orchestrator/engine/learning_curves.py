@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.search import Curve, promotion, reason_to_stop
+from orchestrator.search import Curve
 from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Curves:
         if history.replicate:
             return
         metric, point = self._ledger.spec().metric, history.points[step]
-        value = float(point["metrics"].get(metric.name, math.nan))
+        value = float(point.metrics.get(metric.name, math.nan))
         worst = math.inf if metric.goal == "minimize" else -math.inf
-        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point["order"])
+        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point.order)
 
     def length(self, history: TrialHistory) -> int:
         """Return a trial's last step."""
@@ -50,21 +50,21 @@ class Curves:
         if history.replicate or history.labels.get("protected"):
             return None
         spec = self._ledger.spec()
-        return reason_to_stop(spec.early_terminate, spec.metric.goal, self._curves, history.id)
+        return spec.early_terminate.reason_to_stop(spec.metric.goal, self._curves, history.id)
 
     def rung(self, history: TrialHistory) -> int | None:
         """Return the index of the rung at which a trial has to wait to be promoted, None if nothing holds it."""
         rule = self._ledger.spec().early_terminate
-        if rule is None or not rule.promote or history.replicate or history.labels.get("protected"):
+        if not rule.promotes or history.replicate or history.labels.get("protected"):
             return None
-        return promotion.rung_of(rule, self._curves[history.id], history.passed)
+        return rule.held_at(self._curves[history.id], history.passed)
 
     def place(self, history: TrialHistory) -> str:
         """Return in words where a trial stands at its rung."""
         spec, rung = self._ledger.spec(), self.rung(history)
-        if spec.early_terminate is None or rung is None:
+        if rung is None:
             return "no rung holds it any more"
-        return promotion.place(spec.early_terminate, spec.metric.goal, self._curves, history.id, rung)
+        return spec.early_terminate.place(spec.metric.goal, self._curves, history.id, rung)
 
     def at_rungs(self) -> list[TrialHistory]:
         """Return the trials that wait at rungs."""
@@ -77,10 +77,10 @@ class Curves:
 
         Args:
             also: a trial that stands at a rung and still has its worker.
-            last: see `promotion.next_promotion`.
+            last: see `Rule.next_promotion`.
         """
         spec, held = self._ledger.spec(), dict[str, int]()
-        if spec.early_terminate is None or not spec.early_terminate.promote:
+        if not spec.early_terminate.promotes:
             return next(iter(self.at_rungs()), None)  # the sweep was edited: nothing holds them any more
         left = [history for history in self._ledger.histories() if history.left_behind]
         for history in [*self.at_rungs(), *left, *([also] if also else [])]:
@@ -91,11 +91,11 @@ class Curves:
                 return history  # the sweep was edited, and its rungs are others
         if not held:
             return None
-        chosen = promotion.next_promotion(spec.early_terminate, spec.metric.goal, self._curves, held, last=last)
+        chosen = spec.early_terminate.next_promotion(spec.metric.goal, self._curves, held, last=last)
         return None if chosen is None else self._ledger.history(chosen)
 
     def _made(self, history: TrialHistory) -> Curve:
-        born = self._ledger.spec(history.birth["revision"])
-        config = born.config_for(history.birth["values"], seed=history.birth["seed"])
+        born = self._ledger.spec(history.birth.revision)
+        config = born.config_for(history.birth.values, seed=history.birth.seed)
         rungs = tuple(self._ledger.spec().rungs(config))
         return Curve(number=history.config_id, length=int(config["trainer"]["steps"]), rungs=rungs)

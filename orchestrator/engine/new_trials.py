@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
+from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
-from orchestrator.search import Draw, Observation, Search, finite
-from orchestrator.search import replication as replicates
+from orchestrator.search import Draw, Observation, finite, next_replicate
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ class Proposals:
         self._ledger = ledger
         self._known = known
         self._observed: dict[str, tuple[TrialRecord, Observation]] = {}
+        self._identities: dict[str, str] = {}
         self.renew()
 
     def renew(self) -> None:
         """Search by the sweep file as it is now."""
         self._spec = self._ledger.spec()
-        self._search = Search(self._spec)
+        self._search = self._spec.method(self._spec)
         self.exhausted = False
         """Whether the search has no combination left."""
 
@@ -60,7 +61,7 @@ class Proposals:
             return None
         trials = self.searched()
         found: dict[str, Any] = {}
-        hashes = {history.birth["config_hash"] for history in trials}
+        hashes = {self._identity(history) for history in trials}
 
         def accept(values: dict[str, Any]) -> bool:
             try:
@@ -70,7 +71,7 @@ class Proposals:
             found["hash"] = self._spec.config_hash(config)
             if self._spec.on_duplicate == "skip" and found["hash"] in self._known:
                 return False
-            return found["hash"] not in hashes or (self._spec.on_duplicate == "run" and self._spec.method != "grid")
+            return found["hash"] not in hashes or self._spec.method.repeats(self._spec.on_duplicate)
 
         draw = self._search.draw(self._position(trials), self.observations(trials), accept)
         if draw is None:
@@ -78,19 +79,21 @@ class Proposals:
             return None
         return self._born(draw, found["hash"], number=len(trials), wall=wall, gpu=gpu, drift=drift)
 
+    def _identity(self, history: TrialHistory) -> str:
+        if history.id not in self._identities:
+            self._identities[history.id] = identity(self._ledger, history)
+        return self._identities[history.id]
+
     def _position(self, trials: Sequence[TrialHistory]) -> int:
         """Draws made so far under the present search space."""
         since = self._ledger.space_revision
-        return max(
-            (history.birth["position"] + 1 for history in trials if history.birth["revision"] >= since), default=0
-        )
+        return max((history.birth.position + 1 for history in trials if history.birth.revision >= since), default=0)
 
     def _born(
         self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, drift: Sequence[str]
     ) -> TrialHistory:
-        known = self._known.get(config_hash) if self._spec.on_duplicate == "reuse" else None
-        if self._spec.method == "pbt":
-            known = None  # a member that is at its end takes no part
+        reuses = self._spec.on_duplicate == "reuse" and self._spec.method.reuses
+        known = self._known.get(config_hash) if reuses else None
         labels: dict[str, Any] = {"drift": list(drift)} if drift and known is None else {}
         new = NewTrial(
             id=str(number),
@@ -113,7 +116,7 @@ class Proposals:
         """Return what the search may know: the observations of other sweeps, then these trials by number."""
         names = [metric.name for metric in self._spec.metrics]
         seen = [
-            Observation(-1, warm["values"], TrialState.FINISHED, finite(warm["metrics"].get(name) for name in names))
+            Observation(-1, warm.values, TrialState.FINISHED, finite(warm.metrics.get(name) for name in names))
             for warm in self._ledger.warm()
         ]
         for history in sorted(trials, key=lambda history: history.config_id):
@@ -131,11 +134,11 @@ class Proposals:
 
         To be asked when the search is through and no trial of it runs. The arguments are those of `next_configuration`.
         """
-        wanted = replicates.next_replicate(self._spec, self._ledger.trials())
+        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials())
         if wanted is None:
             return None
         searched = self._ledger.history(str(wanted.config_id))
-        spec, seed = self._ledger.spec(searched.birth["revision"]), searched.birth["seed"] + wanted.replicate
+        spec, seed = self._ledger.spec(searched.birth.revision), searched.birth.seed + wanted.replicate
         new = NewTrial(
             id=f"{wanted.config_id}.{wanted.replicate}",
             config_id=wanted.config_id,
@@ -144,7 +147,7 @@ class Proposals:
             values=searched.values,
             config_hash=spec.config_hash(spec.config_for(searched.values, seed=seed)),
             metric=spec.metric.name,
-            revision=searched.birth["revision"],
+            revision=searched.birth.revision,
             gpu=gpu,
             labels={"drift": list(drift)} if drift else {},
         )
@@ -161,5 +164,5 @@ def _observation(history: TrialHistory, record: TrialRecord, names: Sequence[str
         metrics=finite(last.get(name) for name in names),
         step=record.steps,
         bad=record.failure is not None and record.failure.kind in BAD_REGION,
-        sampler=history.birth["sampler"],
+        sampler=history.birth.sampler,
     )

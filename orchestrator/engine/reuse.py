@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.engine.environment_check import recorded
+from orchestrator.engine.identity import identity
+from orchestrator.ledger import Carry, Ledger, LedgerError, Point, WarmStart
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
-    from orchestrator.ledger import Ledger
     from orchestrator.spec import SweepSpec
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,12 @@ class Known:
 
     origin: str
     """`sweep/trial`."""
-    points: Mapping[int, Mapping[str, Any]]
-    """Its reports, as the ledger has them."""
+    points: Mapping[int, Point]
+    """Its reports by step."""
 
-    def carry(self) -> dict[str, Any]:
+    def carry(self) -> Carry:
         """Return its reports as a trial is born with them, at no cost."""
-        points = {step: {**point, "order": 0, "seconds": 0.0} for step, point in self.points.items()}
-        return {"points": points, "busy": 0.0, "gpu": 0.0, "wasted": 0.0, "attempts": [], "run": 0}
+        return Carry(points={step: replace(point, order=0, seconds=0.0) for step, point in self.points.items()})
 
 
 def known_configurations(
@@ -52,19 +53,19 @@ def known_configurations(
         ledger = _open(paths)
         if ledger is None:
             continue
-        theirs = ledger.environment()
+        theirs = recorded(ledger)
         if any(theirs.get(key) is None or theirs.get(key) != environment.get(key) for key in ("code", "data")):
             continue
         for history in ledger.histories():
             sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
-            last = history.points.get(history.last_step, {}).get("metrics", {})
+            last = history.points[history.last_step].metrics if history.points else {}
             if sound and all(math.isfinite(last.get(metric.name, math.nan)) for metric in spec.metrics):
                 origin = history.labels.get("reused") or f"{paths.name}/{history.id}"
-                found.setdefault(history.birth["config_hash"], Known(origin, history.points))
+                found.setdefault(identity(ledger, history), Known(origin, history.points))
     return found
 
 
-def warm_observations(home: Home, spec: SweepSpec) -> list[dict[str, Any]]:
+def warm_observations(home: Home, spec: SweepSpec) -> list[WarmStart]:
     """Return the finished trials of the sweeps that `warm_start` names, where they fit this sweep's space.
 
     Raises:
@@ -79,7 +80,7 @@ def warm_observations(home: Home, spec: SweepSpec) -> list[dict[str, Any]]:
             problems.append(Problem(key="warm_start", value=name, rule=rule, nearest=nearest(name, names)))
             continue
         found += [
-            {"values": values, "metrics": metrics, "origin": f"{name}/{trial}"}
+            WarmStart(values=values, metrics=metrics, origin=f"{name}/{trial}")
             for trial, values, metrics in _finished(ledger, spec)
             if not spec.space.problems(values)
         ]
@@ -118,8 +119,6 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _open(paths: SweepPaths) -> Ledger | None:
-    from orchestrator.ledger import Ledger, LedgerError
-
     try:
         return Ledger.open(paths)
     except LedgerError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.environment_check import drift, environment, package_of
+from orchestrator.engine.environment_check import drift, environment, package_of, recorded
 from orchestrator.engine.reuse import known_configurations, warm_observations
 from orchestrator.ledger import Ledger, driver_of
 from orchestrator.paths import Home, SweepPaths
@@ -99,6 +99,8 @@ def resume_sweep(
     try:
         spec = ledger.spec()
         here = environment(spec, device=device)
+        if recorded(ledger) != ledger.environment():
+            ledger.set_environment(recorded(ledger))
         differences = drift(ledger.environment(), here)
         if strict and differences:
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.ledger.events import Exit, NewTrial, Point, RunStart
 from orchestrator.paths import relocated
 from orchestrator.trials import Failure, TrialRecord, TrialState
 
@@ -16,99 +19,93 @@ class TrialHistory:
     def __init__(self, row: int) -> None:
         self.row = row
         """Optuna's id of the row that holds it."""
-        self.birth: dict[str, Any] = {}
-        self.points: dict[int, dict[str, Any]] = {}
-        """By step: metrics, order, checkpoint, seconds, images, at, wall, run."""
-        self.end: dict[str, Any] = {}
+        self.birth: NewTrial
+        """Known from the first event on."""
+        self.points: dict[int, Point] = {}
+        """Its reports by step."""
+        self.end: Exit | None = None
         self.run = 0
         """Number of the current or last run; 0 is the first."""
-        self.runs: list[dict[str, Any]] = []
-        """Start of each run: at, wall, start, gpu."""
         self.passed = 0
         """The step that it had reported when it was last let on: rungs up to there hold it no more."""
-        self.left_behind = False
-        """It was pruned because it still waited at a rung when the sweep had nothing more to do."""
         self.outs = 0
         self.charged = 0
-        """Runs that count against the retries, since it was last taken up."""
+        """Runs that count against the retries, since it was last restarted."""
         self.lost = 0
-        """Runs whose worker was lost, since it was last taken up."""
+        """Runs whose worker was lost, since it was last restarted."""
         self.attempts: list[Failure] = []
         self.labels: dict[str, Any] = {}
         self.busy = self.gpu = self.wasted = 0.0
         self.wall = 0.0
         self.reason = ""
+        self._gpu_share = 0.0
+        """GPUs of the current or last run."""
         self._state = TrialState.RUNNING
         self._record: TrialRecord | None = None
 
     # ------------------------------------------------------------------------------------------- events
 
-    def apply(self, key: str, event: dict[str, Any]) -> None:
+    def apply(self, key: str, event: Mapping[str, Any]) -> None:
         """Take in one event; `key` is the attribute's name in the ledger."""
         kind, _, rest = key.partition(":")
         self.wall = max(self.wall, event.get("wall", 0.0))
         self._record = None
         match kind:
             case "trial":
-                self._born(event)
+                self._born(NewTrial.from_json(event))
             case "run":
-                self.run, self._state, self.reason = int(rest), TrialState.RUNNING, ""
-                self.runs.append(event)
-                self.passed = self.last_step
-                if event["drift"]:
-                    known = self.labels.get("drift", [])
-                    self.labels = {**self.labels, "drift": [*dict.fromkeys([*known, *event["drift"]])]}
+                self._start(int(rest), RunStart.from_json(event))
             case "promoted":
                 self.passed = int(rest)
             case "report":
-                self.points[int(rest)] = event
-                self._spend(event["seconds"])
+                self.points[int(rest)] = point = Point.from_json(event)
+                self._spend(point.seconds)
             case "repeat":
                 self._spend(event["seconds"], wasted=True)
             case "out":
-                self._leave(event)
-                self._state = TrialState(event["state"])
+                out = Exit.from_json(event)
+                self._leave(out)
                 self.outs += 1
-                self.charged += bool(event["charged"])
-                self.lost += bool(event["failure"]) and event["failure"]["kind"] == "lost"
+                self.charged += out.charged
+                self.lost += out.failure is not None and out.failure.kind == "lost"
             case "end":
-                self._leave(event)
-                self.end = event
-                self.left_behind = bool(event.get("left_behind"))
-                self._state = TrialState(event["state"])
+                self.end = Exit.from_json(event)
+                self._leave(self.end)
             case "label":
                 self.labels = {**self.labels, rest: event["value"]}
 
     def moved_to(self, folder: Path) -> None:
         """Take the sweep's folder as it stands now: with its project, checkpoints may have been moved since."""
         for step, point in self.points.items():
-            if point["checkpoint"]:
-                self.points[step] = {**point, "checkpoint": relocated(point["checkpoint"], folder)}
+            if point.checkpoint:
+                self.points[step] = replace(point, checkpoint=relocated(point.checkpoint, folder))
         self._record = None
 
-    def _born(self, event: dict[str, Any]) -> None:
-        self.birth = event
-        self.labels = dict(event["labels"])
-        self.runs = [{"at": event["at"], "wall": event["wall"], "start": 0, "gpu": event["gpu"]}]
-        carry = event["carry"]
-        if carry:
-            self.points = {int(step): point for step, point in carry["points"].items()}
-            self.busy, self.gpu, self.wasted = carry["busy"], carry["gpu"], carry["wasted"]
-            self.attempts = [Failure.from_dict(failure) for failure in carry["attempts"]]
-            self.run = carry["run"]
-        self._state = TrialState.WAITING if event["waiting"] else TrialState.RUNNING
+    def _born(self, birth: NewTrial) -> None:
+        self.birth, self.labels, self._gpu_share = birth, dict(birth.labels), birth.gpu
+        if birth.carry is not None:
+            carry = birth.carry
+            self.points, self.run, self.attempts = dict(carry.points), carry.run, list(carry.attempts)
+            self.busy, self.gpu, self.wasted = carry.busy, carry.gpu, carry.wasted
+        self._state = TrialState.WAITING if birth.waiting else TrialState.RUNNING
 
-    def _leave(self, event: dict[str, Any]) -> None:
-        self.reason = event["reason"]
-        self._spend(event["wasted"], wasted=True)
-        if event["failure"]:
-            self.attempts = [*self.attempts, Failure.from_dict(event["failure"])]
+    def _start(self, number: int, start: RunStart) -> None:
+        self.run, self._state, self.reason = number, TrialState.RUNNING, ""
+        self._gpu_share, self.passed = start.gpu, self.last_step
+        if start.drift:
+            self.labels = {**self.labels, "drift": [*dict.fromkeys([*self.labels.get("drift", []), *start.drift])]}
+
+    def _leave(self, out: Exit) -> None:
+        self._state, self.reason = out.state, out.reason
+        self._spend(out.wasted, wasted=True)
+        if out.failure is not None:
+            self.attempts = [*self.attempts, out.failure]
 
     def _spend(self, seconds: float, wasted: bool = False) -> None:
         if not math.isfinite(seconds) or seconds < 0:
             return  # a worker's clock that jumped says nothing
         self.busy += seconds
-        self.gpu += seconds * float(self.runs[-1]["gpu"])
+        self.gpu += seconds * self._gpu_share
         if wasted:
             self.wasted += seconds
 
@@ -117,23 +114,28 @@ class TrialHistory:
     @property
     def id(self) -> str:
         """The trial's id."""
-        return str(self.birth["id"])
+        return self.birth.id
 
     @property
     def values(self) -> dict[str, Any]:
         """The swept parameters: as it was born with them, or as population based training has last changed them."""
         lineage = self.labels.get("lineage")
-        return dict(lineage[-1]["values"] if lineage else self.birth["values"])
+        return dict(lineage[-1]["values"] if lineage else self.birth.values)
 
     @property
     def config_id(self) -> int:
         """The configuration's number."""
-        return int(self.birth["config_id"])
+        return self.birth.config_id
 
     @property
     def replicate(self) -> int:
         """0 for the trial of the search."""
-        return int(self.birth["replicate"])
+        return self.birth.replicate
+
+    @property
+    def left_behind(self) -> bool:
+        """It was pruned because it still waited at a rung when the sweep had nothing more to do."""
+        return self.end is not None and self.end.left_behind
 
     @property
     def state(self) -> TrialState:
@@ -148,7 +150,7 @@ class TrialHistory:
     @property
     def last_order(self) -> int:
         """The position of its last report among all reports of the sweep."""
-        return max((point["order"] for point in self.points.values()), default=0)
+        return max((point.order for point in self.points.values()), default=0)
 
     def record(self) -> TrialRecord:
         """Return the trial as others see it; the same object until something is recorded."""
@@ -157,31 +159,29 @@ class TrialHistory:
         return self._record
 
     def _make_record(self) -> TrialRecord:
-        birth, steps = self.birth, sorted(self.points)
-        last = self.points[steps[-1]]["metrics"] if steps else {}
-        checkpoints = [self.points[step]["checkpoint"] for step in steps if self.points[step]["checkpoint"]]
-        failure = self.end.get("failure")
-        ranking = last.get(birth["metric"])
+        birth, points = self.birth, dict(sorted(self.points.items()))
+        steps = self.last_step
+        checkpoints = [point.checkpoint for point in points.values() if point.checkpoint]
         return TrialRecord(
-            id=self.id,
-            config_id=self.config_id,
-            replicate=self.replicate,
-            seed=birth["seed"],
+            id=birth.id,
+            config_id=birth.config_id,
+            replicate=birth.replicate,
+            seed=birth.seed,
             values=self.values,
-            config_hash=birth["config_hash"],
+            config_hash=birth.config_hash,
             state=self._state,
-            steps=steps[-1] if steps else 0,
-            reports={step: self.points[step]["metrics"] for step in steps},
-            metric=None if self._state is TrialState.FAILED else ranking,
+            steps=steps,
+            reports={step: point.metrics for step, point in points.items()},
+            metric=points[steps].metrics.get(birth.metric) if steps and self._state is not TrialState.FAILED else None,
             checkpoint=checkpoints[-1] if checkpoints else None,
-            failure=Failure.from_dict(failure) if failure else None,
+            failure=self.end.failure if self.end else None,
             attempts=tuple(self.attempts),
-            started=birth["at"],
-            ended=self.end.get("at"),
+            started=birth.at,
+            ended=self.end.at if self.end else None,
             busy_seconds=self.busy,
             gpu_seconds=self.gpu,
             wasted_seconds=self.wasted,
-            revision=birth["revision"],
+            revision=birth.revision,
             reason=self.reason,
             labels=self.labels,
         )

@@ -17,22 +17,9 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
-from orchestrator.trials import LedgerError as LedgerError  # known without Optuna, and by this name too
+from orchestrator.ledger.errors import LedgerError, SweepBusy
 
 _ATTEMPTS, _PAUSE = 20, 0.05  # a reader that asks who drives holds the lock for an instant
-
-
-class SweepBusy(RuntimeError):
-    """Another process drives this sweep."""
-
-    def __init__(self, path: Path, pid: int | None, host: str | None) -> None:
-        self.path, self.pid, self.host = path, pid, host
-        super().__init__(path, pid, host)
-
-    def __str__(self) -> str:
-        who = f"process {self.pid} on {self.host}" if self.pid else "another process"
-        name = self.path.parent.name
-        return f"sweep {name!r} is running already, driven by {who}; `meansweep stop {name}` ends it"
 
 
 class DriverLock:

@@ -2,87 +2,43 @@
 
 Each event is one appended line, whole and on disk before anything acts on it: a trial's creation with all that was
 decided about it, one attribute for each run, report and end of it. The native state of a trial in Optuna follows from
-those and is repaired on opening. Replicates and observations taken over from other sweeps are studies of their own in
-the same file, so that the search never counts them.
+those and is repaired on opening.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import write_yaml
+from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.events import Exit, NewTrial, Point, Revision, RunStart, SweepState, WarmStart
 from orchestrator.ledger.history import TrialHistory
+from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
-from orchestrator.trials import Report, TrialRecord, TrialState
+from orchestrator.trials import Failure, Report, TrialRecord, TrialState
 
 if TYPE_CHECKING:
-    from optuna.storages import JournalStorage
-
     from orchestrator.spec import SweepSpec
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of what is written; a ledger of a later one is refused."""
-_SEARCH, _REPLICATES, _WARM = "search", "replicates", "warm"
-
-
-@dataclass(frozen=True)
-class SweepState:
-    """Where the sweep stands, as last recorded."""
-
-    state: str = "new"
-    """new, running, paused, finished, stopped, failed."""
-    reason: str = ""
-    at: float = 0.0
-    """Unix seconds."""
-    traceback: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewTrial:
-    """What is decided when a trial is born; written as one line."""
-
-    id: str
-    config_id: int
-    seed: int
-    values: dict[str, Any]
-    config_hash: str
-    metric: str
-    """Name of the metric that ranks."""
-    replicate: int = 0
-    revision: int = 0
-    position: int = 0
-    """Where the search stood when it was drawn: draws so far, rejected ones included."""
-    gpu: float = 0.0
-    """GPUs it occupies while it runs."""
-    labels: dict[str, Any] = field(default_factory=dict)
-    sampler: dict[str, Any] = field(default_factory=dict)
-    """What an evolutionary sampler wants to find again on this trial."""
-    carry: dict[str, Any] | None = None
-    """For a trial that is taken up again after its end: what is kept of its former life."""
-    waiting: bool = False
-    """Born WAITING instead of RUNNING."""
 
 
 class Ledger:
     """See the module. Open it with `Ledger.open`; a writer must be closed."""
 
-    def __init__(self, paths: SweepPaths, storage: JournalStorage, lock: Any) -> None:
+    def __init__(self, paths: SweepPaths, studies: Studies) -> None:
         self.paths = paths
-        self._storage = storage
-        self._lock = lock
-        self._studies: dict[str, int] = {}
+        self._studies = studies
+        self._facts = studies.facts
         self._trials: dict[str, TrialHistory] = {}
-        self._facts: dict[str, Any] = {}
         self._specs: dict[int, SweepSpec] = {}
-        self._order = 0
+        self._read()
 
     # ------------------------------------------------------------------------------------------ opening
 
@@ -98,13 +54,13 @@ class Ledger:
             SweepBusy: another process has the lock.
             LedgerError: there is no ledger, or it cannot be read.
         """
-        from orchestrator.ledger.journal import DriverLock, LedgerError
+        from orchestrator.ledger.journal import DriverLock
 
         if not paths.journal.is_file():
             raise LedgerError(f"{paths.root}: there is no sweep of this name")
         lock = DriverLock(paths.lock) if write else None
         try:
-            ledger = cls._load(paths, lock)
+            ledger = cls(paths, Studies.load(paths, lock))
             if not ledger._facts.get("spec:0"):
                 raise LedgerError(f"{paths.journal}: the sweep was never started; `meansweep run` starts it")
             return ledger
@@ -116,7 +72,7 @@ class Ledger:
     @classmethod
     def create(
         cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
-        warm: Sequence[Mapping[str, Any]] = (),
+        warm: Sequence[WarmStart] = (),
     ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
 
@@ -124,7 +80,7 @@ class Ledger:
             paths: the sweep's folder.
             spec: the sweep.
             environment: see `orchestrator.engine.environment_check`.
-            warm: observations of other sweeps, `{values, metrics: {name: value}, origin}` each.
+            warm: observations of other sweeps.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -135,84 +91,47 @@ class Ledger:
         lock = DriverLock(paths.lock)
         try:
             paths.root.mkdir(parents=True, exist_ok=True)
-            ledger = cls._load(paths, lock)
+            ledger = cls(paths, Studies.load(paths, lock))
             if ledger._facts.get("spec:0"):
                 raise FileExistsError(f"{paths.root}: the sweep exists; `meansweep resume` goes on with it")
-            ledger._create_studies([metric.goal for metric in spec.metrics])
-            ledger._set("format", FORMAT)
-            ledger._set("environment", dict(environment or {}))
-            ledger._add_warm(warm[len(ledger.warm()) :])
-            ledger._set("spec:0", {"source": spec.source, "at": time.time(), "changes": []})  # last: now it exists
+            studies = ledger._studies
+            studies.create([metric.goal for metric in spec.metrics])
+            studies.set_fact("format", FORMAT)
+            studies.set_fact("environment", dict(environment or {}))
+            for observation in warm[len(ledger.warm()) :]:
+                studies.add_observation(observation.to_json())
+            first = Revision(source=spec.source, at=time.time())
+            studies.set_fact("spec:0", first.to_json())  # last: now it exists
             ledger._copy_spec(spec)
             return ledger
         except BaseException:
             lock.release()
             raise
 
-    @classmethod
-    def _load(cls, paths: SweepPaths, lock: Any) -> Ledger:
-        import optuna
-        from optuna.storages import JournalStorage
-
-        from orchestrator.ledger.journal import Journal, LedgerError, repair_tail
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if lock is not None and paths.journal.is_file():
-            torn = repair_tail(paths.journal)
-            if torn:
-                log.warning("%s: cut off %d bytes of an unfinished last entry", paths.journal, len(torn))
-        try:
-            storage = JournalStorage(Journal(paths.journal))
-        except (ValueError, KeyError, AttributeError, AssertionError) as error:
-            raise LedgerError(f"{paths.journal}: is damaged ({type(error).__name__}: {error})") from error
-        ledger = cls(paths, storage, lock)
-        ledger._read()
-        return ledger
-
     def _read(self) -> None:
-        from orchestrator.ledger.journal import LedgerError
-
-        for study in self._storage.get_all_studies():
-            self._studies[study.study_name] = study._study_id
-        if _SEARCH not in self._studies:
-            return
-        self._facts = dict(self._storage.get_study_user_attrs(self._studies[_SEARCH]))
         if self._facts.get("format", FORMAT) > FORMAT:
             raise LedgerError(
                 f"{self.paths.journal}: written by a later version (format {self._facts['format']}, this one knows "
                 f"up to {FORMAT})"
             )
-        for name in (_SEARCH, _REPLICATES):
-            if name not in self._studies:
-                continue
-            for trial in self._storage.get_all_trials(self._studies[name], deepcopy=False):
-                history = TrialHistory(trial._trial_id)
-                for key, event in trial.user_attrs.items():
-                    history.apply(key, event)
-                history.moved_to(self.paths.root)
-                self._trials[history.id] = history  # a later row of the same id is the trial's next life
-                if history.end and not trial.state.is_finished() and self._lock is not None:
-                    self._close_natively(history)
+        for row in self._studies.rows():
+            history = TrialHistory(row._trial_id)
+            for key, event in row.user_attrs.items():
+                history.apply(key, event)
+            history.moved_to(self.paths.root)
+            self._trials[history.id] = history  # a later row of the same id is the trial's next life
+            if history.end and not row.state.is_finished() and self.writable:
+                self._close_natively(history)
         self._order = max((history.last_order for history in self._trials.values()), default=0)
-
-    def _create_studies(self, goals: Sequence[str]) -> None:
-        from optuna.study import StudyDirection
-
-        directions = [StudyDirection.MINIMIZE if goal == "minimize" else StudyDirection.MAXIMIZE for goal in goals]
-        for name in (_SEARCH, _REPLICATES, _WARM):
-            if name not in self._studies:
-                self._studies[name] = self._storage.create_new_study(directions, name)
 
     @property
     def writable(self) -> bool:
         """Whether this process holds the writer's lock."""
-        return self._lock is not None
+        return self._studies.writable
 
     def close(self) -> None:
         """Let go of the writer's lock."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._studies.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -260,12 +179,12 @@ class Ledger:
     @property
     def space_revision(self) -> int:
         """Number of the last revision that altered what is drawn."""
-        moved = [number for number, revision in enumerate(self.revisions()) if revision.get("moves_space")]
+        moved = [number for number, revision in enumerate(self.revisions()) if revision.moves_space]
         return max(moved, default=0)
 
-    def revisions(self) -> list[dict[str, Any]]:
-        """Return every revision: `{source, at, changes, moves_space, command}`."""
-        return [self._facts[f"spec:{number}"] for number in range(self.revision + 1)]
+    def revisions(self) -> list[Revision]:
+        """Return every revision, the sweep as it was started first."""
+        return [Revision.from_json(self._facts[f"spec:{number}"]) for number in range(self.revision + 1)]
 
     def environment(self) -> dict[str, Any]:
         """Return the environment the sweep was started in."""
@@ -277,7 +196,7 @@ class Ledger:
 
     def state(self) -> SweepState:
         """Return where the sweep stands; one that says "running" but has no driver was interrupted."""
-        return SweepState(**self._facts.get("state", {}))
+        return SweepState.from_json(self._facts.get("state", {}))
 
     @property
     def wall_seconds(self) -> float:
@@ -285,12 +204,9 @@ class Ledger:
         last = max((history.wall for history in self._trials.values()), default=0.0)
         return max(last, float(self._facts.get("wall", 0.0)))
 
-    def warm(self) -> list[dict[str, Any]]:
-        """Return the observations taken over from other sweeps: `{values, metrics, origin}`."""
-        if _WARM not in self._studies:
-            return []
-        rows = self._storage.get_all_trials(self._studies[_WARM], deepcopy=False)
-        return [row.user_attrs["observation"] for row in rows]
+    def warm(self) -> list[WarmStart]:
+        """Return the observations taken over from other sweeps."""
+        return [WarmStart.from_json(observation) for observation in self._studies.observations()]
 
     def fact(self, key: str, default: Any = None) -> Any:
         """Return a fact noted with `note`."""
@@ -300,23 +216,24 @@ class Ledger:
 
     def note(self, key: str, value: Any) -> None:
         """Record a JSON-able fact about the sweep."""
-        self._set(f"note:{key}", value)
+        self._studies.set_fact(f"note:{key}", value)
 
     def set_state(self, state: str, reason: str = "", *, traceback: str | None = None) -> None:
         """Record where the sweep stands."""
-        self._set("state", {"state": state, "reason": reason, "at": time.time(), "traceback": traceback})
+        now = SweepState(state=state, reason=reason, at=time.time(), traceback=traceback)
+        self._studies.set_fact("state", now.to_json())
 
     def add_session(self, session: Mapping[str, Any]) -> None:
         """Record that a driver has taken over."""
-        self._set("sessions", [*self.sessions(), dict(session)])
+        self._studies.set_fact("sessions", [*self.sessions(), dict(session)])
 
     def set_wall(self, seconds: float) -> None:
         """Record the sweep's clock, for stretches without any other event."""
-        self._set("wall", seconds)
+        self._studies.set_fact("wall", seconds)
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
         """Complete what is known of the environment the sweep was started in."""
-        self._set("environment", dict(environment))
+        self._studies.set_fact("environment", dict(environment))
 
     def add_revision(
         self, spec: SweepSpec, changes: Sequence[str], *, moves_space: bool = False, command: str | None = None
@@ -330,8 +247,10 @@ class Ledger:
             command: id of the command that asked for it, so that it is not carried out twice.
         """
         number = self.revision + 1
-        event = {"source": spec.source, "at": time.time(), "changes": list(changes), "moves_space": moves_space}
-        self._set(f"spec:{number}", {**event, "command": command})
+        revision = Revision(
+            source=spec.source, at=time.time(), changes=list(changes), moves_space=moves_space, command=command
+        )
+        self._studies.set_fact(f"spec:{number}", revision.to_json())
         self._copy_spec(spec)
         return number
 
@@ -346,18 +265,8 @@ class Ledger:
             params: Optuna's view of the values, (value, distribution) by name, for tools that read studies.
             wall: the sweep's clock.
         """
-        from optuna.trial import TrialState as Native
-        from optuna.trial import create_trial
-
-        event = {**vars(new), "at": time.time(), "wall": wall}
-        trial = create_trial(
-            state=Native.RUNNING,
-            params={name: value for name, (value, _) in params.items()},
-            distributions={name: distribution for name, (_, distribution) in params.items()},
-            user_attrs={"trial": event},
-        )
-        study = self._studies[_REPLICATES if new.replicate else _SEARCH]
-        history = TrialHistory(self._storage.create_new_trial(study, trial))
+        event = replace(new, at=time.time(), wall=wall).to_json()
+        history = TrialHistory(self._studies.add_row(params, {"trial": event}, replicate=bool(new.replicate)))
         history.apply("trial", event)
         self._trials[new.id] = history
         return history.record()
@@ -365,8 +274,8 @@ class Ledger:
     def start_run(self, trial_id: str, *, start: int, gpu: float, wall: float, drift: Sequence[str] = ()) -> None:
         """Record that a trial goes on from the checkpoint at `start` (0: from the beginning)."""
         history = self._trials[trial_id]
-        event = {"at": time.time(), "wall": wall, "start": start, "gpu": gpu, "drift": list(drift)}
-        self._append(history, f"run:{history.run + 1}", event)
+        event = RunStart(at=time.time(), wall=wall, start=start, gpu=gpu, drift=list(drift))
+        self._append(history, f"run:{history.run + 1}", event.to_json())
 
     def promote(self, trial_id: str, *, wall: float) -> None:
         """Record that a trial goes on past the rung at which it stands, in the same run."""
@@ -379,64 +288,42 @@ class Ledger:
         The first record of a step stands, since decisions were based on it.
         """
         history = self._trials[trial_id]
-        event: dict[str, Any] = {"seconds": report.seconds, "wall": wall, "run": history.run}
         if report.step in history.points:
-            self._append(history, f"repeat:{history.run}:{report.step}", event)
+            repeated = {"seconds": report.seconds, "wall": wall, "run": history.run}
+            self._append(history, f"repeat:{history.run}:{report.step}", repeated)
             return False
         self._order += 1
-        event |= {
-            "metrics": report.metrics, "order": self._order, "checkpoint": report.checkpoint,
-            "images": report.images_seen, "at": time.time(),
-        }  # fmt: skip
-        self._append(history, f"report:{report.step}", event)
+        point = Point(
+            metrics=report.metrics, order=self._order, checkpoint=report.checkpoint, seconds=report.seconds,
+            images=report.images_seen, at=time.time(), wall=wall, run=history.run,
+        )  # fmt: skip
+        self._append(history, f"report:{report.step}", point.to_json())
         return True
 
     def end_run(
         self, trial_id: str, state: TrialState, reason: str, *, wall: float, wasted: float = 0.0,
-        failure: Mapping[str, Any] | None = None, charged: bool = False,
+        failure: Failure | None = None, charged: bool = False, left_behind: bool = False,
     ) -> None:  # fmt: skip
-        """Record that a run has ended but the trial has not: it is WAITING, AT_RUNG or PAUSED now.
+        """Record that a run has ended, and with it the trial if it is FINISHED, PRUNED or FAILED now.
 
         Args:
             trial_id: the trial.
-            state: WAITING, AT_RUNG or PAUSED.
+            state: its state from now on.
             reason: why.
             wall: the sweep's clock.
             wasted: seconds of work since the last report.
-            failure: `dataclasses.asdict` of a `Failure`, if it was one.
+            failure: why it failed, if it did.
             charged: whether it counts against the trial's retries.
-        """
-        history = self._trials[trial_id]
-        event = {
-            "state": state.value, "reason": reason, "at": time.time(), "wall": wall, "wasted": wasted,
-            "failure": None if failure is None else dict(failure), "charged": charged,
-        }  # fmt: skip
-        self._append(history, f"out:{history.run}:{history.outs}", event)
-
-    def end_trial(
-        self, trial_id: str, state: TrialState, reason: str, *, wall: float, wasted: float = 0.0,
-        failure: Mapping[str, Any] | None = None, left_behind: bool = False,
-    ) -> None:  # fmt: skip
-        """Record a trial's end: FINISHED, PRUNED or FAILED.
-
-        Args:
-            trial_id: the trial.
-            state: the end.
-            reason: why.
-            wall: the sweep's clock.
-            wasted: seconds of work since the last report.
-            failure: `dataclasses.asdict` of a `Failure`, if it was one.
             left_behind: it waited at a rung until there was nothing more to do.
         """
         history = self._trials[trial_id]
-        event = {
-            "state": state.value, "reason": reason, "at": time.time(), "wall": wall, "wasted": wasted,
-            "failure": None if failure is None else dict(failure),
-        }  # fmt: skip
-        if left_behind:
-            event["left_behind"] = True
-        self._append(history, "end", event)
-        self._close_natively(history)
+        event = Exit(
+            state=state, reason=reason, at=time.time(), wall=wall, wasted=wasted, failure=failure, charged=charged,
+            left_behind=left_behind,
+        )  # fmt: skip
+        self._append(history, "end" if state.ended else f"out:{history.run}:{history.outs}", event.to_json())
+        if state.ended:
+            self._close_natively(history)
 
     def label(self, trial_id: str, name: str, value: Any) -> None:
         """Record a label on a trial that has not ended."""
@@ -444,47 +331,20 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------ helpers
 
-    def _add_warm(self, observations: Sequence[Mapping[str, Any]]) -> None:
-        from optuna.trial import TrialState as Native
-        from optuna.trial import create_trial
-
-        for observation in observations:
-            trial = create_trial(
-                state=Native.COMPLETE, values=list(observation["metrics"].values()),
-                user_attrs={"observation": dict(observation)},
-            )  # fmt: skip
-            self._storage.create_new_trial(self._studies[_WARM], trial)
-
-    def _append(self, history: TrialHistory, key: str, event: dict[str, Any]) -> None:
-        self._require_lock()
-        self._storage.set_trial_user_attr(history.row, key, event)
+    def _append(self, history: TrialHistory, key: str, event: Mapping[str, Any]) -> None:
+        self._studies.append(history.row, key, event)
         history.apply(key, event)  # after the disk has it, and by the very code that reads it back
-
-    def _set(self, key: str, value: Any) -> None:
-        self._require_lock()
-        self._storage.set_study_user_attr(self._studies[_SEARCH], key, value)
-        self._facts[key] = value
-
-    def _require_lock(self) -> None:
-        if self._lock is None:
-            raise RuntimeError(f"{self.paths.journal} was opened for reading")
 
     def _close_natively(self, history: TrialHistory) -> None:
         """Give the row the state that Optuna's own tools understand. Derived: the `end` event is what counts."""
-        from optuna.trial import TrialState as Native
-
-        native = {"finished": Native.COMPLETE, "pruned": Native.PRUNED, "failed": Native.FAIL}[history.end["state"]]
         values = None
-        if native is not Native.FAIL:
-            with contextlib.suppress(KeyError):
-                values = self._native_values(history)
-        if native is Native.COMPLETE and values is None:
-            native = Native.FAIL
-        self._storage.set_trial_state_values(history.row, native, values)
+        with contextlib.suppress(KeyError):
+            values = self._native_values(history)
+        self._studies.close_row(history.row, history.state, values)
 
     def _native_values(self, history: TrialHistory) -> list[float] | None:
         if not history.points:
             return None
-        last = history.points[history.last_step]["metrics"]
+        last = history.points[history.last_step].metrics
         values = [float(last[metric.name]) for metric in self.spec().metrics]
         return values if all(math.isfinite(value) for value in values) else None

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-import random
-from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import fmean
 from typing import Any
 
 from orchestrator.planning.probe import Measurement, work_of
-from orchestrator.search import keep_count
 from orchestrator.spec import SweepSpec
-
-PLAYED = 2000
-"""Most trials that are played through; of more, the same shares get as far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,79 +41,11 @@ class Estimate:
 def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -> list[tuple[int, float]]:
     """Return `(steps, expected trials that get there)` for each rung and for the end of a trial.
 
-    Trials are taken to arrive in random order of quality, one after the other, and to keep their order from rung to
-    rung. Other rules than rungs are not predicted: every trial is expected to reach its end.
+    See `Rule.expected`.
     """
-    length = int(config["trainer"]["steps"])
-    rule = spec.early_terminate
-    if rule is None or not rule.ranked:
-        return [(length, float(trials))]
-    reaching: dict[int, float] = dict.fromkeys((*spec.rungs(config), length), 0.0)
-    for bracket in range(rule.brackets):
-        own, dealt = spec.rungs(config, bracket=bracket), len(range(bracket, trials, rule.brackets))
-        arriving, played = _promoted if rule.promote else _arrivals, min(dealt, PLAYED)
-        arrivals = [count * dealt / max(played, 1) for count in arriving(played, len(own), rule.eta)]
-        for step in reaching:
-            reaching[step] += arrivals[0]
-            if step in own:
-                del arrivals[0]
-    return list(reaching.items())
-
-
-@cache
-def _arrivals(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
-    """The mean number of trials at each rung and at the end, over seeded simulations.
-
-    A formula holds for the first rung alone: the i-th goes on with chance keep_count(i) / i. Those who go on late are
-    better than those who went on early, so at the next rungs more go on than that.
-    """
-    chance, totals = random.Random(0), [0] * (rungs + 1)
-    repeats = max(20, min(400, 20_000 // max(trials, 1)))
-    for _ in range(repeats):
-        arriving = [chance.random() for _ in range(trials)]
-        for rung in range(rungs + 1):
-            totals[rung] += len(arriving)
-            seen: list[float] = []
-            passed = []
-            for value in arriving:
-                insort(seen, value)
-                if value <= seen[keep_count(len(seen), eta) - 1]:
-                    passed.append(value)
-            arriving = passed
-    return tuple(total / repeats for total in totals)
-
-
-@cache
-def _promoted(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
-    """The same where trials wait at rungs to be promoted (`orchestrator.search.promotion`).
-
-    Few more than one in eta goes on: those that were among the best of the first ones and no more among all.
-    """
-    chance, totals = random.Random(0), [0] * (rungs + 1)
-    repeats = max(3, min(100, 3_000 // max(trials, 1)))
-    for _ in range(repeats):
-        standing: list[list[float]] = [[] for _ in range(rungs + 1)]
-        gone: list[set[float]] = [set() for _ in range(rungs)]
-
-        def promote(last: bool, standing: list[list[float]] = standing, gone: list[set[float]] = gone) -> bool:
-            for rung in reversed(range(rungs)):
-                there = standing[rung]
-                count = keep_count(len(there), eta) if last else int(len(there) / eta + 1e-9)
-                best = next((value for value in there[:count] if value not in gone[rung]), None)
-                if best is not None:
-                    gone[rung].add(best)
-                    insort(standing[rung + 1], best)
-                    return True
-            return False
-
-        for _ in range(trials):
-            insort(standing[0], chance.random())
-            while promote(False):
-                pass
-        while promote(True):
-            pass
-        totals = [total + len(there) for total, there in zip(totals, standing, strict=True)]
-    return tuple(total / repeats for total in totals)
+    loop = config["trainer"]
+    batch_size = int(loop.get("batch_size", 1))
+    return spec.early_terminate.expected(trials, int(loop["steps"]), batch_size=batch_size)
 
 
 def estimate_cost(

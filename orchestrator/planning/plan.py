@@ -86,7 +86,7 @@ def make_plan(
     estimate = estimate_cost(spec, searched, replicates, configs, concurrency, probe)
     return Plan(
         sweep=spec.name,
-        method=spec.method,
+        method=spec.method.name,
         trials=trials,
         grid_size=grid_size,
         parameters=tuple(_described(spec)),
@@ -126,10 +126,9 @@ def _count(spec: SweepSpec, grid_size: int | None, history: set[str], notes: lis
     """Count the trials of the search: of a finite space at most its different configurations."""
     limits = [limit for limit in (spec.run_cap, spec.budget.trials) if limit is not None]
     cap = min(limits) if limits else None
-    finite = grid_size is not None and (spec.method == "grid" or (spec.method != "pbt" and spec.on_duplicate != "run"))
-    if not finite or grid_size is None:
+    if grid_size is None or spec.method.repeats(spec.on_duplicate):
         return _Count(cap)
-    if spec.method != "grid" and (cap is None or grid_size < cap):
+    if not spec.method.exhaustive and (cap is None or grid_size < cap):
         notes.append(f"only {grid_size} combinations exist; a grid would try each of them once")
     if grid_size > CONFIGS:
         notes.append(f"equal configurations are not looked for in a space of more than {CONFIGS} combinations")
@@ -137,6 +136,7 @@ def _count(spec: SweepSpec, grid_size: int | None, history: set[str], notes: lis
     count = _Count(0)
     seen: set[str] = set()
     invalid = trials = 0
+    reuses = spec.method.reuses and spec.on_duplicate != "run"
     for values in spec.space.grid():
         if trials == cap:
             break
@@ -146,7 +146,7 @@ def _count(spec: SweepSpec, grid_size: int | None, history: set[str], notes: lis
             invalid += 1
             continue
         mark = spec.config_hash(config)
-        new, known = mark not in seen, mark in history and spec.on_duplicate != "run"
+        new, known = mark not in seen, mark in history and reuses
         count.duplicates += not new
         count.reused += new and known
         trials += new and not (known and spec.on_duplicate == "skip")
@@ -194,7 +194,7 @@ def _concurrency(spec: SweepSpec, available: Mapping[str, float] | None) -> tupl
 
 def _over_budget(spec: SweepSpec, grid_size: int | None, replicates: int, estimate: Estimate) -> list[str]:
     budget, found = spec.budget, []
-    wanted = spec.run_cap or (grid_size if spec.method == "grid" else None)
+    wanted = spec.run_cap or (grid_size if spec.method.exhaustive else None)
     if budget.trials is not None and wanted is not None and wanted + replicates > budget.trials:
         found.append(f"{wanted} trials and up to {replicates} replicates, budget.trials is {budget.trials}")
     if budget.gpu_hours is not None and (estimate.gpu_hours or 0) > budget.gpu_hours:

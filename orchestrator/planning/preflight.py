@@ -71,7 +71,7 @@ def _unknown(spec: SweepSpec) -> Iterator[Problem]:
         return
     from meanflow_core.metrics import METRICS
 
-    named = spec.set.get("evaluation.metrics", spec.base["evaluation"]["metrics"]) or ()
+    named = spec.set.get("evaluation.metrics", spec.base_config.evaluation.metrics) or ()
     for name in named:
         if name not in METRICS:
             rule = f"unknown metric; known: {', '.join(METRICS)}"

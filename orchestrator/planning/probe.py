@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.spec import flat
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
-DRAWS = 256
+DRAWS = 64
 """Configurations drawn to find the cheapest and the dearest."""
 
 
@@ -57,31 +60,33 @@ def _gpus_of_driver() -> int:
 
 
 def work_of(config: Mapping[str, Any]) -> float:
-    """Return a number that grows with the cost of a step: rows times a rough size of the network.
+    """Return a number that grows with the cost of a step: its rows times the operations for one of them.
 
     A configuration whose network is not known (a trainer of the user's own) counts its batch size alone.
     """
     rows = float(config["trainer"].get("batch_size", 1))
-    model = config.get("model")
-    size = _network_size(model) if isinstance(model, Mapping) else 1.0
+    flops = _forward_flops(*(json.dumps(config.get(section), sort_keys=True) for section in ("model", "data")))
     objective = flat(config.get("objective") or {})
     kappa, scale = objective.get("guidance.kappa", 0.0), objective.get("guidance.scale")
     omega = objective.get("guidance.omega", 1.0) if scale is None else (1 - kappa) * scale
     passes = 2.0 if kappa else 1.0 if omega != 1.0 else 0.0  # of the network, for the guided velocity
-    return rows * size * (3.0 + float(objective.get("time.ratio", 0.0)) + passes)
+    return rows * flops * (3.0 + float(objective.get("time.ratio", 0.0)) + passes)
 
 
-def _network_size(model: Mapping[str, Any]) -> float:
-    match model:
-        case {"name": "mlp", "depth": depth, "width": width}:
-            return float(depth * width**2)
-        case {"name": "dit", "depth": depth, "width": width, "patch": patch}:
-            return float(depth * width**2 / patch**2)
-        case {"name": "unet", "blocks": blocks, "channels": channels, "channel_mult": multipliers}:
-            # each level has a quarter of the pixels of the one above
-            levels = sum(multiplier**2 / 4**level for level, multiplier in enumerate(multipliers))
-            return float(blocks * channels**2 * levels)
-    return 1.0
+@cache
+def _forward_flops(model: str, data: str) -> float:
+    """Return the operations of one pass of one row (JSON of both sections); 1 for what is no MeanFlow configuration."""
+    if model == "null":
+        return 1.0
+    from meanflow_core.data import row_shape  # torch takes a second
+    from meanflow_core.nets import forward_flops
+
+    sections = {name: json.loads(text) or {} for name, text in (("model", model), ("data", data))}
+    try:
+        config = load_config(sections)
+        return float(forward_flops(config.model, row_shape(config.data)))
+    except ConfigError:  # what is wrong with it, if it is for the MeanFlow trainer, is said before a probe
+        return 1.0
 
 
 def drawn_configs(spec: SweepSpec, count: int) -> list[dict[str, Any]]:

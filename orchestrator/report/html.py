@@ -104,7 +104,7 @@ def _page(facts: Facts, now: float) -> str:
 
     parts = list(_sections(facts))
     spec = facts.spec
-    template = Template((resources.files("orchestrator") / "templates" / "report.html").read_text(encoding="utf-8"))
+    template = Template((resources.files("orchestrator.report") / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{spec.name}: report of the sweep"),
         name=escape(spec.name),
@@ -122,7 +122,7 @@ def _page(facts: Facts, now: float) -> str:
 def _meta(facts: Facts) -> str:
     spec, trials = facts.spec, facts.trials
     goals = " and ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
-    parts = [goals, f"method {spec.method}", count(len(trials), "trial")]
+    parts = [goals, f"method {spec.method.name}", count(len(trials), "trial")]
     if facts.state:
         parts.append(facts.state)
     began = min((trial.started for trial in trials if trial.started), default=None)

@@ -82,7 +82,7 @@ def best_so_far(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Any
 def expected_trials(spec: SweepSpec) -> int | None:
     """Return how many trials the whole sweep will have, replicates included; None where nothing limits them."""
     limits = [spec.run_cap] if spec.run_cap is not None else []
-    if spec.method == "grid":
+    if spec.method.exhaustive:
         limits.append(spec.space.grid_size())
     if not limits:
         return spec.budget.trials
@@ -120,7 +120,7 @@ def time_left(
     open_trials = [trial for trial in trials if not trial.state.ended]
     if left is None:
         return None
-    if spec.early_terminate is not None and spec.early_terminate.promote and (left or open_trials):
+    if spec.early_terminate.promotes and (left or open_trials):
         work = _work_of_promotion(spec, trials, left)
     else:
         through = (TrialState.FINISHED, TrialState.PRUNED)

@@ -42,7 +42,7 @@ def winning_config(
     """
     record, evidence = _chosen(spec, trials, rows, trial, environment)
     config = load_config(spec.config_for(dict(record.values), seed=record.seed))
-    base = load_config(spec.base).to_dict()["trainer"]
+    base = spec.base_config.to_dict()["trainer"]
     lengths = {key: base[key.partition(".")[2]] for key in LENGTHS if key in spec.set}
     return with_values(config, {**lengths, "evidence": evidence})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.space import Parameter, same
 
 if TYPE_CHECKING:
+    from optuna import Trial
     from optuna.distributions import BaseDistribution
 
 
@@ -57,3 +58,17 @@ def value_at(parameter: Parameter, place: Any) -> Any:
     if parameter.kind == "categorical":
         return parameter.labelled(place)
     return place
+
+
+def suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
+    """Return the place on an axis that Optuna's sampler chooses for a trial that was asked for."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    match axis:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, axis.choices)
+        case IntDistribution():
+            return trial.suggest_int(name, axis.low, axis.high, step=axis.step, log=axis.log)
+        case FloatDistribution():
+            return trial.suggest_float(name, axis.low, axis.high, step=axis.step, log=axis.log)
+    raise TypeError(f"no kind of axis: {axis!r}")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from orchestrator.limits import Limits
+from orchestrator.search.sweep import Goal
 from orchestrator.statistics import tied_with_best
 from orchestrator.trials import TrialRecord, TrialState, best_first, group_by_config
 
-if TYPE_CHECKING:
-    from orchestrator.spec import SweepSpec
+
+@dataclass(frozen=True, kw_only=True)
+class Replicates:
+    """More seeds for the best configurations, to tell them apart."""
+
+    top: Annotated[int, Limits(low=1)] = 3
+    """Configurations that get more seeds."""
+    seeds: Annotated[int, Limits(low=1)] = 3
+    """Additional seeds of each; with `race`, the largest number."""
+    race: bool = False
+    """Add seeds one by one, and only to configurations still tied with the best."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Replicate:
     replicate: int
 
 
-def next_replicate(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Replicate | None:
+def next_replicate(rule: Replicates | None, metric: Goal, trials: Sequence[TrialRecord]) -> Replicate | None:
     """Return the replicate to start next; None if none is wanted, or none before others have ended.
 
     Call it when the search is through and no trial of it runs. The contenders are its best `top` configurations by
@@ -31,21 +42,21 @@ def next_replicate(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Replicate 
     while others are sound, gets no more, and the race is over when one is left.
 
     Args:
-        spec: the sweep.
-        trials: all its trials.
+        rule: the sweep's; None wants none.
+        metric: what ranks.
+        trials: all trials of the sweep.
     """
-    rule = spec.replicates
     if rule is None:
         return None
     searched = [trial for trial in trials if not trial.replicate and trial.state is TrialState.FINISHED]
-    contenders = [trial.config_id for trial in best_first(searched, spec.metric.goal)[: rule.top]]
+    contenders = [trial.config_id for trial in best_first(searched, metric.goal)[: rule.top]]
     begun = {(trial.config_id, trial.replicate): trial for trial in trials}
     for number in range(1, rule.seeds + 1):
         if rule.race and number > 1:
             round_before = [begun.get((config, number - 1)) for config in contenders]
             if any(trial is not None and not trial.state.ended for trial in round_before):
                 return None  # who still races is known when the round is complete
-            contenders = _still_racing(spec, begun, contenders, number)
+            contenders = _still_racing(metric, begun, contenders, number)
             if len(contenders) < 2:
                 return None
         for config in contenders:
@@ -55,16 +66,16 @@ def next_replicate(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Replicate 
 
 
 def _still_racing(
-    spec: SweepSpec, begun: dict[tuple[int, int], TrialRecord], contenders: Sequence[int], number: int
+    metric: Goal, begun: dict[tuple[int, int], TrialRecord], contenders: Sequence[int], number: int
 ) -> list[int]:
     """Return the configurations still tied with the best after the replicates before `number`, best first.
 
     One of which a seed diverged or collapsed is out while there are others: it ranks behind them whatever its mean.
     """
-    sign = 1.0 if spec.metric.goal == "minimize" else -1.0
+    sign = 1.0 if metric.goal == "minimize" else -1.0
     runs = [run for (config, replicate), run in begun.items() if config in contenders and replicate < number]
     groups = group_by_config(runs)
-    stable = [group for group in groups if not group.bad_seeds(spec.metric.name, spec.metric.goal)]
+    stable = [group for group in groups if not group.bad_seeds(metric.name, metric.goal)]
     values = {
         group.searched.config_id: {seed: sign * value for seed, value in group.by_seed().items()}
         for group in stable or groups

@@ -9,9 +9,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import valid_keys
+from meanflow_core.config import RECORDS, valid_keys
 from meanflow_core.data import DEFAULT_METRICS, IMAGES, no_features
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.search import METHODS
 from orchestrator.space import Parameter, same
 from orchestrator.spec.read_parameters import SpaceDraft
 from orchestrator.spec.reader import Path, Reader
@@ -26,7 +27,7 @@ BUILDS = 100
 
 def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
     """Note every parameter and every key of `set` that no training configuration has, and take it out."""
-    valid = [key for key in valid_keys() if key != "evidence"]
+    valid = [key for key in valid_keys() if key not in RECORDS]
     places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
     places += [(("set", key), key) for key in settings]
     for path, key in places:
@@ -52,7 +53,9 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
 
 # -------------------------------------------------------------------------------------------------- metric
 
-_EVAL = re.compile(r"eval/(?:raw/|ema_[0-9.]+/)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe")
+_EVAL = re.compile(
+    r"eval/(?:raw/|ema_[0-9.]+/)?(?P<best>best_)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe(?:_w(?P<scale>[0-9.]+))?"
+)
 
 
 def check_metrics(reader: Reader, spec: SweepSpec) -> None:
@@ -95,6 +98,22 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         elif names is not None and found["name"] not in names:
             rule = f"is not logged by trials: {source}"
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
+        else:
+            _check_scale(reader, spec, path, metric.name, found)
+
+
+def _check_scale(reader: Reader, spec: SweepSpec, path: Path, name: str, found: re.Match[str]) -> None:
+    """Note a scale of guidance that trials are not judged at, or the lack of one where guidance is an input."""
+    if {"evaluation.guidance", "objective.guidance.input"} & set(spec.space.names):
+        return
+    scales = spec.set.get("evaluation.guidance", spec.base["evaluation"]["guidance"])
+    folder, _, leaf = name.removesuffix(f"_w{found['scale']}").rpartition("/")
+    bare = leaf.removeprefix("best_")
+    leaves = [*(f"{bare}_w{scale:g}" for scale in scales), f"best_{bare}"] if scales else [bare]
+    logged = [f"{folder}/{leaf}" for leaf in leaves]
+    if name not in logged:
+        why = "evaluation.guidance" if scales else "without `objective.guidance.input`"
+        reader.wrong(path, f"is not logged by trials; they log {', '.join(logged)} ({why})", name)
 
 
 # --------------------------------------------------------------------------------------- settings together
@@ -102,45 +121,30 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
 
 def check_together(reader: Reader, spec: SweepSpec) -> None:
     """Note settings that do not go together."""
-    limited = spec.run_cap or any((spec.budget.gpu_hours, spec.budget.wall_clock, spec.budget.trials))
-    if spec.method == "grid":
-        try:
-            spec.space.grid_size()
-        except ConfigError as error:
-            for problem in error.problems:
-                _, _, key = problem.key.partition(".")
-                reader.wrong(reader.place(key) if key else ("parameters",), problem.rule, problem.value)
-    elif spec.method == "pbt" and not spec.run_cap:
-        reader.wrong(("run_cap",), "is missing: with `pbt` it is the size of the population")
-    elif not limited and not any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems):
-        reader.wrong(("run_cap",), f"is missing: `{spec.method}` has no end of its own (a `budget` would do as well)")
+    limits_wrong = any(problem.key.partition(".")[0] in ("run_cap", "budget") for problem in reader.problems)
+    for problem in () if _unreadable(reader, "method") else spec.method.problems(spec):
+        section, _, key = problem.key.partition(".")
+        if section == "run_cap" and limits_wrong:
+            continue  # it is there, and wrong
+        path = reader.place(key) if section == "parameters" and key else (section,)
+        reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
+    for text in spec.method.notes(spec):
+        reader.note(("method",), text)
     if spec.builtin_trainer and spec.resources.gpu > 1:
         gpus = int(spec.resources.gpu * spec.resources.workers)
         rule = f"is more than a process of the MeanFlow trainer uses; `gpu: 1, workers: {gpus}` trains on {gpus}"
         reader.wrong(("resources", "gpu"), rule, spec.resources.gpu)
     if len(spec.metrics) > 1:
-        if spec.method in ("cmaes", "pbt"):
-            reader.wrong(
-                ("method",), "knows one metric; several work with nsga2, tpe, gp, random, qmc and grid", spec.method
-            )
-        if spec.early_terminate and spec.early_terminate.type != "threshold":
+        if not spec.method.several_metrics:
+            able = ", ".join(name for name, method in METHODS.items() if method.several_metrics)
+            reader.wrong(("method",), f"searches by one metric; by several: {able}", spec.method.name)
+        if not spec.early_terminate.several_metrics:
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
-    if spec.method == "pbt":
-        for key in sorted({"trainer.steps", "trainer.eval_every"} & set(spec.space.names)):
-            reader.wrong(
-                reader.place(key), "must be the same in the whole population, which `pbt` compares step by step"
-            )
-    if spec.method == "pbt" and spec.early_terminate:
-        reader.wrong(("early_terminate",), "`pbt` replaces bad trials by itself; leave this out")
-    if spec.method == "cmaes":
-        passed = [p.name for p in spec.space.parameters if p.kind == "categorical" or p.when]
-        if passed:
-            reader.note(("method",), f"cmaes moves numbers that are always there; drawn at random: {', '.join(passed)}")
-    if spec.method == "grid":
-        weighted = [p.name for p in spec.space.parameters if p.probabilities]
-        if weighted:
-            reader.note(("method",), f"a grid takes every value once, whatever its probability: {', '.join(weighted)}")
+
+
+def _unreadable(reader: Reader, key: str) -> bool:
+    return any(problem.key == key for problem in reader.problems)
 
 
 # ------------------------------------------------------------------------------------------ configurations

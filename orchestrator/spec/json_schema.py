@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-from meanflow_core.config import Section, TrainConfig, valid_keys
+from meanflow_core.config import RECORDS, Section, TrainConfig, valid_keys
+from orchestrator.limits import Limits
+from orchestrator.search import ALIASES, METHODS, RULES, Replicates
 from orchestrator.spec.read_parameters import DISTRIBUTIONS
-from orchestrator.spec.read_settings import NOT_NEEDED
-from orchestrator.spec.settings import METHODS, STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.spec.read_settings import NOT_NEEDED, keys_of
+from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.spec.sweep_file import BUILTIN_TRAINERS, KEYS
 
 Schema = dict[str, Any]
@@ -26,21 +28,7 @@ _NEEDED = ("method", "metric", "metrics", "parameters")
 
 _NUMBER: Schema = {"type": "number"}
 _TEXT: Schema = {"type": "string", "pattern": r"\S"}
-_WHOLE: Schema = {"minimum": 1}
 _ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
-_LIMITS: dict[type, dict[str, Schema]] = {
-    EarlyTerminate: {
-        **dict.fromkeys(("min_iter", "s", "brackets", "patience", "warmup_trials"), _WHOLE),
-        "max_iter": {"minimum": 2},
-        "eta": {"exclusiveMinimum": 1},
-        "percentile": {**_ABOVE_ZERO, "maximum": 100},
-        "min_delta": {"minimum": 0},
-    },
-    Replicates: {"top": _WHOLE, "seeds": _WHOLE},
-    Resources: {"cpu": _ABOVE_ZERO, "gpu": {"minimum": 0}, "workers": _WHOLE},
-    Budget: {"gpu_hours": _ABOVE_ZERO, "trials": _WHOLE},
-}
-"""What `settings_reader` demands of single numbers."""
 _DURATION: Schema = {
     "type": ["number", "string"],
     "pattern": r"^(\d+(\.\d+)?\s*[smhd]\s*)+$",
@@ -91,7 +79,10 @@ def _top_level() -> dict[str, Schema]:
         "base": {**_TEXT, "type": ["string", "object"]},
         "set": {"type": "object", "properties": {key: _described(key) for key in _keys()}},
         "trainer": {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
-        "method": {"oneOf": [_word(name, why) for name, why in METHODS.items()] + [_word("bayes", "the same as tpe")]},
+        "method": {
+            "oneOf": [_word(name, method.about) for name, method in METHODS.items()]
+            + [_word(word, f"the same as {name}") for word, name in ALIASES.items()]
+        },
         "metric": {"$ref": "#/$defs/metric"},
         "metrics": {"type": "array", "minItems": 2, "items": {"$ref": "#/$defs/metric"}},
         "parameters": {
@@ -160,14 +151,7 @@ def _definitions() -> dict[str, Schema]:
             },
             required=["name"],
         ),
-        "early_terminate": _record(
-            EarlyTerminate,
-            {
-                "type": {"oneOf": [_word(name, why) for name, why in STOPPING.items()]},
-                "strict": {"type": "boolean", "deprecated": True},
-            },
-            required=["type"],
-        ),
+        "early_terminate": _early_terminate(),
         "replicates": _record(Replicates),
         "resources": _record(
             Resources, {"custom": {"type": "object", "additionalProperties": _or_empty(_NUMBER | _ABOVE_ZERO)}}
@@ -176,13 +160,36 @@ def _definitions() -> dict[str, Schema]:
     }
 
 
+def _early_terminate() -> Schema:
+    """One shape for the keys of all rules, and for each rule which of them it has, with what they mean to it."""
+    records = {name: _record(rule)["properties"] for name, rule in RULES.items()}
+    shapes: dict[str, Schema] = {"type": {"oneOf": [_word(name, rule.about) for name, rule in RULES.items()]}}
+    for name, rule in RULES.items():
+        shapes |= {key: shape for key, shape in records[name].items() if key not in shapes}
+        shapes |= {key: {"type": ["boolean", "null"], "deprecated": True} for key in rule.unused}
+    return {
+        "type": "object",
+        "properties": shapes,
+        "required": ["type"],
+        "additionalProperties": False,
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
+                "then": {"propertyNames": {"enum": list(keys_of(rule))}, "properties": records[name]},
+            }
+            for name, rule in RULES.items()
+        ],
+    }
+
+
 def _record(cls: type, other: Mapping[str, Schema] | None = None, *, required: list[str] | None = None) -> Schema:
     """The schema of a settings class, its fields' docstrings as descriptions."""
-    docs = _docs(cls)
-    limits, needed = _LIMITS.get(cls, {}), required or []
-    shapes = {
-        key: _typed(annotation) | limits.get(key, {}) for key, annotation in typing.get_type_hints(cls).items()
-    } | dict(other or {})
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        docs |= _docs(base)
+    needed, hints = required or [], typing.get_type_hints(cls, include_extras=True)
+    own = {key: hint for key, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
+    shapes = {key: _typed(annotation) for key, annotation in own.items()} | dict(other or {})
     shapes = {key: shape if key in needed else _or_empty(shape) for key, shape in shapes.items()}
     described = {key: {**shape, **({"description": docs[key]} if key in docs else {})} for key, shape in shapes.items()}
     return {
@@ -218,7 +225,7 @@ def _parameter_names() -> list[str]:
     for key in valid_keys():
         parts = key.split(".")
         names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return [name for name in names if name != "evidence"]
+    return [name for name in names if name not in RECORDS]
 
 
 def _typed(annotation: Any) -> Schema:
@@ -226,6 +233,10 @@ def _typed(annotation: Any) -> Schema:
     if annotation in _SCALARS:
         return {"type": _SCALARS[annotation]}
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _typed(annotation.__origin__) | _limited(annotation.__metadata__[0])
+    if len(arguments) == 2 and arguments[1] is type(None) and typing.get_origin(arguments[0]) is typing.Annotated:
+        return _or_empty(_typed(arguments[0]))
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is list:
@@ -235,6 +246,11 @@ def _typed(annotation: Any) -> Schema:
     if arguments and isinstance(origin, type) and issubclass(origin, Mapping | dict):
         return {"type": "object"}
     return {"anyOf": [_typed(argument) for argument in arguments]}
+
+
+def _limited(limits: Limits) -> Schema:
+    words = {"minimum": limits.low, "exclusiveMinimum": limits.above, "maximum": limits.high}
+    return {word: bound for word, bound in words.items() if bound is not None}
 
 
 # ----------------------------------------------------------------------------------------- descriptions
@@ -261,7 +277,7 @@ def _keys() -> dict[str, list[tuple[Any, str]]]:
             kinds = [k for k in (typing.get_args(annotation) or (annotation,)) if _is_section(k)]
             for kind in kinds:
                 walk(kind, f"{prefix}{name}.")
-            if not kinds and name != "evidence":
+            if not kinds and name not in RECORDS:
                 found.setdefault(f"{prefix}{name}", []).append((annotation, docs.get(name, "")))
 
     walk(TrainConfig, "")

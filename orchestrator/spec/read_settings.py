@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_type_hints
+from dataclasses import asdict, fields
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from orchestrator.limits import Limits
+from orchestrator.search import RULES, Replicates, Rule
 from orchestrator.spec.reader import Path, Reader
-from orchestrator.spec.settings import STOPPING, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.spec.settings import Budget, Metric, Resources
 
 # What W&B's files hold and a sweep here has no use for: said, and otherwise passed over.
 NOT_NEEDED: dict[str, str] = {
@@ -79,90 +83,84 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
     return Metric(name=name, goal=cast(Literal["minimize", "maximize"], goal), target=target)
 
 
-# ------------------------------------------------------------------------------------------ early_terminate
-
-_COMMON = ("type", "min_iter")
-_BY_TYPE: dict[str, tuple[str, ...]] = {
-    "asha": ("max_iter", "s", "eta", "promote", "unit", "brackets", "strict"),
-    "hyperband": ("max_iter", "s", "eta", "promote", "unit", "brackets", "strict"),
-    "median": ("warmup_trials",),
-    "percentile": ("percentile", "warmup_trials"),
-    "patience": ("patience", "min_delta"),
-    "threshold": ("lower", "upper"),
-    "none": (),
-}
+# ------------------------------------------------------------------------------------- blocks of plain keys
 
 
-def read_early_terminate(reader: Reader, content: Any) -> EarlyTerminate | None:
-    """Read `early_terminate`; None where trials are never stopped early."""
-    path: Path = ("early_terminate",)
-    if content is None:
-        return None
-    every = sorted({*_COMMON, *(key for keys in _BY_TYPE.values() for key in keys)})
-    if isinstance(content, str):
-        example = f"{{type: {content if content in STOPPING else 'asha'}, min_iter: 500}}"
-        reader.wrong(path, f"must be a mapping of keys, e.g. {example}", content)
-        return None
-    block = reader.mapping(path, content, every)
-    if not isinstance(content, Mapping):
-        return None
-    if block.get("type") is None:
-        reader.wrong((*path, "type"), f"is missing: one of {', '.join(STOPPING)}")
-        return None
-    kind = reader.choice((*path, "type"), block["type"], tuple(STOPPING), "none")
-    for key in block:
-        if key in every and key not in (*_COMMON, *_BY_TYPE[kind]):
-            allowed = ", ".join((*_COMMON, *_BY_TYPE[kind]))
-            reader.wrong((*path, key), f"means nothing to `{kind}`, which has {allowed}")
-    if kind == "none":
-        return None
-    if "strict" in block:
-        reader.flag((*path, "strict"), block["strict"], True)
-        reader.note(
-            (*path, "strict"), "not needed here: a trial is judged once at each rung, against all that reached it"
-        )
-    values = {
-        "type": kind,
-        "unit": reader.choice((*path, "unit"), block.get("unit"), ("steps", "images"), "steps"),
-        "min_iter": reader.whole((*path, "min_iter"), block.get("min_iter"), low=1),
-        "max_iter": reader.whole((*path, "max_iter"), block.get("max_iter"), low=2),
-        "s": reader.whole((*path, "s"), block.get("s"), low=1),
-        "eta": reader.number((*path, "eta"), block.get("eta"), above=1),
-        "promote": reader.flag((*path, "promote"), block.get("promote"), False),
-        "brackets": reader.whole((*path, "brackets"), block.get("brackets"), low=1),
-        "percentile": reader.number((*path, "percentile"), block.get("percentile"), above=0, high=100),
-        "patience": reader.whole((*path, "patience"), block.get("patience"), low=1),
-        "min_delta": reader.number((*path, "min_delta"), block.get("min_delta"), low=0),
-        "lower": reader.number((*path, "lower"), block.get("lower")),
-        "upper": reader.number((*path, "upper"), block.get("upper")),
-        "warmup_trials": reader.whole((*path, "warmup_trials"), block.get("warmup_trials"), low=1),
-    }
-    found = EarlyTerminate(**{key: value for key, value in values.items() if value is not None})  # type: ignore[arg-type]
-    _check_early(reader, path, block, found)
+def read_fields(reader: Reader, path: Path, cls: type, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a block for the fields of a dataclass, by their types and `Limits`; what is left out is not
+    among them, nor what is wrong, which is noted."""
+    found: dict[str, Any] = {}
+    for name, annotation in get_type_hints(cls, include_extras=True).items():
+        if get_origin(annotation) is not ClassVar and block.get(name) is not None:
+            value = _read(reader, (*path, name), block[name], *typed(annotation))
+            if value is not None:
+                found[name] = value
     return found
 
 
-def _check_early(reader: Reader, path: Path, block: Mapping[str, Any], found: EarlyTerminate) -> None:
-    if found.ranked:
-        if "min_iter" not in block and not ("max_iter" in block and "s" in block):
-            reader.wrong(path, "needs `min_iter` (the first rung), or `max_iter` and `s` (the number of rungs)")
-        if "min_iter" in block and "s" in block:
-            reader.wrong(
-                (*path, "s"), "counts rungs down from `max_iter`; with `min_iter` they are counted up: keep one"
-            )
-        if found.min_iter and found.max_iter and found.min_iter >= found.max_iter:
-            reader.wrong((*path, "min_iter"), f"`min_iter < max_iter` must hold (max_iter is {found.max_iter})")
-        if 0 < (found.min_iter or 99) < 10:
-            unit = found.unit
-            reader.note(
-                (*path, "min_iter"),
-                f"counts {unit}, not log calls as in W&B: the first rung is at {found.min_iter} {unit}",
-            )
-    if found.type == "threshold":
-        if found.lower is None and found.upper is None:
-            reader.wrong(path, "needs `lower` or `upper`")
-        elif found.lower is not None and found.upper is not None and found.lower >= found.upper:
-            reader.wrong((*path, "lower"), f"`lower < upper` must hold (upper is {found.upper:g})", found.lower)
+def _read(reader: Reader, path: Path, value: Any, kind: Any, limits: Limits) -> Any:
+    bounds = {key: bound for key, bound in asdict(limits).items() if bound is not None}
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return reader.choice(path, value, choices, choices[0])
+    if kind is bool:
+        return reader.flag(path, value, False)
+    if kind is int:
+        return reader.whole(path, value, low=int(bounds.get("low", 0)))
+    if kind is float:
+        return reader.number(path, value, **bounds)
+    return reader.text(path, value, "")
+
+
+def typed(annotation: Any) -> tuple[Any, Limits]:
+    """Return the type of a field without `| None`, and its limits."""
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (argument for argument in get_args(annotation) if argument is not type(None))
+    if get_origin(annotation) is Annotated:
+        return annotation.__origin__, annotation.__metadata__[0]
+    return annotation, Limits()
+
+
+# ------------------------------------------------------------------------------------------ early_terminate
+
+
+def keys_of(rule: type[Rule]) -> tuple[str, ...]:
+    """Return the keys that a rule has in the sweep file."""
+    return ("type", *(field.name for field in fields(rule)), *rule.unused)
+
+
+def read_early_terminate(reader: Reader, content: Any) -> Rule:
+    """Read `early_terminate`; without one, trials are never stopped early."""
+    path: Path = ("early_terminate",)
+    if content is None:
+        return Rule()
+    every = sorted({key for rule in RULES.values() for key in keys_of(rule)})
+    if isinstance(content, str):
+        example = f"{{type: {content if content in RULES else 'asha'}, min_iter: 500}}"
+        reader.wrong(path, f"must be a mapping of keys, e.g. {example}", content)
+        return Rule()
+    block = reader.mapping(path, content, every)
+    if not isinstance(content, Mapping):
+        return Rule()
+    if block.get("type") is None:
+        reader.wrong((*path, "type"), f"is missing: one of {', '.join(RULES)}")
+        return Rule()
+    kind = RULES[reader.choice((*path, "type"), block["type"], tuple(RULES), Rule.name)]
+    for key in block:
+        if key in every and key not in keys_of(kind):
+            reader.wrong((*path, key), f"means nothing to `{kind.name}`, which has {', '.join(keys_of(kind))}")
+    for key, why in kind.unused.items():
+        if key in block:
+            reader.flag((*path, key), block[key], True)
+            reader.note((*path, key), f"not needed here: {why}")
+    before = len(reader.problems)
+    rule = kind(**read_fields(reader, path, kind, block))
+    if len(reader.problems) == before:  # what is wrong by itself is not compared with the rest
+        for problem in rule.problems():
+            reader.wrong((*path, problem.key) if problem.key else path, problem.rule, problem.value)
+    for key, text in rule.notes():
+        reader.note((*path, key), text)
+    return rule
 
 
 # ------------------------------------------------------------------------- replicates, resources and budget
@@ -173,14 +171,8 @@ def read_replicates(reader: Reader, content: Any) -> Replicates | None:
     path: Path = ("replicates",)
     if content is None:
         return None
-    block = reader.mapping(path, content, ("top", "seeds", "race"))
-    default = Replicates()
-    race = reader.flag((*path, "race"), block.get("race"), False)
-    return Replicates(
-        top=reader.whole((*path, "top"), block.get("top"), low=1) or default.top,
-        seeds=reader.whole((*path, "seeds"), block.get("seeds"), low=1) or default.seeds,
-        race=race,
-    )
+    block = reader.mapping(path, content, [field.name for field in fields(Replicates)])
+    return Replicates(**read_fields(reader, path, Replicates, block))
 
 
 def read_resources(reader: Reader, content: Any) -> Resources:
@@ -205,12 +197,10 @@ def read_resources(reader: Reader, content: Any) -> Resources:
 def read_budget(reader: Reader, content: Any) -> Budget:
     """Read `budget`."""
     path: Path = ("budget",)
-    block = reader.mapping(path, content, tuple(get_type_hints(Budget)))
-    return Budget(
-        gpu_hours=reader.number((*path, "gpu_hours"), block.get("gpu_hours"), above=0),
-        wall_clock=read_duration(reader, (*path, "wall_clock"), block.get("wall_clock")),
-        trials=reader.whole((*path, "trials"), block.get("trials"), low=1),
-    )
+    block = reader.mapping(path, content, [field.name for field in fields(Budget)])
+    plain = {key: value for key, value in block.items() if key != "wall_clock"}
+    wall_clock = read_duration(reader, (*path, "wall_clock"), block.get("wall_clock"))
+    return Budget(**read_fields(reader, path, Budget, plain), wall_clock=wall_clock)
 
 
 def read_duration(reader: Reader, path: Path, value: Any) -> float | None:

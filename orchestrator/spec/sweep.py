@@ -15,8 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from meanflow_core.config import TrainConfig, load_config, read_yaml, with_values
+from meanflow_core.config import FIRST, NOT_IN_IDENTITY, TrainConfig, load_config, read_yaml, with_values
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
 from orchestrator.space import Space
 from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
 from orchestrator.spec.read_parameters import read_parameters
@@ -33,7 +34,7 @@ from orchestrator.spec.read_settings import (
     read_resources,
 )
 from orchestrator.spec.reader import Reader, flat, put
-from orchestrator.spec.settings import METHODS, Budget, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.spec.sweep_file import (
     BUILTIN_TRAINERS,
     DEFAULT_TRAINER,
@@ -42,11 +43,8 @@ from orchestrator.spec.sweep_file import (
     refuse_training_configuration,
 )
 
-__all__ = ["Budget", "EarlyTerminate", "Metric", "Replicates", "Resources", "Space", "SweepSpec", "read_spec"]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_UNHASHED = ("trainer.device", "trainer.log_every", "trainer.eval_every", "trainer.checkpoint_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +62,11 @@ class SweepSpec:
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted key -> value, in every trial; unconditional constants of `parameters` are among them."""
     trainer: str = DEFAULT_TRAINER
-    method: str
+    method: type[Method]
     metrics: tuple[Metric, ...]
     run_cap: int | None = None
     space: Space
-    early_terminate: EarlyTerminate | None = None
+    early_terminate: Rule = field(default_factory=Rule)
     replicates: Replicates | None = None
     resources: Resources = field(default_factory=Resources)
     budget: Budget = field(default_factory=Budget)
@@ -88,6 +86,12 @@ class SweepSpec:
         return self.metrics[0]
 
     @property
+    def limited(self) -> bool:
+        """Whether `run_cap` or a budget ends it."""
+        budget = self.budget
+        return bool(self.run_cap or budget.gpu_hours or budget.wall_clock or budget.trials)
+
+    @property
     def extended(self) -> Mapping[str, int]:
         """What `extend` has added to the file's own numbers: dotted key -> trials."""
         return cast(Mapping[str, int], self.source.get("extended", {}))
@@ -98,8 +102,14 @@ class SweepSpec:
         return self.trainer == DEFAULT_TRAINER
 
     @cached_property
-    def _base_config(self) -> TrainConfig:
-        return load_config(self.base)
+    def base_config(self) -> TrainConfig:
+        """The base, checked; of the MeanFlow trainer alone."""
+        return load_config(self.base, defaults=FIRST)
+
+    @property
+    def defaults(self) -> int | None:
+        """The version of the training configuration's defaults that this sweep goes by; None: its trainer has none."""
+        return self.base_config.defaults if self.builtin_trainer else None
 
     def config_for(self, values: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
         """Return the complete nested training configuration of a trial.
@@ -113,24 +123,25 @@ class SweepSpec:
         """
         values = {**self.set, **values, **({} if seed is None else {"seed": seed})}
         if self.builtin_trainer:
-            return with_values(self._base_config, values).to_dict()
+            return with_values(self.base_config, values).to_dict()
         config = copy.deepcopy(self.base)
         for key, value in values.items():
             put(config, key, copy.deepcopy(value))
         return config
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
-        """Return 16 hex digits that differ where two configurations would train differently."""
+        """Return a text that differs where two configurations would train differently: see `TrainConfig.hash`.
+
+        Of a trainer whose defaults are not known, 16 hex digits of all that it gets.
+        """
         if self.builtin_trainer:
             return load_config(config).hash()
-        content = {key: value for key, value in flat(config).items() if key not in _UNHASHED}
+        content = {key: value for key, value in flat(config).items() if key not in NOT_IN_IDENTITY}
         text = json.dumps({"trainer": self.trainer, "config": content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
         """Return the steps of a trial's rungs, ascending, without its last step."""
-        if self.early_terminate is None:
-            return []
         loop = config["trainer"]
         batch_size = int(loop.get("batch_size", 1))
         return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
@@ -157,7 +168,7 @@ class SweepSpec:
         return spec
 
 
-def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int | None = None) -> SweepSpec:
     """Read a sweep file.
 
     Args:
@@ -165,6 +176,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
         overrides: `key=value` words. A key of the sweep file (`run_cap=8`, `budget.trials=9`,
             `parameters.optimizer.lr={min: 1e-4, max: 1e-2}`) replaces it there; a key of the training configuration
             (`trainer.steps=100`) is put into `set`.
+        defaults: the version of the training configuration's defaults where the base does not say; None: the present.
 
     Raises:
         ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
@@ -174,7 +186,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     refuse_training_configuration(document)
     reader = Reader(str(path), document)
     reader.problems += repeats
-    content, base = read_content(reader, document, overrides)
+    content, base = read_content(reader, document, overrides, defaults)
     spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
     check_metrics(reader, spec)
     check_configs(reader, spec)
@@ -271,12 +283,13 @@ def _warm_start(reader: Reader, content: Mapping[str, Any]) -> Iterator[str]:
         yield reader.text(path, name, "")
 
 
-def _method(reader: Reader, content: Mapping[str, Any]) -> str:
-    given = content.get("method")
+def _method(reader: Reader, content: Mapping[str, Any]) -> type[Method]:
+    given, default = content.get("method"), next(iter(METHODS))
     if given is None:
         reader.wrong(("method",), f"is missing: one of {', '.join(METHODS)}")
     elif given == "custom":
-        reader.wrong(("method",), f"names no search; write one of {', '.join(METHODS)}", given)
-    elif given != "bayes":
-        return reader.choice(("method",), given, (*METHODS, "bayes"), "random")
-    return "tpe" if given == "bayes" else "random"
+        reader.wrong(("method",), f"unknown search method; write one of {', '.join(METHODS)}", given)
+    else:
+        chosen = reader.choice(("method",), given, (*METHODS, *ALIASES), default)
+        return METHODS[ALIASES.get(chosen, chosen)]
+    return METHODS[default]

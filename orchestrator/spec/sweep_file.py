@@ -53,18 +53,21 @@ KEY_ALIASES = {
 """What is often swept under other names."""
 
 
-def read_content(reader: Reader, document: YamlFile, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_content(
+    reader: Reader, document: YamlFile, overrides: Iterable[str], defaults: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the file's content without `base`, and the resolved nested base configuration.
 
     Args:
         reader: takes the problems.
         document: the sweep file.
         overrides: see `read_spec`.
+        defaults: see `read_spec`.
     """
     content: dict[str, Any] = reader.plain(document.content)
     for word in overrides:
         _override(reader, content, word)
-    return content, _read_base(reader, content, document.path)
+    return content, _read_base(reader, content, document.path, defaults)
 
 
 def refuse_training_configuration(document: YamlFile) -> None:
@@ -108,7 +111,7 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
         reader.wrong((key,), "unknown key of an override", value, close=close)
 
 
-def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: int | None) -> dict[str, Any]:
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
     given = content.pop("base", None)
     trainer = content.get("trainer")
@@ -134,17 +137,17 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path) -> dict[str,
     place = Reader(str(document.path), document) if document else reader
     prefix = () if document else ("base",)
     values = flat(place.plain(given or {}, prefix))
-    resolved = _checked(place, prefix, values) if own else _nested(values)
+    resolved = _checked(place, prefix, values, defaults) if own else _nested(values)
     if document:
         reader.problems += place.problems
     return resolved
 
 
-def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any], defaults: int | None) -> dict[str, Any]:
     """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
-            return load_config(values).to_dict()
+            return load_config(values, defaults=defaults).to_dict()
         except ConfigError as error:
             broken = set[str]()
             for problem in error.problems:

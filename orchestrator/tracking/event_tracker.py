@@ -82,7 +82,7 @@ class EventTracker:
         self._spec = spec
         self._environment = info.get("environment") or {}
         new = self._sweep.begin(spec.name, spec.name)
-        params = {"method": spec.method, "metric": f"{spec.metric.goal} {spec.metric.name}"}
+        params = {"method": spec.method.name, "metric": f"{spec.metric.goal} {spec.metric.name}"}
         self._sweep.params(params if spec.run_cap is None else {**params, "run_cap": str(spec.run_cap)})
         self._common_tags(self._sweep, "sweep")
         self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(spec)})

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VIEW = "leaderboard"
 """Key of the ready-made view in a page's address."""
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+"""The tag of an experiment that holds the view."""
 TRIALS = "tags.`meansweep.kind` != 'sweep'"
 """MLflow's filter for a sweep's trials and its final trainings."""
 
@@ -30,7 +32,7 @@ def experiment_tags(spec: SweepSpec) -> dict[str, str]:
         "mlflow.experiment.primaryMetric.name": spec.metric.name,
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
         "mlflow.note.content": f"{description(spec)}\n",
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
+        VIEW_TAG: json.dumps(_view(spec), separators=(",", ":")),
     }
 
 
@@ -120,7 +122,7 @@ def description(spec: SweepSpec, found: str = "") -> str:
     goal = "lowest" if metric.goal == "minimize" else "highest"
     lines = [found, ""] if found else []  # first: the page folds everything after a few lines
     lines += [spec.description.strip(), ""] if spec.description else []
-    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method}`.", ""]
+    lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method.name}`.", ""]
     lines += ["| searched | range |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ranges(spec).items()]
     lines += ["", "```", f"meansweep leaderboard {spec.name}", f"meansweep report {spec.name} -o report.html"]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from orchestrator.trials.seeds import group_by_config as group_by_config
     from orchestrator.trials.seeds import value_of as value_of
     from orchestrator.trials.trial import Failure as Failure
-    from orchestrator.trials.trial import LedgerError as LedgerError
     from orchestrator.trials.trial import TrialRecord as TrialRecord
     from orchestrator.trials.trial import TrialState as TrialState
     from orchestrator.trials.trial import best_first as best_first

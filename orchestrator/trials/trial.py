@@ -8,11 +8,6 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-
-class LedgerError(RuntimeError):
-    """The ledger cannot be read or written; says which file, why, and what to do."""
-
-
 FailureKind = Literal["diverged", "oom", "lost", "infrastructure", "bug"]
 
 

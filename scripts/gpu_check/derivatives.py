@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from meanflow_core.derivative import predict
+from meanflow_core.training.precision import arithmetic
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import CLASSES, networks, random_net, relative
 
@@ -13,7 +14,7 @@ EXACT, DIFFERENCES, LOW = 2e-5, 2e-2, 5e-2
 
 
 def derivatives(setting: Setting) -> Figures:
-    """Compare three ways on three networks, in float32 as torch is set up by default, and `dual` in bfloat16.
+    """Compare three ways on three networks in `trainer.precision` float32, and `dual` in bfloat16.
 
     The reference is the central difference of the float64 network with Richardson's extrapolation: nothing of the
     package's derivatives is in it.
@@ -24,9 +25,10 @@ def derivatives(setting: Setting) -> Figures:
         inputs = _inputs(shape, setting)
         reference = _reference(net.double(), *(x.double() if x.is_floating_point() else x for x in inputs))
         net.float()
-        for way in ("dual", "jvp", "finite_difference"):
-            errors[f"{name} {way} fp32"] = _error(net, inputs, way, reference)
-        with torch.autocast(setting.device, torch.bfloat16, cache_enabled=False):
+        with arithmetic("float32"):
+            for way in ("dual", "jvp", "finite_difference"):
+                errors[f"{name} {way} float32"] = _error(net, inputs, way, reference)
+        with arithmetic("bf16"), torch.autocast(setting.device, torch.bfloat16, cache_enabled=False):
             errors[f"{name} dual bf16"] = _error(net, inputs, "dual", reference)
     allowed = {key: LOW if "bf16" in key else DIFFERENCES if "finite" in key else EXACT for key in errors}
     bad = [key for key, error in errors.items() if not error <= allowed[key]]

@@ -29,9 +29,9 @@ def waiting_is_an_error(setting: Setting) -> Iterator[None]:
 
 def waits(setting: Setting) -> Figures:
     """Take steps of every kind of network, derivative and precision with waiting made an error."""
-    kinds = list(itertools.product(("mlp", "dit", "unet"), (False, True), ("fp32", "bf16"), ("dual",), (1,)))
-    kinds += [("dit", True, "fp32", way, 1) for way in ("jvp", "finite_difference", "auto")]
-    kinds += [("unet", True, "bf16", "jvp", 1), ("dit", True, "bf16", "dual", 4), ("mlp", True, "fp32", "dual", 2)]
+    kinds = list(itertools.product(("mlp", "dit", "unet"), (False, True), ("float32", "bf16"), ("dual",), (1,)))
+    kinds += [("dit", True, "float32", way, 1) for way in ("jvp", "finite_difference", "auto")]
+    kinds += [("unet", True, "bf16", "jvp", 1), ("dit", True, "bf16", "dual", 4), ("mlp", True, "float32", "dual", 2)]
     waited, milliseconds = {}, {}
     for model, guided, precision, way, accumulation in kinds:
         name = " ".join([model, *(["guided"] if guided else []), precision, way, f"x{accumulation}"])

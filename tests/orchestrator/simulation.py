@@ -17,7 +17,8 @@ import pytest
 
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.start import resume_sweep, start_sweep
-from orchestrator.ledger.journal import Journal, LedgerError
+from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait

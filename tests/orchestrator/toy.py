@@ -114,6 +114,12 @@ def trained(kind: str, **settings: Any) -> dict[str, Any]:
     return {"trainer": f"tests.orchestrator.toy:{kind}", "base": base}
 
 
+def search(content: dict[str, Any]) -> Any:
+    """Return the search of a sweep with this content."""
+    found = spec(content)
+    return found.method(found)
+
+
 def spec(content: dict[str, Any]) -> SweepSpec:
     """Return the sweep that a file with this content would give."""
     rest = {key: value for key, value in content.items() if key != "base"}

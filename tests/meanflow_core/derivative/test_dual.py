@@ -142,9 +142,9 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_an_operation_it_cannot_carry_is_named_with_the_way_out(name):
+def test_an_operation_it_cannot_carry_is_named(name):
     x, _, dx, _ = operands()
-    with pytest.raises(UnsupportedOperation, match=rf"`{name}`.*objective.derivative: jvp"):
+    with pytest.raises(UnsupportedOperation, match=rf"`{name}`"):
         UNSUPPORTED[name](RowDual(x, dx))
 
 

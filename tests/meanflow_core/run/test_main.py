@@ -98,6 +98,23 @@ def test_sampling_and_evaluating_use_the_last_checkpoint(tmp_path, config, capsy
     assert result["protocol"]["samples"] == 40
 
 
+def test_samples_of_a_network_that_is_told_the_scale_are_drawn_at_it(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    words = ["objective.guidance.input=true", "evaluation.guidance=[1, 3]", "optimizer.lr=0.1", "ema.decays=[]"]
+    assert main(["train", str(config), *words, "--out", str(out)]) == 0
+    assert "eval/best_fid_1nfe" in rows(out)[-1]
+    pictures = [tmp_path / f"{scale}.png" for scale in ("first", "1", "3")]
+    for picture in pictures:
+        asked = [] if picture.stem == "first" else ["--guidance", picture.stem]
+        assert main(["sample", str(out), *asked, "--picture", str(picture)]) == 0
+    first, one, three = (picture.read_bytes() for picture in pictures)
+    assert first == one != three
+    assert main(["sample", str(out), "--guidance", "0.5"]) == 2
+    assert "--guidance: must be 1 (no guidance) or more" in capsys.readouterr().err
+    assert main(["sample", str(config), "--guidance", "2"]) == 2
+    assert "has its guidance built in" in capsys.readouterr().err
+
+
 def test_wrong_input_ends_with_two_and_says_what_is_wrong(tmp_path, config, capsys):
     assert main(["train", str(config), "optimizer.lrr=1", "--out", str(tmp_path / "x")]) == 2
     assert "did you mean 'optimizer.lr'" in capsys.readouterr().err

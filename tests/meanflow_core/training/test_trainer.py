@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -225,6 +226,37 @@ def test_the_protocol_of_an_evaluation_is_on_record(shared):
     assert record["labels"] == "balanced"
     assert record["weights"] == ["ema_0.9", "ema_0.99", "raw"]
     assert record["data"]["name"] == "digits"
+
+
+def test_how_the_derivative_was_had_is_on_record(shared, tmp_path):
+    trainer = Trainer(small(), shared=shared)
+    assert trainer.derivative_record() == []
+    trainer.train(2)
+    (line,) = trainer.derivative_record()
+    assert line.startswith("du/dt by row_dual")
+    assert trainer.evaluation_record()["derivative"] == [line]
+    trainer.export(tmp_path / "weights.safetensors")
+    assert load_network(tmp_path / "weights.safetensors")[2]["derivative"] == [line]
+
+
+def test_what_a_network_draws_is_a_function_of_seed_and_step(shared):
+    """Whatever draws it, and though the check at first use comes at another step in a training that was resumed."""
+
+    def drawing(trainer):
+        forward = trainer.net.forward
+        trainer.net.forward = lambda z, r, t, y=None: forward(z + 0.1 * torch.randn_like(z) * random.random(), r, t, y)
+        return trainer
+
+    whole, part = (drawing(Trainer(small(), shared=shared)) for _ in range(2))
+    whole.train(4)
+    part.train(2)
+    torch.rand(3)
+    random.random()
+    rest = drawing(Trainer(small(), shared=shared))
+    rest.load_state_dict(copy.deepcopy(part.state_dict()))
+    rest.train(2)
+    for key, value in whole.net.state_dict().items():
+        assert torch.equal(value, rest.net.state_dict()[key])
 
 
 def test_sample_i_depends_on_no_batch_size_and_no_count(shared):
@@ -459,7 +491,7 @@ def test_the_older_name_of_float32_is_the_same_configuration():
 
 
 def test_what_a_step_sees_is_drawn_on_no_device(shared):
-    """Equal numbers on every device: a generator of the device's own would be made for it (the meta device has none)."""
+    """Equal numbers on every device: none has a generator of its own in this (the meta device cannot have one)."""
     config = changed(["objective.guidance.dropout=0.2"])
     there = next(Batches(config, shared.dataset, torch.device("meta"), World()).parts(7, 224))
     here = next(Batches(config, shared.dataset, torch.device("cpu"), World()).parts(7, 224))

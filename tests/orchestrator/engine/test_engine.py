@@ -14,7 +14,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine import control
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.start import resume_sweep, start_sweep
-from orchestrator.ledger.journal import LedgerError
+from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.results.summary import standing, summarize
@@ -172,7 +172,7 @@ def test_the_search_is_told_of_what_the_configuration_did_and_of_nothing_else(st
     proposals = engine._proposals
     told = proposals.observations(proposals.searched())
     assert [(seen.state, seen.bad) for seen in told] == [(TrialState.FAILED, bad) for bad in (True, True, False, False)]
-    shown = proposals._search._study_of(told)
+    shown = proposals._search.recorded(told)
     assert [trial.params["x"] for trial in shown] == [seen.values["x"] for seen in told if seen.bad]
 
 
@@ -591,11 +591,11 @@ def test_warm_start_shows_the_search_what_fits_its_space_conditions_included(hom
     second = start_sweep(home, toy.spec(toy.sweep(method="tpe", warm_start=["first"], parameters=parameters)))
     with second.ledger:
         warm = second.ledger.warm()
-    assert [seen["origin"] for seen in warm] == [f"first/{trial.id}" for trial in first]
+    assert [seen.origin for seen in warm] == [f"first/{trial.id}" for trial in first]
     for seen, trial in zip(warm, first, strict=True):
         x = trial.values["x"]
-        assert seen["values"] == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
-        assert seen["metrics"] == {"loss": trial.metric}
+        assert seen.values == ({"x": x, "y": 0.5} if x <= 0.5 else {"x": x})  # y as it was fixed there
+        assert seen.metrics == {"loss": trial.metric}
     assert [seen.number for seen in second._proposals.observations([])] == [-1] * 12
     assert second.ledger.trials() == []
 
@@ -678,22 +678,36 @@ def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> N
 
 def test_data_that_has_grown_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.engine.environment_check import described_data
+    from orchestrator.spec.sweep import SweepSpec
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "net.pt").touch()
-    sections = [{"name": "image_folder", "path": path} for path in (str(tmp_path / "images"), "images")]
-    evaluations = [{"features": path} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
+    data = [{"data": {"name": "image_folder", "path": path}} for path in (str(tmp_path / "images"), "images")]
+    features = [{"evaluation": {"features": path}} for path in ("net.pt", f"inception:{tmp_path / 'net.pt'}")]
 
-    def described() -> list[str]:
-        return [*map(described_data, sections), *(described_data(None, each) for each in evaluations)]
+    def described(base: dict[str, Any], **more: Any) -> str:
+        metric = {"name": "loss", "goal": "minimize"}
+        sweep = {
+            "name": "s",
+            "method": "random",
+            "metric": metric,
+            "run_cap": 1,
+            "parameters": {"x": {"max": 1}},
+            **more,
+        }
+        return described_data(SweepSpec.from_source({"sweep": sweep, "base": base}))
 
-    before = described()
-    assert described() == before
+    known = {"parameters": {"optimizer.lr": {"min": 0.1, "max": 1.0}}}
+    own = {"trainer": "tests.orchestrator.toy:Curve", "parameters": {"x": {"min": 0.0, "max": 1.0}}}
+    cases = [(base, more) for base in (*data, *features) for more in (known, own)]
+    before = [described(base, **more) for base, more in cases]
+    assert [described(base, **more) for base, more in cases] == before
     (tmp_path / "images" / "more.png").touch()
     (tmp_path / "net.pt").write_text("other weights")
-    assert all(now != then for now, then in zip(described(), before, strict=True))
-    assert described_data(None, {"features": "torch.nn:Flatten", "seed": 1}) == described_data(None)  # names no file
+    assert all(described(base, **more) != then for (base, more), then in zip(cases, before, strict=True))
+    nothing = {"evaluation": {"features": "torch.nn:Flatten", "seed": 1}}
+    assert described(nothing, **known) == described({}, **known)  # names no file
 
 
 # ------------------------------------------------------------------------------------------- other things

@@ -13,7 +13,8 @@ from meanflow_core.errors import ConfigError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.planning.plan import make_plan
-from orchestrator.spec.settings import METHODS, STOPPING
+from orchestrator.search import METHODS
+from orchestrator.search import RULES as STOPPING
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import Trace, run

@@ -12,10 +12,10 @@ import pytest
 from meanflow_core.errors import ConfigError
 from meanflow_core.training.checkpoint import load_checkpoint
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.pbt import explore
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.runners.inline import run_inline
+from orchestrator.search.methods.pbt import explore
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import open_engine
@@ -197,7 +197,7 @@ def test_values_that_belong_to_the_weights_are_copied_and_never_moved() -> None:
     )
     chance = random.Random(1)
     values = {"model.width": 16, "rate": 0.5, "kind": "b"}
-    found = [explore(spec, values, chance) for _ in range(200)]
+    found = [explore(spec.space, values, chance, always) for _ in range(200)]
     assert {each["model.width"] for each in found} == {16}
     assert {each["kind"] for each in found} == {"a", "b", "c"}
     moved = [each["rate"] for each in found]
@@ -206,10 +206,14 @@ def test_values_that_belong_to_the_weights_are_copied_and_never_moved() -> None:
     assert all(each != values for each in found[:5])
 
 
+def always(values: dict[str, Any]) -> bool:
+    return True
+
+
 def test_a_value_at_its_bound_moves_inwards() -> None:
     spec = toy.spec(content())
     for bound, inside in ((0.01, 0.109), (1.0, 0.901)):
-        found = {round(explore(spec, {"rate": bound}, random.Random(n))["rate"], 6) for n in range(40)}
+        found = {round(explore(spec.space, {"rate": bound}, random.Random(n), always)["rate"], 6) for n in range(40)}
         assert inside in found
         assert all(0.01 < rate < 1.0 for rate in found)
 
@@ -227,7 +231,7 @@ def test_conditions_and_forbidden_combinations_are_kept_to() -> None:
     )
     chance = random.Random(2)
     for _ in range(200):
-        found = explore(spec, {"rate": 0.55, "kind": "a"}, chance)
+        found = explore(spec.space, {"rate": 0.55, "kind": "a"}, chance, always)
         assert spec.space.problems(found) == []
 
 

@@ -68,7 +68,7 @@ def test_a_kill_at_any_write_of_the_ledger_changes_nothing(tmp_path: Path, kille
 
 
 def read_or_empty(home: Home) -> list[Any]:
-    from orchestrator.ledger.journal import LedgerError
+    from orchestrator.ledger.errors import LedgerError
 
     try:
         return read(home)

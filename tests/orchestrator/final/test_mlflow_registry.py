@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from meanflow_core.config import load_config
+from meanflow_core.data import unit_images
 from meanflow_core.errors import ConfigError
-from orchestrator.final.mlflow_registry import register_model, resolve
+from meanflow_core.training import Trainer
+from orchestrator.final.mlflow_registry import _save_model, register_model, resolve
 from orchestrator.final.samples import draw_samples
 from orchestrator.final.training import train_final
 from orchestrator.paths import Home
@@ -196,3 +198,24 @@ def test_a_store_that_is_down_costs_the_training_nothing(tmp_path, caplog):
     sync(folder / "outbox", store)
     assert check(folder / "outbox", store).complete
     assert register_model(store, name="offline", result=result, config=config) == "models:/offline/1"
+
+
+def test_a_model_that_is_told_its_scale_takes_it_as_a_parameter(tmp_path):
+    import mlflow
+
+    words = ["objective.guidance.input=true", "evaluation.guidance=[1, 3]", "optimizer.lr=0.1", "ema.decays=[]"]
+    small = {"model": {"name": "mlp", "width": 16, "depth": 1}, "trainer": {"batch_size": 16, "device": "cpu"}}
+    trainer = Trainer(load_config(small, words))
+    trainer.train(6)
+    weights = tmp_path / "weights.safetensors"
+    trainer.export(weights)
+    _save_model(tmp_path / "model", weights)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    rows = pd.DataFrame({"label": [0, 1, 2], "seed": [5] * 3})
+    for scale in (None, 1.0, 3.0):
+        drawn = loaded.predict(rows, params={} if scale is None else {"guidance": scale})
+        own, _ = draw_samples(weights, count=3, labels=[0, 1, 2], seed=5, guidance=scale)
+        np.testing.assert_array_equal(drawn, unit_images(own))
+    assert (drawn != loaded.predict(rows)).any()
+    with pytest.raises(ConfigError, match="guidance: must be 1"):
+        loaded.predict(rows, params={"guidance": 0.5})

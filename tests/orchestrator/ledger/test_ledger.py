@@ -17,11 +17,13 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.ledger.journal import Journal, LedgerError, SweepBusy, driver_of, repair_tail
-from orchestrator.ledger.ledger import Ledger, NewTrial
+from orchestrator.ledger.errors import LedgerError, SweepBusy
+from orchestrator.ledger.events import Carry, Exit, NewTrial, Point, Revision
+from orchestrator.ledger.journal import Journal, driver_of, repair_tail
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.trials.protocol import Report
-from orchestrator.trials.trial import TrialState
+from orchestrator.trials.trial import Failure, TrialState
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import essence, run
 
@@ -71,10 +73,10 @@ def holder(paths: SweepPaths) -> Iterator[subprocess.Popen[str]]:
 def test_what_is_recorded_is_read_back_by_another_process_as_it_was(ledger: Ledger) -> None:
     ledger.add_trial(a_trial(), params={}, wall=1.0)
     ledger.add_report("0", a_report(30, 2.5, checkpoint="c30", images_seen=300), wall=2.0)
-    ledger.end_run("0", TrialState.WAITING, "node gone", wall=3.0, wasted=4.0, failure={"kind": "lost", "reason": "r"})
+    ledger.end_run("0", TrialState.WAITING, "node gone", wall=3.0, wasted=4.0, failure=Failure("lost", "r"))
     ledger.start_run("0", start=30, gpu=0.25, wall=5.0, drift=["torch: 2.0 -> 2.1"])
     ledger.add_report("0", a_report(60, 1.5), wall=6.0)
-    ledger.end_trial("0", TrialState.FINISHED, "", wall=7.0)
+    ledger.end_run("0", TrialState.FINISHED, "", wall=7.0)
     record = Ledger.open(ledger.paths).trial("0")
     assert record == ledger.trial("0")
     assert record.state is TrialState.FINISHED
@@ -112,7 +114,7 @@ def test_the_sweep_its_revisions_and_its_environment_are_in_the_ledger(ledger: L
     read = Ledger.open(ledger.paths)
     assert read.spec() == changed
     assert read.spec(0) == toy.spec(toy.sweep())
-    assert [revision["changes"] for revision in read.revisions()] == [[], ["run_cap: 6 -> 9"]]
+    assert [revision.changes for revision in read.revisions()] == [[], ["run_cap: 6 -> 9"]]
     assert read.environment() == {"torch": "2.0"}
 
 
@@ -280,6 +282,17 @@ def test_a_ledger_of_a_later_version_is_refused(ledger: Ledger) -> None:
     ledger.paths.journal.write_text(text.replace('"format":1', '"format":2'))
     with pytest.raises(LedgerError, match="later version"):
         Ledger.open(ledger.paths)
+
+
+def test_what_is_recorded_comes_back_equal_from_json_also_with_keys_of_a_later_release() -> None:
+    point = Point(metrics={"loss": 1.25}, order=3, checkpoint="c30", seconds=2.0, images=300, at=7.0, wall=5.0, run=1)
+    failure = Failure("lost", "node gone", attempt=1, step=30, at=6.0)
+    carry = Carry(points={30: point}, busy=4.0, gpu=1.0, wasted=2.0, attempts=(failure,), run=1)
+    out = Exit(state=TrialState.AT_RUNG, reason="r", at=8.0, wall=6.0, wasted=1.0, failure=failure, charged=True)
+    revision = Revision(source={"sweep": {}}, at=1.0, changes=["run_cap: 6 -> 9"], moves_space=True, command="c")
+    for event in (point, carry, a_trial(3, carry=carry, waiting=True, at=9.0, wall=7.0), out, revision):
+        read = json.loads(json.dumps(event.to_json()))
+        assert type(event).from_json({**read, "of_a_later_release": 1}) == event
 
 
 def test_an_event_costs_one_short_line(ledger: Ledger) -> None:

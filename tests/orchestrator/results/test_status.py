@@ -4,8 +4,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.results.sweep_status import expected_trials, status, status_table, steps_of
+from orchestrator.search import METHODS
+from orchestrator.search.rules.asha import Asha
 from orchestrator.space.search_space import Space
-from orchestrator.spec.settings import Budget, EarlyTerminate
+from orchestrator.spec.settings import Budget
 from orchestrator.trials.trial import Failure
 from tests.orchestrator.example_sweep import record, spec, trials
 
@@ -46,7 +48,7 @@ def test_the_budget_sums_every_trial():
 
 
 def test_the_time_left_allows_for_those_who_will_be_promoted():
-    rule = EarlyTerminate(type="asha", min_iter=500, eta=3, promote=True)
+    rule = Asha(min_iter=500, eta=3, promote=True)
     sweep = spec(early_terminate=rule, run_cap=3, replicates=None)
     some = [record(0, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
     some.append(record(1, None, state="running", steps=0, busy_seconds=0.0))
@@ -89,8 +91,8 @@ def test_a_grid_knows_its_size():
     by_name = {parameter.name: parameter for parameter in spec().space.parameters}
     names = ("objective.time.law", "objective.guidance.kappa")
     grid = Space(parameters=tuple(by_name[name] for name in names))
-    assert expected_trials(spec(method="grid", space=grid, run_cap=None, replicates=None)) == 8
-    assert expected_trials(spec(method="grid", space=grid, run_cap=5, replicates=None)) == 5
+    assert expected_trials(spec(method=METHODS["grid"], space=grid, run_cap=None, replicates=None)) == 8
+    assert expected_trials(spec(method=METHODS["grid"], space=grid, run_cap=5, replicates=None)) == 5
     assert expected_trials(spec(run_cap=None, replicates=None)) is None
     assert expected_trials(spec(budget=Budget(trials=30))) == 30
 

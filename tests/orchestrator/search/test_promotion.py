@@ -11,9 +11,8 @@ import pytest
 from orchestrator.engine import control
 from orchestrator.engine.engine import Engine
 from orchestrator.paths import Home
-from orchestrator.search.promotion import next_promotion, place, rung_of
-from orchestrator.search.pruning import Curve
-from orchestrator.spec.settings import EarlyTerminate
+from orchestrator.search.curve import Curve
+from orchestrator.search.rules.asha import Asha
 from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
@@ -23,8 +22,8 @@ LENGTH, RUNGS = 90, (10, 30)
 PROMOTE = {"type": "asha", "min_iter": 10, "eta": 3, "promote": True}
 
 
-def rule(**changes: Any) -> EarlyTerminate:
-    return EarlyTerminate(**({**PROMOTE} | changes))  # type: ignore[arg-type]
+def rule(**changes: Any) -> Asha:
+    return Asha(**({"min_iter": 10, "eta": 3, "promote": True} | changes))
 
 
 def curve(number: int, *values: float) -> Curve:
@@ -46,14 +45,14 @@ def test_a_trial_stands_at_the_last_rung_that_it_has_reached_and_not_passed(
     steps: list[int], passed: int, rung: int | None
 ) -> None:
     reported = Curve(0, LENGTH, RUNGS, steps, [1.0] * len(steps), list(range(len(steps))))
-    assert rung_of(rule(), reported, passed) == rung
+    assert rule().held_at(reported, passed) == rung
 
 
 def test_a_bracket_has_no_use_of_the_rungs_below_its_own() -> None:
     two = rule(brackets=2)
-    assert rung_of(two, curve(1, 5.0), 0) is None
-    assert rung_of(two, curve(1, 5.0, 4.0), 0) == 1
-    assert rung_of(two, curve(2, 5.0), 0) == 0
+    assert two.held_at(curve(1, 5.0), 0) is None
+    assert two.held_at(curve(1, 5.0, 4.0), 0) == 1
+    assert two.held_at(curve(2, 5.0), 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -63,37 +62,37 @@ def test_one_in_eta_goes_on_rounded_down_and_up_once_no_new_trial_will_come(
     there: int, last: bool, first: str | None
 ) -> None:
     curves = {str(n): curve(n, 5.0 - n) for n in range(there)}
-    assert next_promotion(rule(), "minimize", curves, dict.fromkeys(curves, 0), last=last) == first
+    assert rule().next_promotion("minimize", curves, dict.fromkeys(curves, 0), last=last) == first
 
 
 def test_who_was_promoted_before_keeps_its_place_among_the_best() -> None:
     curves = {str(n): curve(n, float(n)) for n in range(5)}
     held = dict.fromkeys(("1", "2", "3", "4"), 0)  # trial 0 has gone on
-    assert next_promotion(rule(), "minimize", curves, held, last=False) is None
+    assert rule().next_promotion("minimize", curves, held, last=False) is None
     curves |= {"5": curve(5, 9.0)}
-    assert next_promotion(rule(), "minimize", curves, held | {"5": 0}, last=False) == "1"
+    assert rule().next_promotion("minimize", curves, held | {"5": 0}, last=False) == "1"
 
 
 def test_the_highest_rung_comes_first_and_maximise_turns_the_order_round() -> None:
     curves = {str(n): curve(n, 5.0 - n) for n in range(3)} | {str(n): curve(n, 1.0, n / 10) for n in range(3, 6)}
     held = {str(n): 0 if n < 3 else 1 for n in range(6)}
-    assert next_promotion(rule(), "minimize", curves, held, last=False) == "3"
-    assert next_promotion(rule(), "maximize", curves, held, last=False) == "5"
-    assert place(rule(), "minimize", curves, "4", 1) == "asha: place 2 of 3 at step 30, the best 1/3 goes on"
+    assert rule().next_promotion("minimize", curves, held, last=False) == "3"
+    assert rule().next_promotion("maximize", curves, held, last=False) == "5"
+    assert rule().place("minimize", curves, "4", 1) == "asha: place 2 of 3 at step 30, the best 1/3 goes on"
 
 
 def test_equal_values_go_on_in_the_order_of_their_numbers() -> None:
     curves = {str(n): curve(n, 1.0) for n in (2, 1, 0, 3)}
-    assert next_promotion(rule(), "minimize", curves, dict.fromkeys(curves, 0), last=False) == "0"
+    assert rule().next_promotion("minimize", curves, dict.fromkeys(curves, 0), last=False) == "0"
 
 
 def test_brackets_count_by_themselves() -> None:
     curves = {str(n): curve(n, value, value) for n, value in enumerate((1.0, 8.0, 2.0, 9.0))}
     held = dict.fromkeys(curves, 1)
     two = rule(brackets=2, eta=2)
-    assert next_promotion(two, "minimize", curves, held, last=False) == "0"
-    assert next_promotion(two, "minimize", curves, {"1": 1, "2": 1, "3": 1}, last=False) == "1"  # the best of its own
-    assert next_promotion(two, "minimize", curves, {"2": 1, "3": 1}, last=False) is None
+    assert two.next_promotion("minimize", curves, held, last=False) == "0"
+    assert two.next_promotion("minimize", curves, {"1": 1, "2": 1, "3": 1}, last=False) == "1"  # the best of its own
+    assert two.next_promotion("minimize", curves, {"2": 1, "3": 1}, last=False) is None
 
 
 # ------------------------------------------------------------------------------------------- the engine
@@ -356,7 +355,7 @@ def test_the_search_learns_from_those_that_wait(home: Home) -> None:
         come_to(engine, work_of(engine), 10, 2.0)
         (seen,) = engine._proposals.observations(engine._proposals.searched())
         assert (seen.state, seen.step, seen.metrics) == (TrialState.AT_RUNG, 10, (2.0,))
-        (shown,) = engine._proposals._search._study_of([seen])
+        (shown,) = engine._proposals._search.recorded([seen])
         assert shown.state.name == "PRUNED"
         assert shown.intermediate_values == {10: 2.0}
 

@@ -8,20 +8,26 @@ from typing import Any
 
 import pytest
 
-from orchestrator.search.pruning import Curve, keep_count, reason_to_stop
-from orchestrator.spec.settings import EarlyTerminate
+from orchestrator.search.curve import Curve
+from orchestrator.search.rule import Rule
+from orchestrator.search.rules import RULES
+from orchestrator.search.rules.arrivals import keep_count
+from orchestrator.search.rules.asha import Asha
+from orchestrator.search.rules.median import Median, Percentile
+from orchestrator.search.rules.patience import Patience
+from orchestrator.search.rules.threshold import Threshold
 
 LENGTH = 90
 
 
-def asha(**changes: Any) -> EarlyTerminate:
-    return EarlyTerminate(**({"type": "asha", "min_iter": 10, "eta": 3.0} | changes))
+def asha(**changes: Any) -> Asha:
+    return Asha(**({"min_iter": 10, "eta": 3.0} | changes))
 
 
 class Sweep:
     """Takes reports in the order of their arrival and says each time what the rule says."""
 
-    def __init__(self, rule: EarlyTerminate, goal: str = "minimize", length: int = LENGTH) -> None:
+    def __init__(self, rule: Rule, goal: str = "minimize", length: int = LENGTH) -> None:
         self.rule, self.goal, self.length = rule, goal, length
         self.curves: dict[str, Curve] = {}
         self.order = 0
@@ -32,7 +38,7 @@ class Sweep:
             self.curves[trial] = Curve(place, self.length, tuple(self.rule.rungs(self.length)))
         self.order += 1
         self.curves[trial].add(step, value, self.order)
-        return reason_to_stop(self.rule, self.goal, self.curves, trial)
+        return self.rule.reason_to_stop(self.goal, self.curves, trial)
 
 
 def arrive(sweep: Sweep, step: int, values: Sequence[float]) -> list[bool]:
@@ -117,8 +123,14 @@ def test_brackets_compare_with_their_own_and_skip_the_first_rungs() -> None:
 
 def test_decisions_depend_on_reports_before_them_only() -> None:
     """Take each decision of a random trace again after everything has been reported."""
-    for kind in ("asha", "hyperband", "median", "percentile", "patience", "threshold"):
-        rule = asha(type=kind, warmup_trials=2, percentile=30.0, patience=2, upper=0.9)
+    rungs = {"min_iter": 10}
+    keys: dict[str, dict[str, Any]] = {
+        **{"asha": rungs, "hyperband": rungs, "median": {"warmup_trials": 2}, "patience": {"patience": 2}},
+        **{"percentile": {"warmup_trials": 2, "percentile": 30.0}, "threshold": {"upper": 0.9}},
+    }
+    assert {*keys, "none"} == set(RULES)
+    for kind, given in keys.items():
+        rule = RULES[kind](**given)
         source, sweep, decided, steps = random.Random(kind), Sweep(rule), {}, {f"t{i}": 0 for i in range(12)}
         while len(steps):
             trial = source.choice(sorted(steps))
@@ -133,13 +145,13 @@ def test_decisions_depend_on_reports_before_them_only() -> None:
                 cut = Curve(
                     curve.number, LENGTH, curve.rungs, curve.steps[:count], curve.values[:count], curve.order[:count]
                 )
-                again = reason_to_stop(rule, "minimize", sweep.curves | {trial: cut}, trial)
+                again = rule.reason_to_stop("minimize", sweep.curves | {trial: cut}, trial)
                 assert again == decided[trial, curve.steps[count - 1]], (kind, trial, count)
 
 
 @pytest.mark.parametrize(("others", "judged"), [(4, False), (5, True), (6, True)])
 def test_the_median_needs_enough_others(others: int, judged: bool) -> None:
-    sweep = Sweep(EarlyTerminate(type="median", warmup_trials=5))
+    sweep = Sweep(Median(warmup_trials=5))
     for index in range(others):
         sweep.report(f"t{index}", 30, float(index))
     assert (sweep.report("bad", 30, 100.0) is not None) == judged
@@ -147,7 +159,7 @@ def test_the_median_needs_enough_others(others: int, judged: bool) -> None:
 
 @pytest.mark.parametrize(("step", "judged"), [(29, False), (30, True), (31, True)])
 def test_the_median_waits_for_min_iter(step: int, judged: bool) -> None:
-    sweep = Sweep(EarlyTerminate(type="median", min_iter=30, warmup_trials=1))
+    sweep = Sweep(Median(min_iter=30, warmup_trials=1))
     sweep.report("good", 40, 1.0)
     sweep.curves["good"] = Curve(0, LENGTH, (), [10, 29, 30, 31, 40], [1.0] * 5, [-4, -3, -2, -1, 0])
     assert (sweep.report("bad", step, 100.0) is not None) == judged
@@ -156,14 +168,14 @@ def test_the_median_waits_for_min_iter(step: int, judged: bool) -> None:
 @pytest.mark.parametrize(("percentile", "values_kept"), [(25.0, 1.0), (50.0, 2.0), (75.0, 3.0)])
 def test_a_percentile_is_counted_from_the_best(percentile: float, values_kept: float) -> None:
     for offset, stopped in ((-0.01, False), (0.0, False), (0.01, True)):
-        sweep = Sweep(EarlyTerminate(type="percentile", percentile=percentile))
+        sweep = Sweep(Percentile(percentile=percentile))
         for index in range(5):
             sweep.report(f"t{index}", 30, float(index))
         assert (sweep.report("x", 30, values_kept + offset) is not None) == stopped
 
 
 def test_the_median_looks_at_the_best_so_far_and_not_at_a_late_slip() -> None:
-    sweep = Sweep(EarlyTerminate(type="median", warmup_trials=1))
+    sweep = Sweep(Median(warmup_trials=1))
     for index in range(3):
         sweep.report(f"t{index}", 10, 1.0)
         sweep.report(f"t{index}", 20, 1.0)
@@ -173,23 +185,22 @@ def test_the_median_looks_at_the_best_so_far_and_not_at_a_late_slip() -> None:
 
 @pytest.mark.parametrize(("idle", "stopped"), [(1, False), (2, True), (3, True)])
 def test_patience_counts_reports_without_improvement(idle: int, stopped: bool) -> None:
-    sweep = Sweep(EarlyTerminate(type="patience", patience=2))
+    sweep = Sweep(Patience(patience=2))
     sweep.report("x", 5, 1.0)
     assert [sweep.report("x", 5 + 5 * i, 1.0) is not None for i in range(1, idle + 1)][-1] == stopped
 
 
 def test_an_improvement_below_min_delta_is_none() -> None:
-    sweep = Sweep(EarlyTerminate(type="patience", patience=2, min_delta=0.1))
+    sweep = Sweep(Patience(patience=2, min_delta=0.1))
     assert [sweep.report("x", 5 * i, 1.0 - 0.04 * i) is not None for i in range(1, 5)] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(("value", "stopped"), [(0.99, True), (1.0, False), (2.0, False), (2.01, True)])
 def test_a_threshold_is_inclusive(value: float, stopped: bool) -> None:
-    sweep = Sweep(EarlyTerminate(type="threshold", lower=1.0, upper=2.0))
+    sweep = Sweep(Threshold(lower=1.0, upper=2.0))
     assert (sweep.report("x", 10, value) is not None) == stopped
 
 
-@pytest.mark.parametrize("rule", [None, EarlyTerminate(type="none")])
-def test_without_a_rule_nothing_is_stopped(rule: EarlyTerminate | None) -> None:
+def test_without_a_rule_nothing_is_stopped() -> None:
     curves = {"a": Curve(0, LENGTH, (), [10], [1.0], [1]), "b": Curve(1, LENGTH, (), [10], [9e9], [2])}
-    assert reason_to_stop(rule, "minimize", curves, "b") is None
+    assert Rule().reason_to_stop("minimize", curves, "b") is None

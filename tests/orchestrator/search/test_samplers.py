@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator.search.samplers import Draw, Observation, Search
+from orchestrator.search.draws import Draw, Observation
+from orchestrator.search.method import Method
 from orchestrator.trials.trial import TrialState
 from tests.orchestrator import toy
 
@@ -33,10 +34,10 @@ EXTRA = {"rate": 1e-3, "depth": 2, "width": 8, "bias": 0.0, "share": 0.5, "law":
 METHODS = ("random", "qmc", "tpe", "cmaes", "gp", "nsga2")
 
 
-def rich(method: str, **changes: Any) -> Search:
+def rich(method: str, **changes: Any) -> Method:
     content = toy.sweep(method=method, run_cap=20, **RICH, **changes)
     content["base"] = {**content["base"], **EXTRA}
-    return Search(toy.spec(content))
+    return toy.search(content)
 
 
 def yes(values: dict[str, Any]) -> bool:
@@ -52,7 +53,7 @@ def height(values: dict[str, Any]) -> float:
     return float((values["x"] - 0.3) ** 2 + (values["y"] - 0.4) ** 2 + 0.01 * values["depth"])
 
 
-def searched(search: Search, count: int) -> list[Draw]:
+def searched(search: Method, count: int) -> list[Draw]:
     """Draw one after the other, each knowing the results of those before."""
     known: list[Observation] = []
     draws: list[Draw] = []
@@ -106,13 +107,13 @@ def test_without_a_model_a_draw_depends_on_its_position_alone(method: str) -> No
 
 def test_a_grid_is_walked_in_its_order_without_the_forbidden() -> None:
     content = toy.grid(x=(0.1, 0.2), parameters={"x": {"values": [0.1, 0.2]}, "y": {"values": [1.0, 2.0]}})
-    search = Search(toy.spec(content | {"forbid": [{"x": 0.1, "y": 2.0}]}))
+    search = toy.search(content | {"forbid": [{"x": 0.1, "y": 2.0}]})
     draws = searched_without_results(search)
     assert [(draw.values["x"], draw.values["y"]) for draw in draws] == [(0.1, 1.0), (0.2, 1.0), (0.2, 2.0)]
     assert [draw.position for draw in draws] == [0, 1, 2]
 
 
-def searched_without_results(search: Search) -> list[Draw]:
+def searched_without_results(search: Method) -> list[Draw]:
     draws: list[Draw] = []
     while (draw := search.draw(len(draws), [], yes)) is not None:
         draws.append(draw)
@@ -129,7 +130,7 @@ def test_a_rejected_draw_is_followed_by_the_next_position() -> None:
 @pytest.mark.parametrize("method", ["random", "qmc", "tpe", "nsga2"])
 def test_a_small_space_is_tried_out_to_the_last_combination(method: str) -> None:
     content = toy.sweep(method=method, run_cap=50, parameters={"x": {"values": [1, 2, 3]}, "y": {"values": [4, 5, 6]}})
-    search = Search(toy.spec(content))
+    search = toy.search(content)
     tried: list[dict[str, Any]] = []
     position = 0
     while draw := search.draw(position, [seen(n, v, 1.0) for n, v in enumerate(tried)], lambda v: v not in tried):
@@ -145,12 +146,12 @@ def test_a_space_whose_combinations_are_all_refused_is_exhausted_and_not_searche
 def test_forbid_that_leaves_nothing_is_an_error() -> None:
     content = toy.sweep(forbid=[{"x": {"min": 0.0}}])
     with pytest.raises(ConfigError, match="forbid"):
-        Search(toy.spec(content)).draw(0, [], yes)
+        toy.search(content).draw(0, [], yes)
 
 
 def test_tpe_learns_to_avoid_where_trials_diverge() -> None:
     content = toy.sweep(method="tpe", run_cap=40, parameters={"x": {"min": 0.0, "max": 1.0}})
-    search = Search(toy.spec(content))
+    search = toy.search(content)
     sound = [seen(i, {"x": (i + 0.5) / 24}, abs((i + 0.5) / 24 - 0.6)) for i in range(24)]
 
     def failed(observation: Observation, bad: bool) -> Observation:
@@ -165,7 +166,7 @@ def test_tpe_learns_to_avoid_where_trials_diverge() -> None:
     assert share_above(sound) > 0.3
     assert share_above([failed(observation, bad=True) for observation in sound]) < 0.1
     lost = [failed(observation, bad=False) for observation in sound]
-    assert len(search._study_of(lost)) == 12  # a lost node says nothing about the configuration
+    assert len(search.recorded(lost)) == 12  # a lost node says nothing about the configuration
 
 
 @pytest.mark.parametrize("method", ["cmaes", "gp", "nsga2"])
@@ -174,7 +175,7 @@ def test_the_other_models_take_a_diverged_trial_for_the_worst_one(method: str) -
     draws = searched(search, 6)
     known = [seen(n, draw.values, float(n)) for n, draw in enumerate(draws)]
     known[2] = seen(2, draws[2].values, None, state=TrialState.FAILED, bad=True)
-    shown = search._study_of(known)
+    shown = search.recorded(known)
     assert [trial.value for trial in shown] == [0.0, 1.0, 5.0, 3.0, 4.0, 5.0]
 
 
@@ -186,7 +187,7 @@ def test_a_trial_stopped_early_ranks_below_the_finished_by_how_far_it_came() -> 
         seen(1, draws[1].values, 0.1, state=TrialState.PRUNED, step=30),
         seen(2, draws[2].values, None, state=TrialState.RUNNING),
     ]
-    shown = search._study_of(known)
+    shown = search.recorded(known)
     assert [trial.state.name for trial in shown] == ["COMPLETE", "PRUNED", "RUNNING"]
     assert shown[1].intermediate_values == {30: 0.1}
 
@@ -195,7 +196,7 @@ def test_results_outside_of_the_space_are_not_shown_to_the_model() -> None:
     search = rich("tpe")
     draw = searched(search, 1)[0]
     outside = seen(0, {**draw.values, "x": 7.0}, 0.0)
-    assert search._study_of([outside, seen(1, draw.values, 1.0)])[0].value == 1.0
+    assert search.recorded([outside, seen(1, draw.values, 1.0)])[0].value == 1.0
 
 
 def test_a_law_that_optuna_lacks_is_searched_over_its_quantiles_and_recorded_as_its_value() -> None:
@@ -213,13 +214,13 @@ def test_several_metrics_are_all_shown() -> None:
     metrics = [{"name": "loss", "goal": "minimize"}, {"name": "size", "goal": "maximize"}]
     search = rich("nsga2", metric=None, metrics=metrics)
     known = [seen(0, draw.values, None, metrics=(1.0, 2.0)) for draw in searched(rich("random"), 1)]
-    assert search._study_of(known)[0].values == [1.0, 2.0]
+    assert search.recorded(known)[0].values == [1.0, 2.0]
     assert search.draw(1, known, yes) is not None
 
 
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
 def test_of_a_long_sweep_tpe_is_shown_the_best_and_an_even_sample_of_the_others(goal: str) -> None:
-    search = Search(toy.spec(toy.sweep(method="tpe", run_cap=2000, metric={"name": "loss", "goal": goal})))
+    search = toy.search(toy.sweep(method="tpe", run_cap=2000, metric={"name": "loss", "goal": goal}))
     sign = 1.0 if goal == "minimize" else -1.0
     stopped = {"state": TrialState.PRUNED}
     known = [  # every tenth is finished, the later the better; a stopped one looks best of all, and is not
@@ -228,11 +229,11 @@ def test_of_a_long_sweep_tpe_is_shown_the_best_and_an_even_sample_of_the_others(
         else seen(n, {"x": n / 1000, "y": 0.4}, -sign * 9999, step=30, **stopped)
         for n in range(1000)
     ]
-    shown = [trial.params["x"] * 1000 for trial in search._thinned(search._study_of(known))]
+    shown = [trial.params["x"] * 1000 for trial in search.shown(search.recorded(known))]
     assert len(shown) == 300
     assert shown == sorted(shown)
     assert {10.0 * n for n in range(75, 100)} <= {round(x, 6) for x in shown}
     for tenth in range(7):  # none of the best among them
         assert sum(100 * tenth <= x < 100 * (tenth + 1) for x in shown) == pytest.approx(275 * 100 / 975, abs=1)
     assert search.draw(1000, known, yes) == search.draw(1000, known, yes)
-    assert len(search._thinned(search._study_of(known[:300]))) == 300
+    assert len(search.shown(search.recorded(known[:300]))) == 300

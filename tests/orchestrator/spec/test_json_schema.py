@@ -9,8 +9,8 @@ import yaml
 from meanflow_core.config import valid_keys
 from meanflow_core.config.yaml_file import read_yaml
 from meanflow_core.errors import ConfigError
+from orchestrator.search import METHODS
 from orchestrator.spec.json_schema import key_descriptions, sweep_schema
-from orchestrator.spec.settings import METHODS
 from orchestrator.spec.sweep import SweepSpec
 from tests.orchestrator.spec.test_sweep import BROKEN, GOOD
 from tests.orchestrator.spec.test_sweep_docs import BLOCKS, SWEEPS
@@ -193,7 +193,7 @@ def test_a_trainer_of_ones_own_may_have_any_key(errors):
 def test_every_key_is_suggested_and_described_where_it_has_a_docstring():
     schema = json.loads(json.dumps(sweep_schema()))
     properties = schema["properties"]["parameters"]["properties"]
-    assert set(properties) == set(valid_keys()) - {"evidence"}
+    assert set(properties) == set(valid_keys()) - {"evidence", "defaults"}
     assert "logit-normal" in properties["objective.time.law"]["description"]
     assert "trials" in schema["properties"]["run_cap"]["description"]
     assert "eta" in schema["$defs"]["early_terminate"]["properties"]["eta"]["description"]

@@ -11,8 +11,10 @@ import yaml
 
 from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError
-from orchestrator.spec.read_settings import _BY_TYPE
-from orchestrator.spec.settings import STOPPING, EarlyTerminate, Metric, Replicates, Resources
+from orchestrator.search import METHODS, Replicates
+from orchestrator.search.rules.asha import Asha
+from orchestrator.search.rules.median import Median
+from orchestrator.spec.settings import Metric, Resources
 from orchestrator.spec.sweep import SweepSpec, read_spec
 from tests import ROOT
 
@@ -70,11 +72,11 @@ def wrong(tmp_path, **changes):
 
 def test_the_example_of_the_contract_is_read(tmp_path):
     spec = read_spec(write(tmp_path))
-    assert (spec.name, spec.method, spec.run_cap, spec.retries) == ("digits-guidance", "tpe", 24, 2)
+    assert (spec.name, spec.method.name, spec.run_cap, spec.retries) == ("digits-guidance", "tpe", 24, 2)
     assert spec.metric == Metric(name="eval/fid_1nfe", goal="minimize")
     assert spec.set == {"trainer.steps": 4000}
     assert spec.base["model"]["width"] == 96
-    assert spec.early_terminate == EarlyTerminate(type="asha", min_iter=500, eta=3)
+    assert spec.early_terminate == Asha(min_iter=500, eta=3)
     assert spec.replicates == Replicates(top=3, seeds=3, race=False)
     assert spec.resources == Resources(cpu=1, gpu=0.25)
     assert (spec.budget.gpu_hours, spec.budget.wall_clock) == (40, 12 * 3600)
@@ -144,7 +146,7 @@ def test_overrides_reach_the_sweep_its_set_and_its_parameters(tmp_path):
 
 
 def test_bayes_is_tpe(tmp_path):
-    assert read(tmp_path, method="bayes").method == "tpe"
+    assert read(tmp_path, method="bayes").method is METHODS["tpe"]
 
 
 def test_whole_bounds_are_whole_numbers_as_in_wandb_and_said_so(tmp_path):
@@ -446,7 +448,7 @@ def test_a_key_in_set_and_in_parameters_is_refused(tmp_path):
         ({"metric": {"name": "fid"}}, "metric.name", "eval/<metric>_<n>nfe"),
         ({"metric": None}, "metric", "missing"),
         ({"method": None}, "method", "missing"),
-        ({"method": "custom"}, "method", "names no search"),
+        ({"method": "custom"}, "method", "unknown search method"),
         ({"parameters": {}}, "parameters", "empty"),
         ({"run_cap": None, "budget": None}, "run_cap", "no end of its own"),
         ({"method": "pbt", "early_terminate": None, "run_cap": None}, "run_cap", "population"),
@@ -483,6 +485,29 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, key, said):
         assert len(read_spec(path).space.forbid) == 1
         return
     assert said in problems_of(path)[key].rule
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "right"),
+    [
+        ("eval/fid_1nfe", False, True),
+        ("eval/best_fid_1nfe", False, False),
+        ("eval/fid_1nfe_w2", False, False),
+        ("eval/fid_1nfe", True, False),
+        ("eval/best_fid_1nfe", True, True),
+        ("eval/raw/best_fid_2nfe", True, True),
+        ("eval/fid_1nfe_w2", True, True),
+        ("eval/raw/fid_1nfe_w1.5", True, True),
+        ("eval/fid_1nfe_w3", True, False),
+    ],
+)
+def test_with_guidance_as_an_input_a_metric_names_its_scale_or_is_the_best_of_them(tmp_path, name, told, right):
+    settings = {"objective.guidance.input": True, "evaluation.guidance": [1.5, 2]} if told else {}
+    content = {"metric": {"name": name}, "set": settings, "parameters": {"optimizer.lr": {"min": 1e-4, "max": 1e-2}}}
+    if right:
+        assert read(tmp_path, **content).metric.name == name
+    else:
+        assert "they log eval/" in str(wrong(tmp_path, **content)["metric.name"])
 
 
 def test_several_metrics_need_a_search_that_knows_them(tmp_path):
@@ -540,7 +565,7 @@ def test_an_empty_key_is_as_good_as_none(tmp_path):
     path = write(tmp_path, {**content(early_terminate={"type": "asha", "min_iter": 500, "eta": None}), **empty})
     spec = read_spec(path)
     assert (spec.replicates, spec.resources, spec.retries) == (None, Resources(), 2)
-    assert spec.early_terminate == EarlyTerminate(type="asha", min_iter=500)
+    assert spec.early_terminate == Asha(min_iter=500)
 
 
 # ------------------------------------------------------------------------------------------ reports and rungs
@@ -568,27 +593,23 @@ def test_a_trial_reports_at_its_evaluations_its_rungs_and_its_end(tmp_path):
     ],
 )
 def test_rungs_are_counted_up_from_min_iter_or_down_from_max_iter(rule, length, expected):
-    assert EarlyTerminate(type="asha", **rule).rungs(length) == expected
+    assert Asha(**rule).rungs(length) == expected
 
 
 def test_rungs_in_images_are_reached_after_as_many_images_by_every_batch_size():
-    rule = EarlyTerminate(type="asha", min_iter=1000, eta=2, unit="images")
+    rule = Asha(min_iter=1000, eta=2, unit="images")
     assert rule.rungs(100, batch_size=100) == [10, 20, 40, 80]
     assert rule.rungs(100, batch_size=64) == [16, 32, 63]  # rounded up: 15 steps have seen 960 images only
     assert rule.rungs(10, batch_size=400) == [3, 5]
 
 
 def test_a_bracket_does_without_the_first_rungs():
-    rule = EarlyTerminate(type="asha", min_iter=1, eta=3, brackets=3)
+    rule = Asha(min_iter=1, eta=3, brackets=3)
     assert [rule.rungs(50, bracket=b) for b in range(4)] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [1, 3, 9, 27]]
 
 
 def test_only_rung_rules_have_rungs():
-    assert EarlyTerminate(type="median", min_iter=10).rungs(100) == []
-
-
-def test_every_rule_of_early_stopping_is_known_to_the_reader():
-    assert set(_BY_TYPE) == set(STOPPING)
+    assert Median(min_iter=10).rungs(100) == []
 
 
 # ----------------------------------------------------------------------------------------------- resources

@@ -7,9 +7,9 @@ import yaml
 
 from meanflow_core.config import valid_keys
 from orchestrator.planning.plan import make_plan, render_plan
+from orchestrator.search import METHODS, RULES
 from orchestrator.spec.read_parameters import DISTRIBUTIONS, EXPONENTS
 from orchestrator.spec.read_settings import NOT_NEEDED
-from orchestrator.spec.settings import METHODS, STOPPING
 from orchestrator.spec.sweep import read_spec
 from orchestrator.spec.sweep_file import KEYS
 from tests import ROOT
@@ -53,9 +53,7 @@ def test_the_sweeps_of_the_repository_are_read_and_planned(path):
 def test_the_docs_have_every_word_of_the_language():
     shown = "\n".join(text for _, text in BLOCKS)
     assert [key for key in KEYS if not re.search(rf"^{key}:", shown, re.MULTILINE)] == []
-    unnamed = [
-        word for word in (*METHODS, *STOPPING, *DISTRIBUTIONS, *EXPONENTS, *NOT_NEEDED) if f"`{word}`" not in DOCS
-    ]
+    unnamed = [word for word in (*METHODS, *RULES, *DISTRIBUTIONS, *EXPONENTS, *NOT_NEEDED) if f"`{word}`" not in DOCS]
     assert unnamed == ["categorical_w_probabilities"]  # W&B's other name for `categorical` with `probabilities`
 
 

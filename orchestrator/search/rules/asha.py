@@ -1,0 +1,171 @@
+"""Successive halving without waiting (ASHA, Li et al., arXiv 1810.05934), in two forms.
+
+It stops: a trial is judged once at each rung, against those that were there before it. Or, with `promote`, Algorithm 2
+of the paper: a trial that comes to a rung waits there, its checkpoint kept and its worker free, until it is among the
+best 1/eta of all that have come to that rung.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from meanflow_core.errors import Problem
+from orchestrator.limits import Limits
+from orchestrator.search.curve import Curve
+from orchestrator.search.rule import Rule
+from orchestrator.search.rules.arrivals import arrivals, keep_count, promotions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asha(Rule):
+    """At rungs min_iter, min_iter eta, ... only the best 1/eta of what has reached one goes on."""
+
+    name: ClassVar[str] = "asha"
+    about: ClassVar[str] = "at each rung, only the best 1/eta of what has reached it goes on"
+    several_metrics: ClassVar[bool] = False
+    unused: ClassVar[Mapping[str, str]] = {"strict": "a trial is judged once at each rung, against all that reached it"}
+
+    min_iter: Annotated[int, Limits(low=1)] | None = None
+    """The first rung."""
+    max_iter: Annotated[int, Limits(low=2)] | None = None
+    """The last rung lies below it; by default the length of a trial."""
+    s: Annotated[int, Limits(low=1)] | None = None
+    """With max_iter and no min_iter (W&B): the number of rungs, max_iter / eta^k."""
+    eta: Annotated[float, Limits(above=1)] = 3.0
+    """One in eta goes on at each rung, and the next rung is eta times as far."""
+    promote: bool = False
+    """Trials wait at each rung, their workers free, until they are among its best 1/eta; none is stopped there."""
+    brackets: Annotated[int, Limits(low=1)] = 1
+    """Trials are dealt to this many brackets; bracket b has no use of the first b rungs (Hyperband's hedge)."""
+    unit: Literal["steps", "images"] = "steps"
+    """Of min_iter and max_iter. `images` keeps a sweep over batch sizes comparable."""
+
+    def problems(self) -> Iterator[Problem]:
+        """See `Rule`."""
+        if self.min_iter is None and (self.max_iter is None or self.s is None):
+            yield Problem(key="", rule="needs `min_iter` (the first rung), or `max_iter` and `s` (the number of rungs)")
+        if self.min_iter is not None and self.s is not None:
+            rule = "counts rungs down from `max_iter`; with `min_iter` they are counted up: keep one"
+            yield Problem(key="s", rule=rule)
+        if self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
+            yield Problem(key="min_iter", rule=f"`min_iter < max_iter` must hold (max_iter is {self.max_iter})")
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """See `Rule`."""
+        if self.min_iter is not None and self.min_iter < 10:
+            first = f"the first rung is at {self.min_iter} {self.unit}"
+            yield "min_iter", f"counts {self.unit}, not log calls as in W&B: {first}"
+
+    def rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
+        """See `Rule`."""
+        scale = batch_size if self.unit == "images" else 1
+        end = min(length, math.ceil(self.max_iter / scale)) if self.max_iter is not None else length
+        points: list[float] = []
+        if self.min_iter is not None:
+            point = float(self.min_iter)
+            while point < end * scale:
+                points.append(point)
+                point *= self.eta
+        elif self.max_iter is not None and self.s is not None:
+            points = [self.max_iter / self.eta**k for k in range(self.s, 0, -1)]
+        steps = sorted({math.ceil(round(point / scale, 6)) for point in points})
+        return [step for step in steps if 0 < step < length][bracket % self.brackets :]
+
+    def expected(self, trials: int, length: int, *, batch_size: int = 1) -> list[tuple[int, float]]:
+        """Trials are taken to arrive in random order of quality, and to keep their order from rung to rung."""
+        reaching = dict.fromkeys((*self.rungs(length, batch_size=batch_size), length), 0.0)
+        for bracket in range(self.brackets):
+            own = self.rungs(length, batch_size=batch_size, bracket=bracket)
+            dealt = len(range(bracket, trials, self.brackets))
+            counts = (promotions if self.promote else arrivals)(dealt, len(own), self.eta)
+            at = 0
+            for step in reaching:
+                reaching[step] += counts[at]
+                at += step in own
+        return list(reaching.items())
+
+    # ------------------------------------------------------------------------------------- stopping
+
+    def _reason(self, sign: float, curves: Mapping[str, Curve], trial: str) -> str | None:
+        """At each rung just reached, only the best 1/eta of those that have reached it so far goes on.
+
+        The value that counts at a rung never changes again; see `Curve.at_rung`.
+        """
+        if self.promote:
+            return None
+        curve = curves[trial]
+        now, previous = curve.order[-1], curve.steps[-2] if len(curve.steps) > 1 else 0
+        bracket, index = curve.number % self.brackets, bisect_right(curve.rungs, curve.steps[-1]) - 1
+        if index < bracket or curve.rungs[index] <= previous:
+            return None
+        peers = (other for other in curves.values() if other.number % self.brackets == bracket)
+        values = sorted(sign * value for peer in peers if (value := peer.at_rung(index, now)) is not None)
+        own = sign * curve.values[-1]
+        last_kept = values[keep_count(len(values), self.eta) - 1]
+        if own <= last_kept:  # equal values are kept: the order of arrival must not decide between them
+            return None
+        return self._said(1 + bisect_left(values, own), len(values), curve.rungs[index])
+
+    def _said(self, place: int, of: int, step: int) -> str:
+        return f"{self.name}: place {place} of {of} at step {step}, the best 1/{self.eta:g} goes on"
+
+    # ------------------------------------------------------------------------------------ promotion
+
+    @property
+    def promotes(self) -> bool:
+        """See `Rule`."""
+        return self.promote
+
+    def held_at(self, curve: Curve, passed: int) -> int | None:
+        """See `Rule`."""
+        step = curve.steps[-1] if curve.steps else 0
+        index = bisect_right(curve.rungs, step) - 1
+        if step >= curve.length or index < curve.number % self.brackets or curve.rungs[index] <= passed:
+            return None
+        return index
+
+    def next_promotion(
+        self, goal: str, curves: Mapping[str, Curve], held: Mapping[str, int], *, last: bool
+    ) -> str | None:  # fmt: skip
+        """Return the best of the highest rung that has one to go on.
+
+        With `last`, one in eta is rounded up, so that some trial is trained to its end however few there are; before,
+        it is rounded down, as a trial that waits can still be let through.
+        """
+        for rung in sorted(set(held.values()), reverse=True):
+            found = []
+            for bracket in range(self.brackets):
+                order = self._ranking(goal, curves, rung, bracket)
+                count = keep_count(len(order), self.eta) if last else math.floor(len(order) / self.eta + 1e-9)
+                found += [entry for entry in order[:count] if held.get(entry[2]) == rung]
+            if found:
+                return min(found)[2]
+        return None
+
+    def place(self, goal: str, curves: Mapping[str, Curve], trial: str, rung: int) -> str:
+        """See `Rule`."""
+        curve = curves[trial]
+        order = [entry[2] for entry in self._ranking(goal, curves, rung, curve.number % self.brackets)]
+        return self._said(1 + order.index(trial), len(order), curve.rungs[rung])
+
+    def _ranking(self, goal: str, curves: Mapping[str, Curve], rung: int, bracket: int) -> list[tuple[float, int, str]]:
+        """All trials that have come to a rung, best first: (value, number, id) each, a smaller value being better."""
+        sign = 1.0 if goal == "minimize" else -1.0
+        found = []
+        for trial, curve in curves.items():
+            value = curve.at_rung(rung)
+            if value is not None and curve.number % self.brackets == bracket:
+                found.append((sign * value, curve.number, trial))
+        return sorted(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperband(Asha):
+    """The same under W&B's name for it."""
+
+    name: ClassVar[str] = "hyperband"
+    about: ClassVar[str] = "the same, with W&B's bands: counted up from min_iter, or down from max_iter with s"
