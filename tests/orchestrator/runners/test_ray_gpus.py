@@ -33,6 +33,7 @@ def gpus():
 def seen(tmp_path, resources, count):
     """What each of some trials, all at once, was shown, and what the process was that loaded their data."""
     config = {**toys.config(steps=1), "data": {"offset": 0.0}}
+    config["trainer"]["device"] = "cpu"  # torch is asked for no GPU, since these are not there
     trials = [
         Assignment(
             trial=str(n), sweep="s", config=config, trainer="tests.orchestrator.toy_trainers:Beholder", steps=[1],
