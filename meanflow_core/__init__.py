@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from meanflow_core.flow.times import sample_times as sample_times
     from meanflow_core.objectives.loss import meanflow_loss as meanflow_loss
     from meanflow_core.sampling.sampler import sample as sample
+    from meanflow_core.training.exported import load_network as load_network
     from meanflow_core.training.trainer import Trainer as Trainer
-    from meanflow_core.training.trainer import load_network as load_network
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

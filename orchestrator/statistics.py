@@ -24,6 +24,11 @@ class Interval:
     n: int
 
     @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Return `low` and `high`, None for a single value."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def half_width(self) -> float | None:
         """Return half the width of the interval (the figure after a ±), None for a single value."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2

@@ -64,9 +64,9 @@ def start_driver(folder: Path, method: str) -> int:
         engine = open_engine(Home(folder), content)
         if method in TWO_WORKERS:
             drive(engine, workers=2)
-            code = 0 if engine.finish()["state"] == "finished" else 1
+            code = 0 if engine.finish().state == "finished" else 1
         else:
-            code = 0 if run_inline(engine)["state"] == "finished" else 1
+            code = 0 if run_inline(engine).state == "finished" else 1
     finally:
         os._exit(code)  # the rest of this program is the parent's
 

@@ -18,8 +18,8 @@ CORE_PACKAGES = {
     "flow": {"config"},
     "derivative": {"config", "flow"},
     "objectives": {"config", "flow", "derivative"},
-    "nets": {"config"},
-    "data": {"config"},
+    "nets": {"config", "flow"},
+    "data": {"config", "flow"},
     "metrics": {"config", "data"},
     "sampling": {"config", "flow", "data"},
     "training": {"config", "flow", "derivative", "objectives", "nets", "data", "metrics", "sampling"},
@@ -38,7 +38,7 @@ PACKAGES = {
     "tracking": {"space", "spec", "trials", "results"},
     "report": {"spec", "trials", "results", "planning"},
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
-    "runners": {"spec", "trials", "worker", "engine"},
+    "runners": {"spec", "trials", "worker", "results", "engine"},
     "final": {"worker", "runners", "results", "tracking"},
     "cluster": {"spec", "results"},
     "cli": {
@@ -47,7 +47,7 @@ PACKAGES = {
     },
 }
 LEAVES = {"paths", "provenance", "statistics", "formatting", "limits"}
-TYPES_ONLY = {("engine", "tracking")}
+TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 
 # Third parties a package may name, and the modules of `orchestrator` that may name the heavy ones.

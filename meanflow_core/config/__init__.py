@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from meanflow_core.config.custom import CustomData as CustomData
+    from meanflow_core.config.custom import CustomModel as CustomModel
+    from meanflow_core.config.custom import CustomSection as CustomSection
+    from meanflow_core.config.custom import bare_name as bare_name
+    from meanflow_core.config.custom import call_named as call_named
+    from meanflow_core.config.custom import import_named as import_named
+    from meanflow_core.config.custom import is_named as is_named
     from meanflow_core.config.data import Cifar10Config as Cifar10Config
     from meanflow_core.config.data import DataConfig as DataConfig
     from meanflow_core.config.data import DigitsConfig as DigitsConfig
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.objective_presets import Preset as Preset
     from meanflow_core.config.section import Section as Section
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
+    from meanflow_core.config.train_config import ill_fitting as ill_fitting
     from meanflow_core.config.training import EMAConfig as EMAConfig
     from meanflow_core.config.training import EvaluationConfig as EvaluationConfig
     from meanflow_core.config.training import OptimizerConfig as OptimizerConfig

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from meanflow_core.config.custom import CustomData
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
@@ -26,7 +27,7 @@ class MnistConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Toy2dConfig(Section):
-    """An endless sample of a law on the plane, drawn from a seed."""
+    """An endless sample of a distribution on the plane, drawn from a seed."""
 
     name: Literal["toy2d"] = "toy2d"
     law: Literal["gaussian", "gaussians", "moons", "checkerboard", "spiral"] = "gaussians"
@@ -53,7 +54,7 @@ class Cifar10Config(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolderConfig(Section):
-    """Images in a folder, one sub-folder a class (or none: unlabelled); centre-cropped and resized to size x size."""
+    """Images in a folder, one sub-folder per class (or none: unlabelled); centre-cropped and resized to size x size."""
 
     name: Literal["image_folder"] = "image_folder"
     path: str = "data/images"
@@ -81,4 +82,4 @@ class LatentsConfig(Section):
         yield from self._bounds(scale=(0, INF, "()"))
 
 
-DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig
+DataConfig = DigitsConfig | MnistConfig | Toy2dConfig | Cifar10Config | ImageFolderConfig | LatentsConfig | CustomData

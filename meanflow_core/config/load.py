@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meanflow_core.config.custom import CustomSection, is_named
 from meanflow_core.config.defaults import FIRST, VERSION, meant_by, version_of
 from meanflow_core.config.section import Section
 from meanflow_core.config.train_config import TrainConfig
@@ -90,7 +91,8 @@ def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return every dotted leaf key with its type annotation.
 
     Args:
-        config: nested or dotted values; a `model.name` or `data.name` in it narrows that section to its kind.
+        config: nested or dotted values; a `model.name` or `data.name` in it narrows that section to its kind. A class
+            of the user's own has the keys that are given.
     """
     raw = _nest(config or {})
     found: dict[str, Any] = {}
@@ -101,6 +103,10 @@ def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
             kinds = _sections(annotation)
             given = raw.get(name)
             chosen = given.get("name") if isinstance(given, Mapping) and not prefix else None
+            if len(kinds) > 1 and is_named(chosen):
+                found.update(dict.fromkeys(_leaves(given, f"{key}."), Any))
+                continue
+            kinds = [kind for kind in kinds if not issubclass(kind, CustomSection)] if len(kinds) > 1 else kinds
             if len(kinds) > 1 and chosen in [_default_name(kind) for kind in kinds]:
                 kinds = [kind for kind in kinds if _default_name(kind) == chosen]
             for kind in kinds:
@@ -110,6 +116,14 @@ def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
     walk(TrainConfig, "")
     return found
+
+
+def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _sections(annotation: Any) -> list[type]:
@@ -148,6 +162,8 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapp
     """Build a section from plain values, adding to `problems`; None where it cannot be built."""
     if raw is None:
         raw = {}
+    if issubclass(cls, CustomSection):
+        return _build_custom(cls, raw, prefix, problems)
     if not isinstance(raw, Mapping):
         problems.append(Problem(key=prefix.rstrip("."), value=raw, rule="must be a mapping of keys"))
         return None
@@ -180,18 +196,30 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapp
         return None
 
 
+def _build_custom(cls: type[CustomSection], raw: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Any:
+    """A class of the user's own: whatever stands beside its name is an argument."""
+    arguments = {name: copy.deepcopy(value) for name, value in raw.items() if name != "name"}
+    try:
+        return cls(name=raw["name"], arguments=arguments)
+    except ConfigError as error:
+        problems.extend(problem.within(prefix.rstrip(".")) for problem in error.problems)
+        return None
+
+
 def _choose(kinds: list[type], raw: Any, default: str, key: str, problems: list[Problem]) -> type | None:
-    names = {_default_name(kind): kind for kind in kinds}
+    names = {_default_name(kind): kind for kind in kinds if not issubclass(kind, CustomSection)}
     name = raw.get("name", default) if isinstance(raw, Mapping) else default
+    if is_named(name):
+        return next(kind for kind in kinds if issubclass(kind, CustomSection))
     if not isinstance(name, str) or name not in names:
-        rule = f"must be one of {', '.join(names)}"
+        rule = f"must be one of {', '.join(names)}, or package.module:Class"
         problems.append(Problem(key=f"{key}.name", value=name, rule=rule, nearest=nearest(str(name), list(names))))
         return None
     return names[name]
 
 
 def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems: list[Problem]) -> Any:
-    """Convert one value with OmegaConf's rules (an int is a float, "3" is 3, but 2.5 is no int and True no number)."""
+    """Convert one value with OmegaConf's rules (an int is a float, "3" is 3; 2.5 is not an int, True not a number)."""
     if _fits(value, annotation):  # most values: OmegaConf takes a millisecond for each, a whole config 0.1 s
         return copy.copy(value)
     schema = OmegaConf.structured(cls)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meanflow_core.config.custom import CustomModel
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
@@ -67,7 +68,7 @@ class UNetConfig(Section):
     channel_mult: list[int] = field(default_factory=lambda: [2, 2, 2])
     """Channel multiplier of each resolution; each next one halves the height and width."""
     blocks: int = 4
-    """Residual blocks a resolution."""
+    """Residual blocks per resolution."""
     attention: list[int] = field(default_factory=lambda: [16])
     """Resolutions (heights) with self-attention."""
     time_embedding: TimeEmbedding = "t_dt"
@@ -83,7 +84,4 @@ class UNetConfig(Section):
             yield Problem(key="channel_mult", value=self.channel_mult, rule="needs positive whole numbers")
 
 
-# ---------------------------------------------------------------------------------------------------- data
-
-
-ModelConfig = MLPConfig | DiTConfig | UNetConfig
+ModelConfig = MLPConfig | DiTConfig | UNetConfig | CustomModel

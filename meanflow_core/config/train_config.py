@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from meanflow_core.config.custom import OFFERED, CustomSection, is_named, unfit, unimportable
 from meanflow_core.config.data import DataConfig, DigitsConfig
 from meanflow_core.config.defaults import FIRST, VERSION, difference
 from meanflow_core.config.model import DiTConfig, ModelConfig
@@ -18,6 +20,19 @@ from meanflow_core.config.objective import ObjectiveConfig
 from meanflow_core.config.section import Section
 from meanflow_core.config.training import EMAConfig, EvaluationConfig, OptimizerConfig, TrainerConfig
 from meanflow_core.errors import Problem
+
+
+def ill_fitting(config: TrainConfig) -> list[Problem]:
+    """Return what is wrong with networks, data and metrics of the user's own, without calling them; imports them."""
+    found: list[Problem] = []
+    if isinstance(config.model, CustomSection):
+        found += unfit(config.model, "model", OFFERED)
+    if isinstance(config.data, CustomSection):
+        found += unfit(config.data, "data")
+    for name in config.evaluation.metrics or ():
+        if is_named(name):
+            found += unimportable(name, "evaluation.metrics")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +76,11 @@ class TrainConfig(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        for key, section in (("model", self.model), ("data", self.data)):
+            if isinstance(section, CustomSection):
+                content[key] = copy.deepcopy(section.flat())
+        return content
 
     def as_given(self) -> dict[str, Any]:
         """Return the same with null for what follows the objective's name, so that another name gives its own."""

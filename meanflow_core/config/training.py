@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meanflow_core.config.custom import bare_name
 from meanflow_core.config.section import INF, Section
 from meanflow_core.errors import Problem
 
@@ -106,7 +107,8 @@ class EvaluationConfig(Section):
     nfe: list[int] = field(default_factory=lambda: [1, 2])
     """Numbers of function evaluations a sample, each evaluated in one go."""
     metrics: list[str] | None = None
-    """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid)."""
+    """null: the data set's own (digits: fid, accuracy; toy2d: wasserstein, sliced_wasserstein, mmd; images: fid; own:
+    sliced_wasserstein, mmd). `package.module:function` is a metric of your own."""
     guidance: list[float] = field(default_factory=list)
     """Of a network with guidance as an input: the scales at which it is judged, `eval/fid_1nfe_w2` and so on, and the
     best of them, `eval/best_fid_1nfe`. Pictures are drawn at the first."""
@@ -122,6 +124,10 @@ class EvaluationConfig(Section):
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
         yield from self._bounds(samples=(2, INF, "[)"), batch_size=(1, INF, "[)"))
+        bare = [bare_name(name) for name in self.metrics or ()]
+        for name in sorted({name for name in bare if bare.count(name) > 1}):
+            rule = f"two metrics would be logged as {name!r}; each needs a name of its own"
+            yield Problem(key="metrics", value=self.metrics, rule=rule)
         if not self.nfe or min(self.nfe) < 1:
             yield Problem(key="nfe", value=self.nfe, rule="needs positive whole numbers")
         if any(not 1 <= scale < INF for scale in self.guidance):

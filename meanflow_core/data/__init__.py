@@ -6,17 +6,22 @@ from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
     from meanflow_core.data import availability as availability
-    from meanflow_core.data.availability import DEFAULT_METRICS as DEFAULT_METRICS
+    from meanflow_core.data.availability import FEATURES_NEEDED as FEATURES_NEEDED
     from meanflow_core.data.availability import IMAGES as IMAGES
+    from meanflow_core.data.availability import features_missing as features_missing
     from meanflow_core.data.availability import missing as missing
+    from meanflow_core.data.availability import module_of as module_of
     from meanflow_core.data.availability import no_features as no_features
+    from meanflow_core.data.availability import usual_metrics as usual_metrics
     from meanflow_core.data.base import DataError as DataError
     from meanflow_core.data.base import Dataset as Dataset
+    from meanflow_core.data.base import checked_labels as checked_labels
     from meanflow_core.data.base import digest as digest
     from meanflow_core.data.base import unit_images as unit_images
     from meanflow_core.data.build import build_dataset as build_dataset
     from meanflow_core.data.build import row_shape as row_shape
     from meanflow_core.data.files import write_aside as write_aside
     from meanflow_core.data.order import IndexStream as IndexStream
+    from meanflow_core.data.own import as_dataset as as_dataset
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -6,16 +6,25 @@ Each question has one answer, with what was expected and how to get it; the data
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from meanflow_core.config import Cifar10Config, ImageFolderConfig, LatentsConfig, MnistConfig, TrainConfig
+from meanflow_core.config import (
+    Cifar10Config,
+    CustomSection,
+    ImageFolderConfig,
+    LatentsConfig,
+    MnistConfig,
+    TrainConfig,
+    is_named,
+)
 from meanflow_core.errors import ConfigError, Problem
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 IMAGE_LAYOUT = (
-    "expected a folder of images, or of one sub-folder a class (or such a folder under `train`, and one under `val`)"
+    "expected a folder of images, or of one sub-folder per class (or such a folder under `train`, and one under `val`)"
 )
 LATENTS_INDEX = "index.json"
 MAKE_LATENTS = "python -m meanflow_core.data.encode_latents IMAGES OUT --vae VAE_FOLDER"
@@ -30,8 +39,31 @@ DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "latents": ("fid",),
 }
 """What samples are judged by where `evaluation.metrics` names nothing."""
+PLAIN_METRICS = ("sliced_wasserstein", "mmd")
+"""The same for data of the user's own, and for latents without an autoencoder: they compare the rows as they are."""
+FEATURES_NEEDED = ("fid",)
+"""Metrics that mean something of pictures only in the features of a network."""
 IMAGES = ("cifar10", "image_folder", "latents")
 """Data sets without features of their own."""
+
+
+def usual_metrics(data: str, vae: str | None = None, features: str | None = None) -> tuple[str, ...]:
+    """Return what samples are judged by where `evaluation.metrics` names nothing.
+
+    Args:
+        data: `data.name`.
+        vae: `data.vae`, of latents.
+        features: `evaluation.features`.
+    """
+    if features is not None:
+        return DEFAULT_METRICS.get(data, FEATURES_NEEDED)
+    return PLAIN_METRICS if data == "latents" and vae is None else DEFAULT_METRICS.get(data, PLAIN_METRICS)
+
+
+def features_missing(data: str, vae: str | None, metrics: Sequence[str] | None) -> bool:
+    """Whether metrics of these data need `evaluation.features`, where it is not set."""
+    names = usual_metrics(data, vae) if metrics is None else metrics
+    return data in IMAGES and any(name in FEATURES_NEEDED for name in names)
 
 
 def missing(config: TrainConfig) -> Iterator[Problem]:
@@ -48,9 +80,15 @@ def missing(config: TrainConfig) -> Iterator[Problem]:
             yield from latents(data.path)
             if data.vae is not None:
                 yield from autoencoder(data.vae)
+    for section, key in ((config.model, "model"), (config.data, "data")):
+        if isinstance(section, CustomSection):
+            yield from module_of(section.name, f"{key}.name")
+    for name in evaluation.metrics or ():
+        if is_named(name):
+            yield from module_of(name, "evaluation.metrics")
     if evaluation.features is not None:
         yield from features(evaluation.features)
-    elif data.name in IMAGES:
+    elif features_missing(data.name, getattr(data, "vae", None), evaluation.metrics):
         yield from no_features(data.name)
     if evaluation.reference is not None:
         yield from reference(evaluation.reference)
@@ -65,6 +103,18 @@ def demand(problems: Iterator[Problem]) -> None:
     found = list(problems)
     if found:
         raise ConfigError(found)
+
+
+def module_of(name: str, key: str) -> Iterator[Problem]:
+    """The module of a package.module:name; it is looked for and not imported."""
+    module = name.partition(":")[0]
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # of the package above it; of __main__, which is there
+        there = module in sys.modules
+    if not there:
+        rule = f"there is no module {module!r}; it is looked for in the current folder and among installed packages"
+        yield Problem(key=key, value=name, rule=rule)
 
 
 def mnist() -> Iterator[Problem]:
@@ -107,9 +157,9 @@ def autoencoder(path: str, key: str = "data.vae") -> Iterator[Problem]:
 def no_features(data: str) -> Iterator[Problem]:
     """Images without a network that gives their features."""
     rule = (
-        f"{data} needs a feature network for its metrics: `inception:PATH` (torch-fidelity's {INCEPTION}), "
-        "a TorchScript file, or `package.module:function`; without one, `torch.nn:Flatten` compares pixels (with "
-        "evaluation.metrics: [sliced_wasserstein])"
+        f"{data} needs a feature network for its Frechet distance: `inception:PATH` (torch-fidelity's {INCEPTION}), "
+        "a TorchScript file, or `package.module:function`; without one, evaluation.metrics: [sliced_wasserstein, mmd] "
+        "compares the pixels"
     )
     yield Problem(key="evaluation.features", value=None, rule=rule)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from meanflow_core.errors import ConfigError, Problem
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -77,11 +79,83 @@ def digest(*parts: object) -> str:
 
 
 def unit_images(x: Tensor) -> Pictures:
-    """Return uint8 [N, H, W, 3] of images [N, 1 or 3, H, W] in [-1, 1]; values outside are cut off."""
-    if x.dim() != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"need images [N, 1 or 3, H, W], got {tuple(x.shape)}")
+    """Return uint8 [N, H, W, 3] of images [N, 1, 3 or 4, H, W] in [-1, 1]; values outside are cut off.
+
+    The fourth channel is opacity, before white.
+    """
+    if x.dim() != 4 or x.shape[1] not in (1, 3, 4):
+        raise ValueError(f"need images [N, 1, 3 or 4, H, W], got {tuple(x.shape)}")
+    if x.shape[1] == 4:
+        opacity = ((x[:, 3:].float() + 1) / 2).clamp(0, 1)
+        x = x[:, :3].float() * opacity + (1 - opacity)
     levels = ((x.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def shown(x: Tensor) -> Pictures:
+    """Return pictures, uint8 [N, H, W, 3], of rows x [N, *shape], as far as their shape says how.
+
+    Images [1, 3 or 4, H, W] as they are, [H, W] in grey; signals [C, L] (at most 16 channels) as curves; points of the
+    plane as one scatter plot.
+
+    Raises:
+        ConfigError: rows of another shape.
+    """
+    if x.dim() == 4 and x.shape[1] in (1, 3, 4):
+        return unit_images(x)
+    if x.dim() == 2 and x.shape[1] == 2:
+        return scatter(x)
+    if x.dim() == 3 and x.shape[1] <= 16:
+        return curves(x)
+    if x.dim() == 3:
+        return unit_images(x[:, None])
+    rule = f"rows of the shape {tuple(x.shape[1:])} cannot be shown as pictures"
+    raise ConfigError([Problem(key="data.name", rule=rule)])
+
+
+def scatter(x: Tensor, reach: float = 1.5) -> Pictures:
+    """Return one scatter plot [1, 320, 320, 3] of all rows [N, 2] over [-reach, reach]^2; rows outside are left out."""
+    size = 320
+    place = ((x.detach().double().cpu() + reach) * (size / (2 * reach))).floor()
+    inside = (torch.isfinite(place) & (place >= 0) & (place < size)).all(dim=1)
+    column, row = place[inside].long().unbind(dim=1)
+    counts = torch.zeros(size, size, dtype=torch.float64)
+    counts.index_put_((size - 1 - row, column), torch.ones(len(row), dtype=torch.float64), accumulate=True)
+    spread = torch.nn.functional.max_pool2d(counts[None, None], 3, stride=1, padding=1)[0, 0]  # visible dots
+    shade = (255 * torch.exp(-spread)).numpy()
+    return np.repeat(shade.astype(np.uint8)[None, :, :, None], 3, axis=3)
+
+
+def curves(x: Tensor, height: int = 64, width: int = 96) -> Pictures:
+    """Return a picture [N, height, width, 3] of each signal [C, L]: its channels, within [-1.5, 1.5]."""
+    level = torch.nn.functional.interpolate(x.detach().float().cpu(), size=width, mode="linear", align_corners=True)
+    place = ((1.5 - level) / 3 * (height - 1)).round().clamp(0, height - 1)  # [N, C, width]
+    before = torch.cat([place[..., :1], place[..., :-1]], dim=-1)
+    low, high = torch.minimum(place, before)[:, :, None], torch.maximum(place, before)[:, :, None]
+    rows = torch.arange(height)[:, None]
+    ink = ((rows >= low) & (rows <= high)).any(dim=1)  # [N, height, width]
+    return np.repeat(np.where(ink.numpy(), 0, 255).astype(np.uint8)[..., None], 3, axis=3)
+
+
+def checked_labels(labels: Tensor, num_classes: int, rows: Sequence[int] | None = None) -> Tensor:
+    """Return labels as they are.
+
+    Args:
+        labels: int64 [B].
+        num_classes: they must lie in [0, num_classes).
+        rows: numbers of these rows in the data; None: 0, 1, ...
+
+    Raises:
+        DataError: one does not, naming the row.
+    """
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        row = first if rows is None else rows[first]
+        more = f" ({len(wrong)} such rows)" if len(wrong) > 1 else ""
+        valid = f"the {num_classes} classes are 0 to {num_classes - 1}"
+        raise DataError(f"the label of row {row} is {int(labels[first])}; {valid}{more}")
+    return labels
 
 
 def scaled(levels: Tensor, highest: int = 255) -> Tensor:

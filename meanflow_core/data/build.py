@@ -7,6 +7,7 @@ from typing import assert_never
 
 from meanflow_core.config import (
     Cifar10Config,
+    CustomData,
     DataConfig,
     DigitsConfig,
     ImageFolderConfig,
@@ -20,6 +21,7 @@ from meanflow_core.data.digits import load_digits
 from meanflow_core.data.image_folder import ImageFolder
 from meanflow_core.data.latents import Latents, read_index
 from meanflow_core.data.mnist import load_mnist
+from meanflow_core.data.own import build_custom
 from meanflow_core.data.toy2d import Toy2d
 
 
@@ -43,12 +45,14 @@ def build_dataset(config: DataConfig) -> Dataset:
             return ImageFolder(config)
         case LatentsConfig():
             return Latents(config)
+        case CustomData():
+            return build_custom(config)
         case _:
             assert_never(config)
 
 
 def row_shape(config: DataConfig) -> tuple[int, ...]:
-    """Return the shape of one row, without reading the rows.
+    """Return the shape of one row, without reading the rows (those of the user's own are).
 
     Raises:
         ConfigError: latents are not there.
@@ -65,6 +69,10 @@ def row_shape(config: DataConfig) -> tuple[int, ...]:
             return (3, 32, 32)
         case ImageFolderConfig():
             return (3, config.size, config.size)
+        case MnistConfig():
+            return (1, 28, 28)
+        case CustomData():
+            return build_custom(config).shape
         case LatentsConfig():
             return tuple(read_index(Path(config.path).expanduser())["shape"])
         case _:

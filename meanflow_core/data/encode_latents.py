@@ -51,7 +51,7 @@ def encode_latents(
         vae_name: for the record.
         flip: add each image's mirror image as a row of its own.
         batch_size: images the autoencoder takes at once.
-        shard_images: images a shard.
+        shard_images: images per shard.
 
     Raises:
         ConfigError: `out` holds the latents of something else.
@@ -117,13 +117,13 @@ def _sha256(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, or 2 where the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m meanflow_core.data.encode_latents", description=__doc__)
-    parser.add_argument("images", metavar="IMAGES", help="folder of images, one sub-folder a class")
+    parser.add_argument("images", metavar="IMAGES", help="folder of images, one sub-folder per class")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the latents")
     parser.add_argument("--vae", required=True, help="folder of a diffusers AutoencoderKL, e.g. sd-vae-ft-mse")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images (default: 256)")
     parser.add_argument("--flip", action="store_true", help="add each image's mirror image")
     parser.add_argument("--batch-size", type=int, default=32, help="images at once (default: 32)")
-    parser.add_argument("--shard-images", type=int, default=4096, help="images a shard (default: 4096)")
+    parser.add_argument("--shard-images", type=int, default=4096, help="images per shard (default: 4096)")
     options = parser.parse_args(arguments)
     try:
         images = ImageFolder(ImageFolderConfig(path=options.images, size=options.size, flip=False))

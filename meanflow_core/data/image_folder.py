@@ -1,4 +1,4 @@
-"""Images in a folder, one sub-folder a class, decoded when they are needed."""
+"""Images in a folder, one sub-folder per class, decoded when they are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents of an autoencoder: memory-mapped shards of mean and standard deviation, sampled anew at each step.
+"""Latents of an autoencoder: memory-mapped shards of mean and standard deviation, sampled again at each step.
 
 A folder holds `index.json` and, for each shard, three arrays: `mean-00000.npy` and `std-00000.npy`, float16 or float32
 [rows, c, h, w], and `labels-00000.npy`, int64 [rows]. `python -m meanflow_core.data.encode_latents` writes them.
@@ -54,7 +54,7 @@ class Latents:
 
     def __init__(self, config: LatentsConfig, *, vae: Vae | None = None) -> None:
         self._folder = Path(config.path).expanduser()
-        self._scale, self._vae_path, self._vae = config.scale, config.vae, vae
+        self._scale, self.vae_path, self._vae = config.scale, config.vae, vae
         index = read_index(self._folder)
         self._names = list(index["shards"])
         self.shape = tuple(index["shape"])
@@ -134,10 +134,10 @@ class Latents:
             ConfigError: `data.vae` is not set.
         """
         if self._vae is None:
-            if self._vae_path is None:
+            if self.vae_path is None:
                 rule = "pictures of latents need the autoencoder that made them: set the path of its diffusers folder"
                 raise ConfigError([Problem(key="data.vae", value=None, rule=rule)])
-            self._vae = load_vae(self._vae_path)
+            self._vae = load_vae(self.vae_path)
         parts = [unit_images(self._vae.decode(part / self._scale)) for part in torch.split(x.detach().float(), 64)]
         return np.concatenate(parts)
 

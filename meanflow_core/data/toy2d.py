@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from meanflow_core.config import Toy2dConfig
-from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest
+from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest, scatter
 from meanflow_core.rng import stable_seed
 
 Labelled = tuple[Tensor, Tensor | None]
 
 GAUSSIAN_MEAN = (0.3, -0.2)
 GAUSSIAN_FACTOR = ((0.5, 0.0), (0.3, 0.4))
-"""x = mean + factor @ n: the one law whose average velocity is known in closed form."""
+"""x = mean + factor @ n: the one distribution whose average velocity is known in closed form."""
 
 HELD_ROWS = 8192
 
@@ -68,7 +67,7 @@ LAWS: dict[str, tuple[Callable[[int, torch.Generator], Labelled], int | None]] =
 
 
 class Toy2d:
-    """A fixed training sample of a law on the plane, and a fixed sample to compare with.
+    """A fixed training sample of a distribution on the plane, and a fixed sample to compare with.
 
     Args:
         config: which law, and how many training rows.
@@ -95,7 +94,7 @@ class Toy2d:
         return self._x[indices], None if self._labels is None else self._labels[indices]
 
     def held_out(self) -> Labelled:
-        """Return 8,192 rows of another draw, with labels where the law has them."""
+        """Return 8,192 rows of another draw, with labels where the distribution has them."""
         return self._held
 
     def reference(self) -> Iterator[Tensor]:
@@ -104,12 +103,4 @@ class Toy2d:
 
     def to_images(self, x: Tensor) -> Pictures:
         """Return one scatter plot [1, 320, 320, 3] of all rows over [-1.5, 1.5]^2; rows outside are left out."""
-        size, reach = 320, 1.5
-        place = ((x.detach().double().cpu() + reach) * (size / (2 * reach))).floor()
-        inside = (torch.isfinite(place) & (place >= 0) & (place < size)).all(dim=1)
-        column, row = place[inside].long().unbind(dim=1)
-        counts = torch.zeros(size, size, dtype=torch.float64)
-        counts.index_put_((size - 1 - row, column), torch.ones(len(row), dtype=torch.float64), accumulate=True)
-        spread = torch.nn.functional.max_pool2d(counts[None, None], 3, stride=1, padding=1)[0, 0]  # visible dots
-        shade = (255 * torch.exp(-spread)).numpy()
-        return np.repeat(shade.astype(np.uint8)[None, :, :, None], 3, axis=3)
+        return scatter(x)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from meanflow_core.flow.condition import ConditionSpec as ConditionSpec
     from meanflow_core.flow.condition import draw_scales as draw_scales
     from meanflow_core.flow.condition import null_condition as null_condition
     from meanflow_core.flow.condition import with_scale as with_scale

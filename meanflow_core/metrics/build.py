@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from meanflow_core.config import EvaluationConfig
-from meanflow_core.data import DEFAULT_METRICS, Dataset
+from meanflow_core.config import EvaluationConfig, bare_name, import_named, is_named
+from meanflow_core.data import Dataset, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
 from meanflow_core.metrics.frechet import frechet_distance, moments_of
@@ -31,6 +31,10 @@ class EvaluationBatch:
     """The labels the samples were asked for, int64 [n]."""
     reference: Reference
     space: Features
+    samples: Tensor | None = None
+    """The samples themselves, float32 [n, *shape] on the CPU."""
+    condition: Tensor | None = None
+    """The conditions they were asked for, [n, ...], of data with conditions."""
 
     @property
     def rows(self) -> Tensor:
@@ -53,13 +57,13 @@ class EvaluationBatch:
 
 
 METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
-    "fid": lambda judged: frechet_distance(moments_of(judged.features), judged.reference.moments),
-    "accuracy": lambda judged: judged.accuracy,
-    "precision": lambda judged: judged.overlap[0],
-    "recall": lambda judged: judged.overlap[1],
-    "wasserstein": lambda judged: wasserstein(judged.features, judged.rows),
-    "sliced_wasserstein": lambda judged: sliced_wasserstein(judged.features, judged.rows),
-    "mmd": lambda judged: mmd(judged.features, judged.rows),
+    "fid": lambda batch: frechet_distance(moments_of(batch.features), batch.reference.moments),
+    "accuracy": lambda batch: batch.accuracy,
+    "precision": lambda batch: batch.overlap[0],
+    "recall": lambda batch: batch.overlap[1],
+    "wasserstein": lambda batch: wasserstein(batch.features, batch.rows),
+    "sliced_wasserstein": lambda batch: sliced_wasserstein(batch.features, batch.rows),
+    "mmd": lambda batch: mmd(batch.features, batch.rows),
 }
 """Every metric by its name. A new one is one line here: a function of `EvaluationBatch`."""
 
@@ -69,11 +73,10 @@ HIGHER_IS_BETTER = {"accuracy", "precision", "recall"}
 MOMENTS_SUFFICE = {"fid", "accuracy"}
 
 
-def default_metrics(dataset: Dataset) -> list[str]:
+def default_metrics(dataset: Dataset, features: str | None = None) -> list[str]:
     """Return the metrics a data set has where the configuration names none."""
-    if len(dataset.shape) == 1:
-        return list(DEFAULT_METRICS["toy2d"])
-    return list(DEFAULT_METRICS.get(dataset.name, ("fid",)))
+    vae = getattr(dataset, "vae_path", None)
+    return list(usual_metrics(dataset.name.partition("-")[0], vae, features))
 
 
 class Evaluator:
@@ -96,7 +99,10 @@ class Evaluator:
         dataset: Dataset,
     ) -> None:
         self.metrics = metrics
+        self.higher = frozenset(bare_name(name) for name in metrics if higher_is_better(name))
+        """Metrics whose larger values are better, by their bare names."""
         self._features, self._reference = features, reference
+        self._condition = getattr(dataset, "condition", None)
         self._record = {
             "samples": config.samples,
             "labels": config.labels if dataset.num_classes is not None else None,
@@ -112,14 +118,38 @@ class Evaluator:
 
         Args:
             samples: finite, scaled as the data are.
-            labels: what they were asked for, int64 [n], or None.
+            labels: what they were asked for, int64 [n] or with conditions [n, 3 + K], or None.
         """
-        judged = EvaluationBatch(self._features(samples), labels, self._reference, self._features)
-        return {name: METRICS[name](judged) for name in self.metrics}
+        classes, condition = labels, None
+        if labels is not None and labels.dim() == 2 and self._condition is not None:
+            classes, _, _, condition = self._condition.unpack(labels)
+        judged = EvaluationBatch(
+            self._features(samples), classes, self._reference, self._features, samples.detach().float().cpu(), condition
+        )
+        return {bare_name(name): _judge(name, judged) for name in self.metrics}
 
     def record(self) -> dict[str, Any]:
         """Return what a figure must be read with: sample count, label rule, features, reference, data."""
         return copy.deepcopy(self._record)
+
+
+def _judge(name: str, judged: EvaluationBatch) -> float:
+    """Compute one metric, of the package or of the user's own."""
+    if not is_named(name):
+        return METRICS[name](judged)
+    value = import_named(name, "evaluation.metrics")(judged)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        rule = f"must return a number, and returned a {type(value).__name__}"
+        raise ConfigError([Problem(key="evaluation.metrics", value=name, rule=rule)]) from error
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether larger values of a metric are better; a function of the user's own says so by that attribute."""
+    if is_named(name):
+        return bool(getattr(import_named(name, "evaluation.metrics"), "higher_is_better", False))
+    return name in HIGHER_IS_BETTER
 
 
 def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
@@ -128,20 +158,23 @@ def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
     Raises:
         ConfigError: an unknown metric, or one that these data, features or this reference cannot give.
     """
-    metrics = default_metrics(dataset) if config.metrics is None else list(config.metrics)
+    metrics = default_metrics(dataset, config.features) if config.metrics is None else list(config.metrics)
     problems = [
         Problem(
             key="evaluation.metrics",
             value=name,
-            rule=f"unknown metric; known: {', '.join(METRICS)}",
+            rule=f"unknown metric; known: {', '.join(METRICS)}, and package.module:function",
             nearest=nearest(name, list(METRICS)),
         )
         for name in metrics
-        if name not in METRICS
+        if name not in METRICS and not is_named(name)
     ]
+    for name in metrics:
+        if is_named(name):
+            import_named(name, "evaluation.metrics")
     if problems:
         raise ConfigError(problems)
-    features = load_features(config.features, dataset)
+    features = load_features(config.features, dataset, metrics)
     if "accuracy" in metrics and (dataset.num_classes is None or not isinstance(features, DigitsFeatures)):
         rule = "accuracy needs labelled data with a classifier of its own (digits, mnist) and no `evaluation.features`"
         raise ConfigError([Problem(key="evaluation.metrics", value="accuracy", rule=rule)])
@@ -149,7 +182,7 @@ def build_evaluator(config: EvaluationConfig, dataset: Dataset) -> Evaluator:
 
 
 def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], features: Features) -> Reference:
-    needy = [name for name in metrics if name not in MOMENTS_SUFFICE]
+    needy = [name for name in metrics if name not in MOMENTS_SUFFICE and not (is_named(name) and config.reference)]
     if config.reference is None:
         reference = reference_of(dataset, features)
         return reference if needy else replace(reference, rows=None)  # every trial gets a copy of the evaluator

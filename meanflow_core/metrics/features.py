@@ -1,7 +1,7 @@
 """The spaces in which samples are compared: the digits classifier, plain coordinates, or a network of the user's.
 
 `evaluation.features` names one of
-- nothing: the data set's own (digits, mnist: the classifier that ships; points on the plane: their coordinates);
+- nothing: the data set's own (digits, mnist: the classifier that ships), else the rows as they are;
 - `inception:PATH`: the Inception network of published FIDs, through torch-fidelity, with its weights at PATH;
 - a path to a TorchScript file, which maps images [B, C, H, W] in [-1, 1] to features [B, d];
 - `package.module:function`: called without arguments, returns such a network (it runs the code you name).
@@ -13,14 +13,14 @@ import hashlib
 import importlib
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from meanflow_core.data import Dataset, availability
+from meanflow_core.data import FEATURES_NEEDED, Dataset, availability
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.digits_classifier import WEIGHTS, load_digits_classifier
 
@@ -118,8 +118,13 @@ class NetFeatures:
         return ((images + 1) * 127.5).round().to(torch.uint8) if self._whole_numbers else images
 
 
-def load_features(spec: str | None, dataset: Dataset) -> Features:
+def load_features(spec: str | None, dataset: Dataset, metrics: Sequence[str] = FEATURES_NEEDED) -> Features:
     """Return the features that `evaluation.features` names for this data set.
+
+    Args:
+        spec: `evaluation.features`; None: the data set's own, else the rows as they are.
+        dataset: the data.
+        metrics: what is computed in them.
 
     Raises:
         ConfigError: the data set has none of its own and none are named, or what is named is not there.
@@ -128,7 +133,7 @@ def load_features(spec: str | None, dataset: Dataset) -> Features:
     if spec is None:
         if dataset.name in WEIGHTS:
             return DigitsFeatures(dataset.name)
-        if len(dataset.shape) == 1:
+        if len(dataset.shape) == 1 or not any(name in FEATURES_NEEDED for name in metrics):
             return Coordinates()
         raise ConfigError(availability.no_features(dataset.name))
     decode = dataset.to_images if dataset.name == "latents" else None

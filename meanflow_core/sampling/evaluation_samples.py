@@ -12,6 +12,7 @@ from meanflow_core.config import TrainConfig
 from meanflow_core.data import Dataset
 from meanflow_core.distributed import World
 from meanflow_core.rng import stable_seed
+from meanflow_core.sampling.asking import conditions_of
 from meanflow_core.sampling.sampler import sample
 
 BLOCK = 64
@@ -47,9 +48,11 @@ class Sampling:
         self._low = config.trainer.precision == "bf16"
         self._world, self._device = world, device
         self.labels = self._labels(config.evaluation.samples)
-        """int64 [samples] on the CPU, or None for unlabelled data."""
+        """int64 [samples] on the CPU, with conditions [samples, 3 + K], or None for data that have neither."""
 
     def _labels(self, count: int) -> Tensor | None:
+        if (conditions := conditions_of(self._dataset, count)) is not None:
+            return conditions
         classes = self._dataset.num_classes
         if classes is None:
             return None
@@ -107,11 +110,31 @@ class Sampling:
         finally:
             net.train(training)
 
+    def of(
+        self,
+        net: nn.Module,
+        weights: dict[str, Tensor],
+        n: int,
+        labels: Tensor | None,
+        nfe: int,
+        guidance: float | None,
+        seed: int,
+    ) -> Tensor:
+        """Return n samples of a seed's noise and of labels [n, ...], float32 [n, *shape] on the CPU."""
+        parts = [torch.empty((0, *self._dataset.shape))]
+        for start in range(0, n, self._evaluation.batch_size):
+            stop = min(start + self._evaluation.batch_size, n)
+            noise = fixed_noise(seed, self._dataset.shape, start, stop)
+            part = None if labels is None else labels[start:stop]
+            parts.append(self.run(net, weights, noise, part, nfe, guidance).cpu())
+        return torch.cat(parts)
+
     def grid_inputs(self, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None, int]:
         """Return noise, labels and the number of columns of a picture: a row is a class (at most `rows` of them)."""
         classes = self._dataset.num_classes
-        if classes is None:
-            return self.noise(0, columns * rows), None, columns
+        conditions = conditions_of(self._dataset, columns * rows)
+        if classes is None or conditions is not None:
+            return self.noise(0, columns * rows), conditions, columns
         labels = torch.arange(min(classes, rows)).repeat_interleave(columns)
         return self.noise(0, len(labels)), labels, columns
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from meanflow_core.training.checkpoint import load_checkpoint as load_checkpoint
     from meanflow_core.training.checkpoint import load_weights as load_weights
     from meanflow_core.training.checkpoint import save_checkpoint as save_checkpoint
+    from meanflow_core.training.exported import load_network as load_network
     from meanflow_core.training.trainer import Trainer as Trainer
-    from meanflow_core.training.trainer import load_network as load_network
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

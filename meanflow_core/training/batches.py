@@ -31,7 +31,7 @@ class Microbatch:
     t: Tensor
     """[n], r <= t."""
     labels: Tensor | None
-    """int64 [n]."""
+    """int64 [n]; with conditions [n, 3 + K] (`flow.condition`)."""
     dropped: Tensor | None
     """bool [n]: trained on the null label."""
     rows: int
@@ -78,7 +78,8 @@ class Batches:
             raise ConfigError([Problem(key="trainer.batch_size", value=self.size, rule=rule)])
         self._streams = Streams(config.seed)
         self._order = IndexStream(len(dataset), config.seed)
-        self._reader = ThreadPoolExecutor(1, "batches") if device.type == "cuda" else None
+        ahead = device.type == "cuda" and getattr(dataset, "reads_ahead", True)
+        self._reader = ThreadPoolExecutor(1, "batches") if ahead else None
         self._ahead: tuple[tuple[int, int], Future[_Rows]] | None = None
 
     def parts(self, step: int, position: int) -> Iterator[Microbatch]:

@@ -65,7 +65,7 @@ class EMA:
             ValueError: `state` holds other decays than this run keeps.
         """
         if set(state) != set(self.averages):
-            raise ValueError(f"the averages saved are {sorted(state)}, this run keeps {sorted(self.averages)}")
+            raise ValueError(f"the saved averages are {sorted(state)}, this run keeps {sorted(self.averages)}")
         for name, average in self.averages.items():
             for key, tensor in average.items():
                 tensor.copy_(state[name][key])

@@ -87,7 +87,7 @@ class Optimizer:
             ValueError: the parameters' names differ.
         """
         if set(state) != set(self._names.values()):
-            raise ValueError("the optimiser saved belongs to another network: the names of the parameters differ")
+            raise ValueError("the saved optimiser state belongs to another network: the names of the parameters differ")
         for parameter, name in self._names.items():
             saved = {key: value.to(parameter.device, copy=True) for key, value in state[name].items()}
             self.inner.state[parameter].clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_core.config import FIRST, DataConfig, EvaluationConfig, TrainConfig, load_config
-from meanflow_core.data import Dataset, build_dataset
+from meanflow_core.config import TrainConfig, load_config
 from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.flow import spanning_rows
-from meanflow_core.metrics import Evaluator, build_evaluator, by_scale
-from meanflow_core.nets import build_net
+from meanflow_core.flow import ConditionSpec, spanning_rows
+from meanflow_core.metrics import by_scale
+from meanflow_core.nets import build_net, fitted
 from meanflow_core.rng import seeded
-from meanflow_core.sampling import Sampling, guidance_scale, image_grid
+from meanflow_core.sampling import Sampling, asked_for, guidance_scale, image_grid
 from meanflow_core.training.batches import Batches
-from meanflow_core.training.checkpoint import CheckpointError, load_weights, save_weights
+from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
+from meanflow_core.training.exported import load_network as load_network
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
 from meanflow_core.training.precision import in_its_precision
+from meanflow_core.training.shared_data import SharedData, as_given, fitting, load_shared
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
 GRAPHS = 1000
 """Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
-
-
-@dataclass(frozen=True)
-class SharedData:
-    """What the trials of a node can share: the data and the evaluator with its reference statistics."""
-
-    data: DataConfig
-    evaluation: EvaluationConfig
-    dataset: Dataset
-    evaluator: Evaluator
 
 
 class Trainer:
@@ -56,7 +46,9 @@ class Trainer:
 
     Args:
         config: the training configuration, or nested values of one.
-        shared: of `shared_data`, where it was made already.
+        net: a network of your own, u = net(z, r, t, labels), with the weights it has; None: that of `config.model`.
+        data: of your own: a tensor [N, ...], (x, labels), (x, labels, condition), or a torch Dataset.
+        shared: of `shared_data`, where it was made already; not looked at where `data` is given.
         on_log: called with (step, metrics) for each logged row, in the first process only.
 
     Raises:
@@ -68,30 +60,38 @@ class Trainer:
         self,
         config: TrainConfig | Mapping[str, Any],
         *,
+        net: nn.Module | None = None,
+        data: Any = None,
         shared: SharedData | None = None,
         on_log: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
-        self.config = config if isinstance(config, TrainConfig) else load_config(config)
+        self.config = as_given(config if isinstance(config, TrainConfig) else load_config(config), net, data)
+        self._given = net is not None
         self.world = World.current()
         self.device = choose_device(self.config.trainer.device)
-        self.shared = self._fitting(shared)
+        self.shared = fitting(self.config, shared, data)
         self.dataset = self.shared.dataset
         self.step = 0
         """Optimiser steps done."""
         self.images_seen = 0
         """Training rows seen, which is also the position in the data."""
         self._on_log = on_log
+        self._condition: ConditionSpec | None = getattr(self.dataset, "condition", None)
         with seeded(self.config.seed, "weights"):
             shape, classes = self.dataset.shape, self.dataset.num_classes
             told = self.config.objective.guidance.input
-            self.net = build_net(self.config.model, shape, classes, guided=told).to(self.device)
+            if net is None:
+                net = build_net(self.config.model, shape, classes, guided=told, condition=self._condition)
+            else:
+                net = fitted(net, type(net).__name__, classes, guided=told, condition=self._condition)
+            self.net = net.to(self.device)
         options = self.config.trainer
         decay = self.config.objective.teacher
         self._teacher = None if decay is None else Teacher(self.net, decay, self.config.ema.rampup)
         loss = TrainingLoss(
             self.net,
             self.config.objective,
-            self.dataset.num_classes,
+            self.dataset.num_classes if self._condition is None else self.dataset.num_classes or 0,
             options.precision,
             None if self._teacher is None else self._teacher.net,
         )
@@ -112,17 +112,7 @@ class Trainer:
     def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
         """Load the data and the reference statistics: picklable, for every trainer of a node that uses the same."""
         config = config if isinstance(config, TrainConfig) else load_config(config)
-        dataset = build_dataset(config.data)
-        return SharedData(config.data, config.evaluation, dataset, build_evaluator(config.evaluation, dataset))
-
-    def _fitting(self, shared: SharedData | None) -> SharedData:
-        """Use what was shared as far as it belongs to this configuration."""
-        if shared is None or shared.data != self.config.data:
-            return self.shared_data(self.config)
-        if shared.evaluation == self.config.evaluation:
-            return shared
-        evaluator = build_evaluator(self.config.evaluation, shared.dataset)
-        return SharedData(shared.data, self.config.evaluation, shared.dataset, evaluator)
+        return load_shared(config)
 
     @property
     def fingerprint(self) -> str:
@@ -225,7 +215,9 @@ class Trainer:
                         reason = f"the samples of the weights {name!r} are not finite"
                         raise TrainingDiverged(self.step, reason, self._meter.last_finite)
                     judged[scale] = evaluator.evaluate(samples, sampling.labels)
-                result |= {f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe").items()}
+                result |= {
+                    f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
+                }
         return result
 
     def evaluation_record(self) -> dict[str, Any]:
@@ -257,6 +249,35 @@ class Trainer:
         weights = next(iter(self.weights().values()))
         scale = guidance_scale(self.config, guidance, "guidance")
         return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        nfe: int = 1,
+        labels: int | Sequence[int] | Tensor | None = None,
+        condition: Tensor | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Return n samples of the primary weights, float32 [n, *shape] on the CPU.
+
+        Args:
+            n: how many.
+            nfe: number of function evaluations.
+            labels: one class for all, or n classes; None: every class in turn.
+            condition: one for all, or n [n, ...], of data with conditions; None: those of rows of the data.
+            guidance: the scale, of a network that takes it as an input; None: the first of `evaluation.guidance`.
+            seed: of the noise. Sample i of a seed is the same for any n.
+
+        Raises:
+            ConfigError: the network takes no scale.
+            ValueError: labels or a condition that the model does not have, or not n of them.
+        """
+        told = asked_for(self.dataset, n, labels, condition)
+        scale = guidance_scale(self.config, guidance, "guidance")
+        sampling = Sampling(self.config, self.dataset, self.world, self.device)
+        return sampling.of(self.net, next(iter(self.weights().values())), n, told, nfe, scale, seed)
 
     # ---------------------------------------------------------------------------------------------- state
 
@@ -315,6 +336,8 @@ class Trainer:
             "step": self.step,
             "shape": list(self.dataset.shape),
             "num_classes": self.dataset.num_classes,
+            **({} if self._condition is None else {"condition": self._condition.to_dict()}),
+            **({"given": True} if self._given else {}),
             "fingerprint": self.fingerprint,
             "derivative": self.derivative_record(),
         }
@@ -327,23 +350,3 @@ def compile_mode(device: torch.device, accumulation: int) -> str:
     Not where gradients are accumulated: a graph's outputs, and gradients are such, live until its next replay only.
     """
     return "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
-
-
-def load_network(path: Path | str) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
-    """Rebuild a network from a file of `Trainer.export`, without the data it was trained on.
-
-    Returns:
-        The network in evaluation mode on the CPU, its configuration, and the file's metadata.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or does not hold such a network.
-    """
-    weights, metadata = load_weights(path)
-    try:
-        config = load_config(metadata["config"], defaults=FIRST)
-        told = config.objective.guidance.input
-        net = build_net(config.model, tuple(metadata["shape"]), metadata["num_classes"], guided=told)
-        net.load_state_dict(weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: does not hold a network with its configuration: {error}") from error
-    return net.eval(), config, metadata

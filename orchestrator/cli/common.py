@@ -121,7 +121,7 @@ def finish_sending(close: Callable[[float], int], name: str, *, seconds: float =
     began = time.monotonic()
     try:
         left = close(2.0)
-        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is away
+        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is down
             typer.echo(
                 f"waiting for MLflow, at most {seconds:g} s (Ctrl-C ends the wait): {left} events left", err=True
             )
@@ -129,7 +129,7 @@ def finish_sending(close: Callable[[float], int], name: str, *, seconds: float =
     except KeyboardInterrupt:
         left = close(0.0)
     if left:
-        typer.echo(f"{left} events wait for MLflow; `meansweep sync {name}` sends them", err=True)
+        typer.echo(f"{left} events queued for MLflow; `meansweep sync {name}` sends them", err=True)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -33,7 +33,7 @@ def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
 
 
 def extend(
-    more: Annotated[str, typer.Argument(metavar="N", help="How many trials more: 8 or +8.")],
+    more: Annotated[str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.")],
     sweep: SweepArgument = None,
     home: HomeOption = None,
 ) -> None:
@@ -66,7 +66,7 @@ def edit(
         typer.echo("nothing would change")
     elif not dry_run:
         said = control.request(paths, command)
-        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
+        typer.echo(said.replace(f": {revised.said}", ""))  # that was printed above
 
 
 def retry(
@@ -76,7 +76,7 @@ def retry(
 ) -> None:
     """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
     if not failed:
-        raise ConfigError([Problem(key="retry", rule="say --failed, or `meansweep trial retry ID` for a single one")])
+        raise ConfigError([Problem(key="retry", rule="give --failed, or use `meansweep trial retry ID` for one trial")])
     _request(home, sweep, "retry_failed")
 
 

@@ -90,10 +90,10 @@ def check_mlflow(ping: Callable[[], Any]) -> Check:
     try:
         ping()
     except Exception as error:  # whatever the client raises is the finding
-        reason, todo = _reason(error), "start the server, or mend $MLFLOW_TRACKING_URI"
+        reason, todo = _reason(error), "start the server, or fix $MLFLOW_TRACKING_URI"
         if is_refusal_of_user(error):
-            reason = "asks for a user and a password, and does not take these"
-            todo = "mend $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
+            reason = "asks for a user and a password, and rejects these"
+            todo = "fix $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
         todo += "; a sweep runs without it and `meansweep sync` sends everything later"
         return Check(name="MLflow", ok=False, detail=f"{without_password(place)}: {reason}", what_to_do=todo)
     return Check(name="MLflow", ok=True, detail=without_password(place))
@@ -134,7 +134,7 @@ def check_token() -> Check:
         detail="asked for" if closed else "not asked for" + (" (this machine's own Ray)" if local else ""),
         what_to_do=""
         if closed or local
-        else "whoever reaches the cluster can run code on it: `ray get-auth-token --generate`, the token into "
+        else "anyone who reaches the cluster can run code on it: `ray get-auth-token --generate`, the token into "
         "~/.ray/auth_token on every node and here, RAY_AUTH_MODE=token, then start the cluster again",
     )
 

@@ -146,7 +146,9 @@ def _judge_versions(facts: Mapping[str, Mapping[str, Any]], here: Mapping[str, A
         name="versions",
         ok=not differing,
         detail="; ".join(differing) or f"alike on {len(facts)} node(s)",
-        what_to_do="install from the same constraints.txt everywhere, best as one container image" if differing else "",
+        what_to_do="install from the same constraints.txt everywhere, preferably as one container image"
+        if differing
+        else "",
     )
 
 
@@ -187,7 +189,7 @@ def _judge_storage(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
         blind = [label for label, entry in found.items() if not entry["seen"]]
         detail, todo = f"{place}: writable, and the same on {len(facts)} node(s)", ""
         if blind and len(closed) < len(facts):
-            detail = f"{place} is another one on {', '.join(blind)}"
+            detail = f"{place} is a different folder on {', '.join(blind)}"
             todo = _SHARE[name]
         elif closed:
             said: dict[str, list[str]] = {}  # mostly all nodes say the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -23,17 +24,13 @@ from orchestrator.cli.common import (
 
 def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
     """Say where a sweep stands. Trials by state, the best so far, time left, what it has cost."""
-    from orchestrator.results import status as find
-    from orchestrator.results import status_table, summarize
+    from orchestrator.results import status_of, status_table
     from orchestrator.worker import disk_use
 
-    paths, ledger, spec, trials = read_sweep(home, sweep)
-    summary = summarize(ledger)
-    found = find(spec, trials, state=summary["state"], wall_seconds=summary["budget"]["wall_clock"]["used"])
-    found |= {"reason": summary["reason"], "waste": summary["waste"], "revision": summary["revision"]}
-    found["disk"] = disk_use(paths)
+    paths, ledger, _, _ = read_sweep(home, sweep)
+    found = replace(status_of(ledger), disk=disk_use(paths))
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         console().print(status_table(found))
 

@@ -60,14 +60,16 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", show_default=False)] = None,
     workers: Annotated[int, typer.Option(help="Workers of Ray Train; 0 trains in this process.")] = 0,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs a worker (default: 1 where Ray has any).", show_default=False)
+        float | None, typer.Option(help="GPUs per worker (default: 1 where Ray has any).", show_default=False)
     ] = None,
     top: Annotated[
         int | None, typer.Option(help="Train the K best of a sweep; did its short runs predict the order?")
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Of the training (default: the file's name; of best.yaml, SWEEP-TRIAL).", show_default=False),
+        typer.Option(
+            help="Name of the training (default: the file's name; of best.yaml, SWEEP-TRIAL).", show_default=False
+        ),
     ] = None,
     register: Annotated[bool, typer.Option(help="Register the model in MLflow.")] = True,
     address: Annotated[
@@ -118,11 +120,13 @@ def sample(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option("-n", min=1, help="Samples for each number of evaluations.")] = 64,
-    nfe: Annotated[str, typer.Option(help="Numbers of network evaluations a sample, e.g. 1,2.")] = "1",
+    nfe: Annotated[str, typer.Option(help="Network evaluations per sample, e.g. 1,2.")] = "1",
     labels: Annotated[
         str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise; sample i does not depend on the number of samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise; sample i does not depend on the number of samples.")
+    ] = 0,
     guidance: Annotated[
         float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
     ] = None,
@@ -178,7 +182,8 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
         rule = f"is of {spec.trainer}: only sweeps of the MeanFlow trainer have a final training"
         raise ConfigError([Problem(key="SWEEP", value=sweep, rule=rule)])
     rows = leaderboard(spec, trials)
-    chosen = [row["trial"] for row in rows if row["rank"] is not None][:top] or [None]
+    ranked: list[str | None] = [row.trial for row in rows if row.rank is not None]
+    chosen = ranked[:top] or [None]
     environment = ledger.environment()
     return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
 
@@ -276,7 +281,7 @@ def _prediction(correlation: float | None, count: int) -> str:
 
 
 def _weights(home: Home, model: str) -> Path:
-    """Return the weights file that a model's name, folder or registry address stands for."""
+    """Return the weights file of a model's name, folder or registry address."""
     if model.startswith("models:/"):
         from orchestrator.final import resolve
         from orchestrator.tracking import Store

@@ -32,7 +32,7 @@ def leaderboard(
     paths, _, spec, trials = read_sweep(home, sweep)
     rows = rank(spec, trials, run_ids(paths))
     if json:
-        print_json(rows[:limit])
+        print_json([row.to_json() for row in rows[:limit]])
     else:
         out = console()
         out.print(leaderboard_table(spec, rows, limit=limit, width=out.width))
@@ -52,7 +52,7 @@ def compare(
     _, _, spec, trials = read_sweep(home, sweep)
     result = compare_trials(spec, trials, first, second)
     if json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         console().print(compare_table(spec, result))
 
@@ -65,7 +65,7 @@ def importance(sweep: SweepArgument = None, json: JsonOption = False, home: Home
     _, _, spec, trials = read_sweep(home, sweep)
     result = measure(spec, trials)
     if json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         console().print(importance_table(spec, result))
 

@@ -302,14 +302,14 @@ def _conclude(ledger: Ledger) -> None:
     if broken:
         ids = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
         typer.echo(
-            f"failed: {ids}. `meansweep logs {broken[0]} {spec.name}` shows why; once it is mended, "
+            f"failed: {ids}. `meansweep logs {broken[0]} {spec.name}` shows why; once it is fixed, "
             f"`meansweep retry --failed {spec.name}` and `meansweep resume {spec.name}` run them again"
         )
-    best = next((row for row in rows if row["rank"] is not None), None)
+    best = next((row for row in rows if row.rank is not None), None)
     if best is not None:
-        pictures = sorted(ledger.paths.trial(best["trial"]).images.glob("*.png"))
+        pictures = sorted(ledger.paths.trial(best.trial).images.glob("*.png"))
         if pictures:
-            typer.echo(f"samples of the best trial ({best['trial']}): {pictures[-1]}")
+            typer.echo(f"samples of the best trial ({best.trial}): {pictures[-1]}")
         typer.echo(
             "next:\n"
             "  meansweep ui                               # the runs in MLflow\n"

@@ -40,7 +40,7 @@ def staged(trainer: str | None = None, files: Sequence[Path] = ()) -> Iterator[P
 
 
 def sweep_content(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sweep file that stands alone: its base configuration is in it, not beside it."""
+    """Return a self-contained sweep file: its base configuration is inside."""
     content: dict[str, Any] = json.loads(json.dumps(source["sweep"]))
     return {**content, "base": source["base"]}
 
@@ -53,7 +53,9 @@ def copy_package(name: str, folder: Path) -> None:
     """
     found = importlib.util.find_spec(name)
     if found is None or not (found.submodule_search_locations or found.origin):
-        raise ConfigError([Problem(key="trainer", value=name, rule="no such package here; it cannot be sent along")])
+        raise ConfigError(
+            [Problem(key="trainer", value=name, rule="no such package here, so it cannot be sent to the cluster")]
+        )
     if found.submodule_search_locations:
         for place in found.submodule_search_locations:
             shutil.copytree(place, folder / name, ignore=_left_out, dirs_exist_ok=True)
@@ -61,7 +63,7 @@ def copy_package(name: str, folder: Path) -> None:
         shutil.copy2(str(found.origin), folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MOST_BYTES:
-        rule = f"its package is {size >> 20} MiB, which is not code alone; keep data out of the package's folder"
+        rule = f"its package is {size >> 20} MiB, too much for code alone; keep data out of the package's folder"
         raise ConfigError([Problem(key="trainer", value=name, rule=rule)])
 
 

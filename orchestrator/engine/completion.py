@@ -1,4 +1,4 @@
-"""How a run of a trial ends, and a trial: by its last report, by a rule, by a failure, by hand."""
+"""Completion of runs and trials: by the last report, by a rule, by a failure, by hand."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ class Endings:
         self._curves = curves
         self._clock = clock
         self._tracker = tracker
+
+    def settle(self) -> None:
+        """Take in what the last driver's death left: runs without an end, and reports recorded without their effect."""
+        heard = self._ledger.wall_seconds
+        running = [history for history in self._ledger.histories() if history.state is TrialState.RUNNING]
+        for history in sorted(running, key=lambda history: history.last_order):
+            self.conclude(history)
+            if not history.state.ended:
+                # At least this long its driver lived on after the trial's last event, and nothing came of it.
+                self.interrupted(history, "its driver was killed", wasted=max(0.0, heard - history.wall))
 
     def conclude(self, history: TrialHistory) -> None:
         """End a trial whose last report ends it. A function of the recorded reports alone."""
@@ -84,7 +94,7 @@ class Endings:
         return TrialState.WAITING if self._curves.rung(history) is None else TrialState.AT_RUNG
 
     def leave_behind(self, history: TrialHistory) -> None:
-        """End a trial at a rung from which nobody is promoted any more, unless the sweep is extended."""
+        """End a trial at a rung from which no trial is promoted any more, unless the sweep is extended."""
         self.end(history, TrialState.PRUNED, self._curves.place(history), left_behind=True)
 
     def failed(self, history: TrialHistory, outcome: Outcome, *, reached: int, wasted: float) -> None:

@@ -137,7 +137,7 @@ def check(ledger: Ledger, command: Mapping[str, Any], *, driven: bool = False) -
         if kind in ("trial-stop", "trial-pause") and state.ended:
             raise _wrong("trial", f"has ended already: {state.value}", trial)
         if kind == "trial-retry" and state is TrialState.FINISHED:
-            raise _wrong("trial", "has finished; only failed, stopped and paused trials are taken up again", trial)
+            raise _wrong("trial", "has finished; only failed, stopped and paused trials can be retried", trial)
         if kind == "trial-retry" and state is TrialState.RUNNING and driven:
             raise _wrong("trial", "is running", trial)
     elif kind in ("extend", "edit"):
@@ -173,7 +173,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             done = [restart(ledger, ledger.history(trial)) for trial in again]
             kept = len(failed) - len(again)
             return "; ".join(done or ["nothing to retry"]) + (
-                f" ({kept} diverged or out of memory: `trial retry ID` takes up a single one)" if kept else ""
+                f" ({kept} diverged or out of memory: `trial retry ID` retries one of them)" if kept else ""
             )
         case "extend" | "edit":
             revised = edits.revised(ledger, command)

@@ -1,4 +1,4 @@
-"""What is handed out: which trial goes on, from which checkpoint, and what its worker is told."""
+"""Assignments: which trial goes on, from which checkpoint, and what its worker gets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from orchestrator.trials import Assignment, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger, TrialHistory
+    from orchestrator.spec import SweepSpec
 
 
 def next_waiting(ledger: Ledger, live: Collection[str]) -> TrialHistory | None:
@@ -73,3 +74,11 @@ def assignment(
         attempt=history.run,
         resources=dict(resources),
     )
+
+
+def trial_resources(spec: SweepSpec, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a trial gets, `{"cpu", "gpu", "custom"}`: what is given, or what the sweep file says."""
+    if given is not None:
+        return {"cpu": 1.0, "gpu": 0.0, "custom": {}, **given}
+    needs = spec.resources
+    return {"cpu": needs.cpu, "gpu": needs.gpu * needs.workers, "custom": dict(needs.custom)}

@@ -67,7 +67,7 @@ def revised(ledger: Ledger, command: Mapping[str, Any]) -> Revised:
     changes += [f"{key}: {_flat(new)[key]} is the file's own number now" for key in taken]
     outside = [trial.id for trial in trials if new.space.problems(trial.values)] if changes else []
     if outside:
-        notes.append(f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}")
+        notes.append(f"outside the new search space, ranked but not used by the search: trials {', '.join(outside)}")
     if old.resources != new.resources:
         notes.append("resources count from the next driver on: `meansweep stop` and `resume` where one runs now")
     return Revised(new, changes, notes)
@@ -145,7 +145,7 @@ def _goals(spec: SweepSpec) -> str:
 
 
 def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
-    """The values that a trial was born with must still mean the same training: base and `set`, the same length."""
+    """The values that a trial started with must still mean the same training: base and `set`, the same length."""
     changed = []
     for history in ledger.histories():
         born = history.birth

@@ -9,33 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
 from orchestrator.engine import control, mailbox
 from orchestrator.engine.budget import SweepClock, natural_end, reached_target, room_for_trials, spent
 from orchestrator.engine.completion import Endings
-from orchestrator.engine.dispatch import assignment, next_waiting, resume_point
+from orchestrator.engine.dispatch import assignment, next_waiting, resume_point, trial_resources
 from orchestrator.engine.environment_check import drift, learn
 from orchestrator.engine.generations import turn_generation
 from orchestrator.engine.learning_curves import Curves
+from orchestrator.engine.live_trials import LiveTrials
 from orchestrator.engine.new_trials import Proposals
 from orchestrator.engine.reuse import Known
 from orchestrator.ledger import Ledger, TrialHistory
 from orchestrator.provenance import recorded
-from orchestrator.results import summarize
+from orchestrator.results import Status, status_of
 from orchestrator.trials import (
     Assignment,
     Decision,
     Done,
     Outcome,
     Report,
-    TrialRecord,
     TrialState,
     Wait,
     sweep_breaking_bug,
@@ -46,30 +43,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Live:
-    """A trial that a runner holds."""
-
-    handed: float
-    """The engine's clock when it was handed out."""
-    reached: int
-    """Its start, then the step of its last report."""
-    since: float
-    """The engine's clock at its last report, or when it was handed out."""
-    reported: float = 0.0
-    """Seconds of work its reports account for."""
-    leaving: bool = False
-    """It was told to pause: it does no more work."""
-
-    def lost(self, now: float) -> float:
-        """Return the seconds of work since its last report, which are lost if it is interrupted now."""
-        return 0.0 if self.leaving else max(0.0, now - self.since)
-
-    def unreported(self, now: float) -> float:
-        """Return the seconds since it was handed out that no report accounts for."""
-        return max(0.0, now - self.handed - self.reported)
 
 
 class Engine:
@@ -101,30 +74,26 @@ class Engine:
         self.paths = ledger.paths
         self.tracker = tracker
         self._strict = strict
-        self._live: dict[str, _Live] = {}
         self._halt: tuple[str, str] | None = None
         """State and reason: nothing more is handed out, what runs pauses at its next report."""
         self._held = False
-        self._pausing: set[str] = set()
-        """Trials that somebody has asked to pause."""
-        self._breaking: TrialRecord | None = None
         self._clock = SweepClock(ledger, clock)
+        self._live = LiveTrials(clock)
         self._proposals = Proposals(ledger, known or {})
         self.spec: SweepSpec = ledger.spec()
-        self._resources = _resources(self.spec, resources)  # an edit counts from the next driver on, as for its workers
+        # An edit counts from the next driver on, as for its workers.
+        self._resources = trial_resources(self.spec, resources)
         self.drift: list[str] = drift(ledger.environment(), environment or {})
         self._begin()
         self._curves = Curves(ledger)
         self._endings = Endings(ledger, self._curves, self._clock, tracker)
-        self._settle()
+        self._endings.settle()
+        self._bug = sweep_breaking_bug(ledger.trials())
 
     def _begin(self) -> None:
         """Record that this driver has taken over, and tell the tracker."""
-        previous = self.ledger.state()
-        self.ledger.add_session(
-            {"pid": os.getpid(), "host": socket.gethostname(), "at": time.time(), "drift": self.drift}
-        )
-        if previous.state != "running":
+        self.ledger.add_session(self.drift)
+        if self.ledger.state().state != "running":
             self.ledger.set_state("running")
         mailbox.drop_stale(self.paths)
         if self.tracker is not None:
@@ -135,18 +104,6 @@ class Engine:
                 "code": recorded(self.paths.code),
             }
             self.tracker.sweep_started(self.spec, {key: value for key, value in info.items() if value is not None})
-
-    def _settle(self) -> None:
-        """Take in what the last driver's death left: runs without an end, and reports recorded without their effect."""
-        heard = self.ledger.wall_seconds
-        running = [history for history in self.ledger.histories() if history.state is TrialState.RUNNING]
-        for history in sorted(running, key=lambda history: history.last_order):
-            self._endings.conclude(history)
-            if not history.state.ended:
-                # At least this long its driver lived on after the trial's last event, and nothing came of it.
-                lost = max(0.0, heard - history.wall)
-                self._endings.interrupted(history, "its driver was killed", wasted=lost)
-        self._breaking = sweep_breaking_bug(self.ledger.trials())
 
     # -------------------------------------------------------------------------------------------- work
 
@@ -197,8 +154,7 @@ class Engine:
             # What a run is shown to have started with never changes; its lineage is in its labels.
             record = dataclasses.replace(history.record(), values=history.birth.values)
             self.tracker.trial_started(record, work.config)
-        now = self._clock.now()
-        self._live[history.id] = _Live(handed=now, since=now, reached=start)
+        self._live.add(history.id, start)
         return work
 
     def _room_for_trials(self) -> bool:
@@ -244,17 +200,16 @@ class Engine:
             self.tracker.report(trial_id, report.step, report.metrics, report.rows, report.images)
         if self.ledger.add_report(trial_id, report, wall=self.wall()):
             self._curves.extend(history, report.step)
-        live.reported += report.seconds
-        live.reached, live.since = report.step, self._clock.now()
+        self._live.reported(live, report)
         self._check_limits()
         self._endings.conclude(history)
         if history.state.ended:
             return Decision.STOP
-        live.leaving = not self._keeps_its_worker(history)
+        live.leaving = live.pausing or not self._keeps_its_worker(history)
         return Decision.PAUSE if live.leaving else Decision.CONTINUE
 
     def _keeps_its_worker(self, history: TrialHistory) -> bool:
-        if self._halt is not None or self._held or history.id in self._pausing or self.spec.method.population:
+        if self._halt is not None or self._held or self.spec.method.population:
             return False
         if self._curves.rung(history) is not None:
             if next_waiting(self.ledger, self._live) is not None or self._curves.next_promoted(history) is not history:
@@ -264,20 +219,18 @@ class Engine:
 
     def ended(self, trial_id: str, outcome: Outcome) -> None:
         """Take in how a trial's run ended. One that a decision has ended already needs no more than the news."""
-        live, by_hand = self._live.pop(trial_id, None), trial_id in self._pausing
-        self._pausing.discard(trial_id)
+        live = self._live.remove(trial_id)
         if live is None:
             return
         history = self.ledger.history(trial_id)
         if history.state.ended:
             return
         if outcome.kind == "stopped":
-            lost = live.lost(self._clock.now())
-            self._endings.interrupted(history, outcome.reason or "interrupted", wasted=lost, by_hand=by_hand)
+            reason, lost = outcome.reason or "interrupted", self._live.lost(live)
+            self._endings.interrupted(history, reason, wasted=lost, by_hand=live.pausing)
             return
-        wasted = live.unreported(self._clock.now())
-        self._endings.failed(history, outcome, reached=live.reached, wasted=wasted)
-        self._breaking = self._breaking or sweep_breaking_bug(self.ledger.trials())
+        self._endings.failed(history, outcome, reached=live.reached, wasted=self._live.unreported(live))
+        self._bug = self._bug or sweep_breaking_bug(self.ledger.trials())
 
     # ------------------------------------------------------------------------------------- time and limits
 
@@ -297,16 +250,15 @@ class Engine:
             now |= self._obey(command)
         self._check_limits()
         self._clock.beat()
-        return frozenset(now & self._live.keys())
+        return frozenset(now & self.live)
 
     def _check_limits(self) -> None:
         if self._halt is not None:
             return
-        if self._breaking is not None and self._breaking.failure is not None:
-            self._halt = ("failed", f"the same bug ended the first trials: {self._breaking.failure.reason}")
+        if self._bug is not None:
+            self._halt = ("failed", f"the same bug ended the first trials: {self._bug.reason}")
             return
-        now = self._clock.now()
-        flying = self._resources["gpu"] * sum(live.unreported(now) for live in self._live.values())
+        flying = self._resources["gpu"] * self._live.unreported()
         for reason in spent(self.spec.budget, self.ledger.histories(), wall=self.wall(), gpu_flying=flying):
             self._halt = ("finished", reason)
 
@@ -326,19 +278,18 @@ class Engine:
             case "pause" | "resume":
                 self.hold(kind == "pause")
             case "trial-stop":
-                live = self._live.get(trial)
-                lost = 0.0 if live is None else live.lost(self._clock.now())
+                lost = self._live.lost(self._live.get(trial))
                 self._endings.end(self.ledger.history(trial), TrialState.PRUNED, "stopped by hand", wasted=lost)
                 return {trial}
-            case "trial-pause" if trial in self._live:
-                self._pausing.add(trial)
+            case "trial-pause" if (live := self._live.get(trial)) is not None:
+                live.pausing = True
             case _:
                 log.info("%s", control.apply(self.ledger, command))
                 self._take_over()
         return set()
 
     def _take_over(self) -> None:
-        """Take over what a command has changed in the ledger: a new revision, trials that are taken up again."""
+        """Take over what a command has changed in the ledger: a new revision, trials that are restarted."""
         if self.ledger.spec() is not self.spec:
             self.spec = self.ledger.spec()
             self._proposals.renew()
@@ -376,32 +327,24 @@ class Engine:
         state, reason = self._halt or natural_end(self.ledger, exhausted=self._proposals.exhausted)
         return Done(reason=reason, failed=state == "failed")
 
-    def finish(self, reason: str | None = None) -> dict[str, Any]:
-        """Record the end of this driver's work and return the summary. Trials still out count as interrupted.
+    def finish(self, reason: str | None = None) -> Status:
+        """Record the end of this driver's work and return where the sweep stands; trials still out are interrupted.
 
         Args:
             reason: why it ends before `next` said Done ("interrupted" is the state then).
         """
-        for trial_id in list(self._live):
+        for trial_id in self._live:
             self.ended(trial_id, Outcome(kind="stopped", reason="interrupted"))
         if reason is not None and self._halt is None:
             self._halt = ("interrupted", reason)
         state, why = self._halt or natural_end(self.ledger, exhausted=self._proposals.exhausted)
-        traceback = self._breaking.failure.traceback if self._breaking and self._breaking.failure else None
         self.ledger.set_wall(self.wall())
-        self.ledger.set_state(state, why, traceback=traceback)
-        summary = self.summary()
+        self.ledger.set_state(state, why, traceback=self._bug.traceback if self._bug else None)
+        status = self.status()
         if self.tracker is not None:
-            self.tracker.sweep_ended(state, summary)
-        return summary
+            self.tracker.sweep_ended(state, status.to_json())
+        return status
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `status --json` shows; see `orchestrator.results.summary`."""
-        return summarize(self.ledger, wall=self.wall(), driven=True)
-
-
-def _resources(spec: SweepSpec, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    if given is not None:
-        return {"cpu": 1.0, "gpu": 0.0, "custom": {}, **given}
-    needs = spec.resources
-    return {"cpu": needs.cpu, "gpu": needs.gpu * needs.workers, "custom": dict(needs.custom)}
+    def status(self) -> Status:
+        """Return where the sweep stands now."""
+        return status_of(self.ledger, wall=self.wall())

@@ -31,7 +31,7 @@ class Known:
     """Its reports by step."""
 
     def carry(self) -> Carry:
-        """Return its reports as a trial is born with them, at no cost."""
+        """Return its reports as a new trial starts with them, at no cost."""
         return Carry(points={step: replace(point, order=0, seconds=0.0) for step, point in self.points.items()})
 
 
@@ -76,7 +76,7 @@ def warm_observations(home: Home, spec: SweepSpec) -> list[WarmStart]:
     for name in spec.warm_start:
         ledger = _open(home.sweep(name)) if name in names else None
         if ledger is None:
-            rule = "is no sweep that can be read here"
+            rule = "is not a readable sweep here"
             problems.append(Problem(key="warm_start", value=name, rule=rule, nearest=nearest(name, names)))
             continue
         found += [
@@ -122,5 +122,5 @@ def _open(paths: SweepPaths) -> Ledger | None:
     try:
         return Ledger.open(paths)
     except LedgerError as error:
-        log.warning("%s is passed over: %s", paths.name, error)
+        log.warning("skipping %s: %s", paths.name, error)
         return None

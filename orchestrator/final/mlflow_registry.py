@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ def _save_model(path: Path, weights: Path) -> None:
         path=str(path),
         python_model=str(Path(__file__).with_name("mlflow_model.py")),
         artifacts={"weights": str(weights)},
-        code_paths=[str(Path(meanflow_core.__file__).parent)],
+        code_paths=[str(Path(meanflow_core.__file__).parent), *_own_code(metadata["config"])],
         signature=ModelSignature(
             inputs=Schema(inputs),
             outputs=Schema([TensorSpec(np.dtype(kind), (-1, *ends))]),
@@ -120,8 +122,23 @@ def _save_model(path: Path, weights: Path) -> None:
     )
 
 
+def _own_code(content: Mapping[str, Any]) -> list[str]:
+    """Return the file or folder of a network of the user's own, to travel with the model.
+
+    An installed package is not copied: it is named in the model's address only, and must be there where it is loaded.
+    """
+    from meanflow_core.config import is_named
+
+    name = content["model"]["name"]
+    found = importlib.util.find_spec(name.partition(":")[0].partition(".")[0]) if is_named(name) else None
+    if found is None:
+        return []
+    place = next(iter(found.submodule_search_locations or ()), found.origin)
+    return [] if place is None or "site-packages" in Path(place).parts else [place]
+
+
 def resolve(store: Store, address: str) -> Path:
-    """Return the weights file behind `models:/NAME/VERSION`, `models:/NAME/latest` or `models:/NAME@ALIAS`.
+    """Return the weights file of `models:/NAME/VERSION`, `models:/NAME/latest` or `models:/NAME@ALIAS`.
 
     Raises:
         ConfigError: there is no such model, or it is not one of ours.
@@ -144,7 +161,7 @@ def resolve(store: Store, address: str) -> Path:
             numbers = ", ".join(sorted((str(each.version) for each in versions), key=int))
             raise _unknown(address, f"no such version; there is {numbers}")
         if WEIGHTS_TAG not in chosen.tags:
-            raise _unknown(address, "is no MeanFlow model of `meansweep train`")
+            raise _unknown(address, "is not a MeanFlow model of `meansweep train`")
         return Path(client.download_artifacts(chosen.run_id, f"{MODEL_FOLDER}/artifacts/weights.safetensors"))
     except ConfigError:
         raise

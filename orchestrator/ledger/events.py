@@ -12,6 +12,9 @@ from typing import Any, Self
 
 from orchestrator.trials import Failure, TrialState
 
+FORMAT = 1
+"""Version of what is written; a ledger of a later one is refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Event:
@@ -47,7 +50,7 @@ class Point(_Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Carry(_Event):
-    """What a trial is born with: what is kept of its former life, or of an equal trial of another sweep."""
+    """What a trial starts with: kept from an earlier life, or from an equal trial of another sweep."""
 
     points: dict[int, Point] = field(default_factory=dict)
     busy: float = 0.0
@@ -66,7 +69,7 @@ class Carry(_Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NewTrial(_Event):
-    """What is decided when a trial is born; written as one line."""
+    """What is decided when a trial is created; written as one line."""
 
     id: str
     config_id: int
@@ -164,6 +167,17 @@ class SweepState(_Event):
     at: float = 0.0
     """Unix seconds."""
     traceback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(_Event):
+    """A process that has driven the sweep."""
+
+    pid: int
+    host: str
+    at: float
+    drift: list[str] = field(default_factory=list)
+    """What differs from the environment that the sweep was started in."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ those and is repaired on opening.
 
 from __future__ import annotations
 
-import contextlib
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import write_yaml
 from orchestrator.ledger.errors import LedgerError
-from orchestrator.ledger.events import Exit, NewTrial, Point, Revision, RunStart, SweepState, WarmStart
+from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, SweepState, WarmStart
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
@@ -24,9 +25,6 @@ from orchestrator.trials import Failure, Report, TrialRecord, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
-
-FORMAT = 1
-"""Version of what is written; a ledger of a later one is refused."""
 
 
 class Ledger:
@@ -129,6 +127,13 @@ class Ledger:
         """Whether this process holds the writer's lock."""
         return self._studies.writable
 
+    @property
+    def driven(self) -> bool:
+        """Whether a driver runs the sweep now: this process, or another one that holds the lock."""
+        from orchestrator.ledger.journal import driver_of
+
+        return self.writable or driver_of(self.paths.lock) is not None
+
     def close(self) -> None:
         """Let go of the writer's lock."""
         self._studies.close()
@@ -159,7 +164,7 @@ class Ledger:
         return self._trials[trial_id]
 
     def histories(self) -> Iterator[TrialHistory]:
-        """Yield the histories of all trials, in the order in which they were born. Do not change them."""
+        """Yield the histories of all trials, in the order in which they were created. Do not change them."""
         yield from self._trials.values()
 
     def spec(self, revision: int | None = None) -> SweepSpec:
@@ -190,9 +195,9 @@ class Ledger:
         """Return the environment the sweep was started in."""
         return dict(self._facts.get("environment", {}))
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """Return every driver so far: `{pid, host, at, drift}`."""
-        return list(self._facts.get("sessions", []))
+    def sessions(self) -> list[Session]:
+        """Return every driver so far."""
+        return [Session.from_json(session) for session in self._facts.get("sessions", [])]
 
     def state(self) -> SweepState:
         """Return where the sweep stands; one that says "running" but has no driver was interrupted."""
@@ -223,9 +228,10 @@ class Ledger:
         now = SweepState(state=state, reason=reason, at=time.time(), traceback=traceback)
         self._studies.set_fact("state", now.to_json())
 
-    def add_session(self, session: Mapping[str, Any]) -> None:
-        """Record that a driver has taken over."""
-        self._studies.set_fact("sessions", [*self.sessions(), dict(session)])
+    def add_session(self, drift: Sequence[str] = ()) -> None:
+        """Record that this process drives the sweep from now on, in an environment that differs so."""
+        session = Session(pid=os.getpid(), host=socket.gethostname(), at=time.time(), drift=list(drift))
+        self._studies.set_fact("sessions", [*self._facts.get("sessions", []), session.to_json()])
 
     def set_wall(self, seconds: float) -> None:
         """Record the sweep's clock, for stretches without any other event."""
@@ -337,14 +343,7 @@ class Ledger:
 
     def _close_natively(self, history: TrialHistory) -> None:
         """Give the row the state that Optuna's own tools understand. Derived: the `end` event is what counts."""
-        values = None
-        with contextlib.suppress(KeyError):
-            values = self._native_values(history)
-        self._studies.close_row(history.row, history.state, values)
-
-    def _native_values(self, history: TrialHistory) -> list[float] | None:
-        if not history.points:
-            return None
-        last = history.points[history.last_step].metrics
-        values = [float(last[metric.name]) for metric in self.spec().metrics]
-        return values if all(math.isfinite(value) for value in values) else None
+        last = history.points[history.last_step].metrics if history.points else {}
+        values = [float(last.get(metric.name, math.nan)) for metric in self.spec().metrics]
+        finite = all(math.isfinite(value) for value in values)
+        self._studies.close_row(history.row, history.state, values if finite else None)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from meanflow_core.config import load_config
+from meanflow_core.config import ill_fitting, is_named, load_config
 from meanflow_core.data import missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
@@ -24,7 +24,11 @@ DRAWS = 32
 
 
 def missing_here(spec: SweepSpec) -> list[Problem]:
-    """Return what trials would not find here, each thing once. Nothing is imported or read."""
+    """Return what trials would not find here, each thing once.
+
+    Nothing is read, and nothing imported but networks and data of the user's own, to see whether they take their
+    arguments.
+    """
     found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
     if spec.builtin_trainer:
         configs = drawn_configs(spec, DRAWS)
@@ -32,7 +36,9 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
             rule = "needs a C compiler (cc, gcc or clang; $CC names another) where trials run, and none is here"
             found.append(Problem(key="trainer.compile", value=True, rule=rule))
         for config in configs:
-            found += [problem for problem in missing(load_config(config)) if problem not in found]
+            whole = load_config(config)
+            problems = list(missing(whole)) or ill_fitting(whole)
+            found += [problem for problem in problems if problem not in found]
     return [replace(problem, file=spec.file) for problem in found]
 
 
@@ -73,6 +79,6 @@ def _unknown(spec: SweepSpec) -> Iterator[Problem]:
 
     named = spec.set.get("evaluation.metrics", spec.base_config.evaluation.metrics) or ()
     for name in named:
-        if name not in METRICS:
-            rule = f"unknown metric; known: {', '.join(METRICS)}"
+        if name not in METRICS and not is_named(name):
+            rule = f"unknown metric; known: {', '.join(METRICS)}, and package.module:function"
             yield Problem(key="evaluation.metrics", value=name, rule=rule, nearest=nearest(name, list(METRICS)))

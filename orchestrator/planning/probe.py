@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import load_config
+from meanflow_core.config import CustomSection, load_config
 from meanflow_core.errors import ConfigError
 from orchestrator.spec import flat
 
@@ -66,11 +66,19 @@ def work_of(config: Mapping[str, Any]) -> float:
     """
     rows = float(config["trainer"].get("batch_size", 1))
     flops = _forward_flops(*(json.dumps(config.get(section), sort_keys=True) for section in ("model", "data")))
-    objective = flat(config.get("objective") or {})
-    kappa, scale = objective.get("guidance.kappa", 0.0), objective.get("guidance.scale")
-    omega = objective.get("guidance.omega", 1.0) if scale is None else (1 - kappa) * scale
-    passes = 2.0 if kappa else 1.0 if omega != 1.0 else 0.0  # of the network, for the guided velocity
-    return rows * flops * (3.0 + float(objective.get("time.ratio", 0.0)) + passes)
+    return rows * flops * step_cost(config)
+
+
+def step_cost(config: Mapping[str, Any]) -> float:
+    """Return the cost of a step by its objective, in flow-matching steps; 1 for what is no MeanFlow configuration."""
+    from meanflow_core.objectives import relative_cost
+
+    try:
+        read = load_config({key: config[key] for key in ("objective", "evaluation") if config.get(key)})
+    except ConfigError:
+        return 1.0
+    low = (config.get("trainer") or {}).get("precision") == "bf16"
+    return relative_cost(read.objective, low_precision=low)
 
 
 @cache
@@ -78,15 +86,25 @@ def _forward_flops(model: str, data: str) -> float:
     """Return the operations of one pass of one row (JSON of both sections); 1 for what is no MeanFlow configuration."""
     if model == "null":
         return 1.0
-    from meanflow_core.data import row_shape  # torch takes a second
+    from meanflow_core.data import build_dataset, row_shape  # torch takes a second
     from meanflow_core.nets import forward_flops
 
+    own = False
     sections = {name: json.loads(text) or {} for name, text in (("model", model), ("data", data))}
     try:
         config = load_config(sections)
-        return float(forward_flops(config.model, row_shape(config.data)))
+        own = isinstance(config.model, CustomSection) or isinstance(config.data, CustomSection)
+        if not own:
+            return float(forward_flops(config.model, row_shape(config.data)))
+        data = build_dataset(config.data)
+        condition = getattr(data, "condition", None)
+        return float(forward_flops(config.model, data.shape, data.num_classes, condition=condition))
     except ConfigError:  # what is wrong with it, if it is for the MeanFlow trainer, is said before a probe
         return 1.0
+    except Exception:
+        if not own:
+            raise
+        return 1.0  # a network of the user's own may need numbers, where shapes are counted alone
 
 
 def drawn_configs(spec: SweepSpec, count: int) -> list[dict[str, Any]]:

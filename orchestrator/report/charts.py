@@ -63,7 +63,7 @@ class View:
 
     def by_importance(self) -> list[str]:
         """The parameters that vary, most important first."""
-        known = [row["parameter"] for row in self.importance["importance"]]
+        known = [share.parameter for share in self.importance.shares]
         records = self.with_value()
         names = dict.fromkeys([*known, *(name for record in records for name in record.values)])
         return [name for name in names if len({repr(r.values[name]) for r in records if name in r.values}) > 1]
@@ -214,23 +214,23 @@ def _points(record: TrialRecord, metric: str) -> list[tuple[int, float]]:
 
 def importance_bars(view: View) -> Figure | None:
     """Return the importance of each parameter as bars with their bootstrap intervals."""
-    rows = list(reversed(view.importance["importance"]))
+    rows = view.importance.shares[::-1]
     if not rows:
         return None
     short = view.short
-    shares = [row["importance"] for row in rows]
+    shares = [row.importance for row in rows]
     bars = {
         "type": "bar",
         "orientation": "h",
         "x": shares,
-        "y": [plain_text(short.get(row["parameter"], row["parameter"])) for row in rows],
-        "customdata": [[plain_text(row["parameter"]), row["low"], row["high"]] for row in rows],
+        "y": [plain_text(short.get(row.parameter, row.parameter)) for row in rows],
+        "customdata": [[plain_text(row.parameter), row.low, row.high] for row in rows],
         "marker": {"color": "var(--finished)"},
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [max(row["high"] - row["importance"], 0) for row in rows],
-            "arrayminus": [max(row["importance"] - row["low"], 0) for row in rows],
+            "array": [max(row.high - row.importance, 0) for row in rows],
+            "arrayminus": [max(row.importance - row.low, 0) for row in rows],
             "color": "var(--ink)",
             "thickness": 1.2,
             "width": 4,

@@ -85,15 +85,15 @@ def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) ->
     """
     found: dict[str, Path] = {}
     for row in rows:
-        if row["rank"] is None:
+        if row.rank is None:
             continue
-        runs = [*(seed["trial"] for seed in row["bad_seeds"]), row["trial"]]
+        runs = [*(seed.trial for seed in row.bad_seeds), row.trial]
         files = (sorted(paths.trial(run).images.glob("*.png")) for run in runs)
         if last := next((some[-1] for some in files if some), None):
-            found[row["trial"]] = last
+            found[row.trial] = last
     names = list(found)
     best, rest = names[:most], names[most:]
-    finished = [row["trial"] for row in rows if row["state"] == TrialState.FINISHED.value and row["trial"] in rest]
+    finished = [row.trial for row in rows if row.state is TrialState.FINISHED and row.trial in rest]
     early = [name for name in rest if name not in finished]
     worst = [*finished[-most:], *early[len(early) - max(most - len(finished), 0) :]]
     return {name: found[name] for name in [*best, *worst]}

@@ -34,7 +34,7 @@ class Facts:
     @property
     def ranked(self) -> list[Row]:
         """The rows that have a rank."""
-        return [row for row in self.rows if row["rank"] is not None]
+        return [row for row in self.rows if row.rank is not None]
 
 
 def chart_place(figure: Figure | None, height: int, *, wide: bool = False) -> str:

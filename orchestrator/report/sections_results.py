@@ -1,4 +1,4 @@
-"""The sections of the report about results. Every text of a user goes through `escape`."""
+"""The sections of the report about results. Every text from a user is escaped."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def verdict_section(facts: Facts) -> str:
 
 def _next_commands(facts: Facts) -> str:
     """Return the way from the verdict to the final training."""
-    if not facts.ranked or facts.ranked[0]["state"] != TrialState.FINISHED.value:
+    if not facts.ranked or facts.ranked[0].state is not TrialState.FINISHED:
         return ""
     commands = f"meansweep best {facts.spec.name} -o best.yaml\nmeansweep train best.yaml"
-    title = f"Train trial {facts.ranked[0]['trial']} at full length:"
+    title = f"Train trial {facts.ranked[0].trial} at full length:"
     return f'<p class="caption next">{escape(title)}</p><pre>{escape(commands)}</pre>'
 
 
 def _tiles(facts: Facts) -> Iterable[tuple[str, str]]:
     if facts.ranked:
         best = facts.ranked[0]
-        yield interval_text(best), f"{facts.spec.metric.name} of trial {best['trial']}, {count(best['n'], 'seed')}"
-    states = {name: sum(row["state"] == name for row in facts.rows) for name in ("finished", "pruned", "failed")}
+        yield interval_text(best), f"{facts.spec.metric.name} of trial {best.trial}, {count(best.n, 'seed')}"
+    states = {name: sum(row.state.value == name for row in facts.rows) for name in ("finished", "pruned", "failed")}
     words = {"finished": "finished", "pruned": "stopped early", "failed": "failed"}
     yield (
         count(len(facts.rows), "configuration"),
@@ -73,12 +73,12 @@ def _tiles(facts: Facts) -> Iterable[tuple[str, str]]:
     )
     gpu, busy = sum(t.gpu_seconds for t in facts.trials), sum(t.busy_seconds for t in facts.trials)
     yield (f"{number(gpu / 3600, 3)} GPU-hours", f"{duration(busy)} of work") if gpu else (duration(busy), "of work")
-    if facts.view.importance["importance"]:
-        top = facts.view.importance["importance"][0]
-        interval = f"{top['low']:.0%} to {top['high']:.0%}"
+    if facts.view.importance.shares:
+        top = facts.view.importance.shares[0]
+        interval = f"{top.low:.0%} to {top.high:.0%}"
         yield (
-            facts.view.short.get(top["parameter"], top["parameter"]),
-            f"most important ({top['importance']:.0%}, {interval})",
+            facts.view.short.get(top.parameter, top.parameter),
+            f"most important ({top.importance:.0%}, {interval})",
         )
 
 
@@ -92,15 +92,15 @@ def leaderboard_section(facts: Facts) -> str:
     caption = (
         "Best first. A trial that was stopped early never outranks one that finished, and a failed one has no rank."
     )
-    if any(row["ci95"] for row in facts.rows):
+    if any(row.ci95 for row in facts.rows):
         caption += (
             " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” is a paired t-test on "
             "shared seeds, corrected for the number of comparisons (Holm); “tied”: it cannot tell the two apart."
         )
-    if any(row["bad_seeds"] for row in facts.rows):
+    if any(row.bad_seeds for row in facts.rows):
         caption += (
             " “Unstable”: a seed diverged or collapsed (it ended more than three times worse than the best seed, and "
-            "worse than that one ever was); such configurations stand behind the stable ones."
+            "worse than that one ever was); such configurations rank below the stable ones."
         )
     table = _rows_table(facts, facts.rows[:SHOWN])
     rest = facts.rows[SHOWN:]
@@ -109,31 +109,31 @@ def leaderboard_section(facts: Facts) -> str:
         if rest
         else ""
     )
-    fronts = {row["trial"]: row["front"] for row in facts.rows if row["front"]}
+    fronts = {row.trial: row.front for row in facts.rows if row.front}
     front = chart_place(charts.pareto(facts.view, fronts), 380)
     return f'<p class="caption">{escape(caption)}</p>{front}{table}{more}'
 
 
 def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
-    names = varying(row["config"] for row in facts.rows)
+    names = varying(row.config for row in facts.rows)
     short = short_names(names)
-    tested = any(row["p_value_vs_best"] is not None for row in facts.rows)
-    scale = _scale([row for row in facts.ranked if row["state"] == "finished" and not collapsed(row)])
+    tested = any(row.p_value_vs_best is not None for row in facts.rows)
+    scale = _scale([row for row in facts.ranked if row.state is TrialState.FINISHED and not collapsed(row)])
     heads = ["rank", "trial", "state", facts.spec.metric.name, "", *(m.name for m in facts.spec.metrics[1:]), "seeds"]
     heads += [*(["vs best"] if tested else []), "steps", *(short[name] for name in names)]
     right = {"rank", "trial", "seeds", "steps", *(metric.name for metric in facts.spec.metrics)}
-    right |= {short[name] for name in names if all(_plain(row["config"].get(name)) for row in facts.rows)}
+    right |= {short[name] for name in names if all(_plain(row.config.get(name)) for row in facts.rows)}
     body = []
     for row in rows:
-        state = f'<span class="state {escape(row["state"])}">{escape(state_text(row))}</span>'
-        if row["bad_seeds"]:
+        state = f'<span class="state {escape(row.state.value)}">{escape(state_text(row))}</span>'
+        if row.bad_seeds:
             state = f'<span class="state failed" title="{escape(bad_seeds_text(row))}">unstable</span>'
-        cells = [number(row["rank"]), row["trial"], state, escape(interval_text(row)), _range(row, scale)]
-        cells += [escape(number(row["metrics"].get(metric.name))) for metric in facts.spec.metrics[1:]]
-        cells += [str(row["n"] or "-"), *([escape(against_best(row))] if tested else []), str(row["steps"])]
-        cells += [escape(number(row["config"].get(name), 3)) for name in names]
-        kind = "none" if row["rank"] is None else "first" if row["rank"] == 1 else ""
-        kind += " early" if row["state"] != TrialState.FINISHED.value else ""
+        cells = [number(row.rank), row.trial, state, escape(interval_text(row)), _range(row, scale)]
+        cells += [escape(number(row.metrics.get(metric.name))) for metric in facts.spec.metrics[1:]]
+        cells += [str(row.n or "-"), *([escape(against_best(row))] if tested else []), str(row.steps)]
+        cells += [escape(number(row.config.get(name), 3)) for name in names]
+        kind = "none" if row.rank is None else "first" if row.rank == 1 else ""
+        kind += " early" if row.state is not TrialState.FINISHED else ""
         body.append((kind.strip(), cells))
     return html_table(heads, body, {index for index, head in enumerate(heads) if head in right})
 
@@ -144,7 +144,7 @@ def _plain(value: object) -> bool:
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
     """Return low, high and whether it is logarithmic, of the axis on which the intervals are drawn."""
-    values = [row["mean"] for row in rows] + [end for row in rows if row["ci95"] for end in row["ci95"]]
+    values = [value for row in rows for value in (row.mean, *(row.ci95 or ())) if value is not None]
     if not values or min(values) == max(values):
         return None
     log = min(values) > 0 and max(values) / min(values) > 5
@@ -152,7 +152,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
 
 
 def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
-    if scale is None or row["mean"] is None or row["state"] != TrialState.FINISHED.value or collapsed(row):
+    if scale is None or row.mean is None or row.state is not TrialState.FINISHED or collapsed(row):
         return ""
     low, high, log = scale
 
@@ -162,10 +162,10 @@ def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
         return 100 * (value - low) / (high - low)
 
     bar = ""
-    if row["ci95"]:
-        left, right = (place(end) for end in row["ci95"])
+    if row.ci95:
+        left, right = (place(end) for end in row.ci95)
         bar = f'<i style="left:{left:.1f}%;width:{max(right - left, 1):.1f}%"></i>'
-    return f'<span class="range">{bar}<b style="left:{place(row["mean"]):.1f}%"></b></span>'
+    return f'<span class="range">{bar}<b style="left:{place(row.mean):.1f}%"></b></span>'
 
 
 # ------------------------------------------------------------------------------------------------- charts
@@ -184,7 +184,7 @@ def curves_section(facts: Facts) -> str:
         + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
     )
     told = rung_predictions(facts.spec, facts.trials, rungs)
-    words = "; ".join(f"step {t['step']}: {t['correlation']:.2f} ({t['trials']} trials)" for t in told)
+    words = "; ".join(f"step {t.step}: {t.correlation:.2f} ({t.trials} trials)" for t in told)
     tail = (
         '<p class="caption">Did the rungs predict the end? Rank correlation of the value there with the final one, '
         f"over the trials that finished: {escape(words)}. 1 is a perfect prediction, 0 none.</p>"
@@ -205,7 +205,7 @@ def parallel_section(facts: Facts) -> str:
     """Return the parallel coordinates."""
     figure = charts_parameters.parallel_coordinates(facts.view)
     if figure is None:
-        return nothing("Two configurations with a result, and a parameter that differs, are needed for this chart.")
+        return nothing("This chart needs two configurations with a result, and a parameter that differs.")
     caption = (
         "One line for each configuration that ended with a result, from its metric through its values; the strongest "
         "line is the best one. “None” is a parameter that does not exist there."
@@ -218,13 +218,13 @@ def importance_section(facts: Facts) -> str:
     found = facts.view.importance
     figure = charts.importance_bars(facts.view)
     if figure is None:
-        return nothing(f"{found['message']}.")
+        return nothing(f"{found.message}.")
     caption = (
-        f"How much each parameter decides whether a configuration is among the best {found['best']} of "
-        f"{found['trials']} (PED-ANOVA, shares of 1), with 90 % bootstrap intervals: where they overlap widely, the "
+        f"How much each parameter decides whether a configuration is among the best {found.best} of "
+        f"{found.trials} (PED-ANOVA, shares of 1), with 90 % bootstrap intervals: where they overlap widely, the "
         "order is not sure."
     )
-    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 90 + 38 * len(found["importance"]))}'
+    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 90 + 38 * len(found.shares))}'
 
 
 def slices_section(facts: Facts) -> str:
@@ -267,17 +267,17 @@ def contours_section(facts: Facts) -> str:
 
 def samples_section(facts: Facts) -> str:
     """Return the sample grids of the best configurations, and of the worst ones beside them."""
-    rows = [row for row in facts.ranked if row["trial"] in facts.images]
+    rows = [row for row in facts.ranked if row.trial in facts.images]
     if not rows:
         return nothing("There are no pictures of samples.")
     half = (len(rows) + 1) // 2
-    names = varying(row["config"] for row in facts.rows)
+    names = varying(row.config for row in facts.rows)
     short = short_names(names)
     parts = []
     for title, some in (("The best", rows[:half]), ("The worst", rows[half:])):
-        figures = "".join(_picture(row, facts.images[row["trial"]], names, short) for row in some)
+        figures = "".join(_picture(row, facts.images[row.trial], names, short) for row in some)
         parts.append(f"<h3>{title}</h3><div class='grid two'>{figures}</div>" if figures else "")
-    same = " at the same step" if len({row["steps"] for row in rows}) == 1 else ""
+    same = " at the same step" if len({row.steps for row in rows}) == 1 else ""
     caption = (
         f"The last pictures each trial drew, all from the same noise{same}. The worst are those of the trials that "
         "finished, as far as there are enough; of an unstable configuration its bad seed is shown."
@@ -289,16 +289,14 @@ def _picture(row: Row, file: Path, names: Sequence[str], short: Mapping[str, str
     try:
         content, width = _embedded(file)
     except OSError as error:
-        return (
-            f"<figure><figcaption>trial {escape(row['trial'])}: no picture ({escape(str(error))})</figcaption></figure>"
-        )
-    values = ", ".join(f"{short[name]} {number(row['config'][name], 3)}" for name in names if name in row["config"])
-    early = "" if row["state"] == TrialState.FINISHED.value else f", {row['state']} at step {row['steps']}"
-    bad = f", {bad_seeds_text(row)}" if row["bad_seeds"] else ""
-    said = escape(f", rank {row['rank']}, {interval_text(row)}{early}{bad}")
-    caption = f"<b>trial {escape(row['trial'])}</b>{said}<br>{escape(values)}"
+        return f"<figure><figcaption>trial {escape(row.trial)}: no picture ({escape(str(error))})</figcaption></figure>"
+    values = ", ".join(f"{short[name]} {number(row.config[name], 3)}" for name in names if name in row.config)
+    early = "" if row.state is TrialState.FINISHED else f", {row.state.value} at step {row.steps}"
+    bad = f", {bad_seeds_text(row)}" if row.bad_seeds else ""
+    said = escape(f", rank {row.rank}, {interval_text(row)}{early}{bad}")
+    caption = f"<b>trial {escape(row.trial)}</b>{said}<br>{escape(values)}"
     small = ' class="small"' if width < 400 else ""
-    image = f'<img{small} alt="samples of trial {escape(row["trial"])}" src="data:image/png;base64,{content}">'
+    image = f'<img{small} alt="samples of trial {escape(row.trial)}" src="data:image/png;base64,{content}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -14,7 +14,7 @@ from orchestrator.report.parts import Facts, colour_keys, html_table, nothing
 from orchestrator.trials import Failure, TrialRecord, TrialState
 
 KINDS = {
-    "diverged": "Training left the finite numbers: a result of the configuration.",
+    "diverged": "The loss or a metric became NaN or infinite: a result of the configuration.",
     "oom": "Out of memory: the configuration does not fit where it ran.",
     "lost": "The worker or its node was lost.",
     "infrastructure": "Storage, network or start-up failed.",
@@ -39,7 +39,7 @@ def failures_section(facts: Facts) -> str:
         title = f"{kind}: {count(len(some), 'trial')}"
         parts.append(f'<h3>{escape(title)}</h3><p class="caption">{escape(KINDS[kind])}</p>{_failures(facts, some)}')
     if recovered:
-        parts.append(f"<h3>Faults that a retry mended: {len(recovered)}</h3>{_failures(facts, recovered)}")
+        parts.append(f"<h3>Failures that a retry fixed: {len(recovered)}</h3>{_failures(facts, recovered)}")
     return "".join(parts)
 
 
@@ -166,16 +166,16 @@ def reproduce_section(facts: Facts) -> str:
     parts = []
     if facts.ranked:
         best = facts.ranked[0]
-        record = next(trial for trial in facts.trials if trial.id == best["trial"])
-        commands += ["# the best trial alone, in one process", f"meansweep rerun {name} {best['trial']} --inline"]
+        record = next(trial for trial in facts.trials if trial.id == best.trial)
+        commands += ["# the best trial alone, in one process", f"meansweep rerun {name} {best.trial} --inline"]
         commands += ["# its complete configuration, with this evidence", f"meansweep best {name} -o best.yaml"]
         commands += ["# the final training", "meansweep train best.yaml"]
-        seeds = ", ".join(str(seed) for seed in best["seeds"])
-        about = f"Trial {best['trial']}, configuration {record.config_hash}, seeds {seeds}"
-        where = f", checkpoint {best['checkpoint']}" if best["checkpoint"] else ""
-        run = f", MLflow run {best['run_id']}" if best["run_id"] else ""
+        seeds = ", ".join(str(seed) for seed in best.seeds)
+        about = f"Trial {best.trial}, configuration {record.config_hash}, seeds {seeds}"
+        where = f", checkpoint {best.checkpoint}" if best.checkpoint else ""
+        run = f", MLflow run {best.run_id}" if best.run_id else ""
         parts.append(f'<p class="caption">{escape(about + where + run)}.</p>')
-        parts.append(f"<h3>Values of the best configuration</h3><pre>{escape(write_yaml(best['config']))}</pre>")
+        parts.append(f"<h3>Values of the best configuration</h3><pre>{escape(write_yaml(best.config))}</pre>")
     source = facts.spec.source.get("sweep", {})
     parts.append(
         f"<details><summary>the whole sweep file</summary><pre>{escape(write_yaml(source))}</pre></details>"

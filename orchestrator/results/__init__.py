@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
     from orchestrator.results.parameter_importance import rebuild_study as rebuild_study
-    from orchestrator.results.summary import standing as standing
-    from orchestrator.results.summary import summarize as summarize
+    from orchestrator.results.sweep_status import Status as Status
     from orchestrator.results.sweep_status import best_so_far as best_so_far
     from orchestrator.results.sweep_status import best_text as best_text
-    from orchestrator.results.sweep_status import status as status
+    from orchestrator.results.sweep_status import standing as standing
+    from orchestrator.results.sweep_status import status_of as status_of
     from orchestrator.results.sweep_status import status_table as status_table
     from orchestrator.results.winner import trained_as as trained_as
     from orchestrator.results.winner import training_name as training_name

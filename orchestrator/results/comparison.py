@@ -4,27 +4,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.formatting import count, number, p_value, plus_minus
-from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text
-from orchestrator.spec import Metric
-from orchestrator.statistics import ALPHA, mean_ci, paired_test
-from orchestrator.trials import Group, TrialRecord, better, group_by_config, value_of
+from orchestrator.results.leaderboard_rows import Row, unranked
+from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text, state_text
+from orchestrator.statistics import ALPHA, Interval, mean_ci, paired_test
+from orchestrator.trials import Group, TrialRecord, better, group_by_config
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from orchestrator.spec import SweepSpec
 
-Comparison = dict[str, Any]
-"""What `compare --json` prints."""
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two configurations side by side."""
+
+    sweep: str
+    metric: str
+    goal: str
+    sides: tuple[Row, Row]
+    differences: dict[str, tuple[Any, Any]]
+    """The swept keys that differ, with both values; None where a side has none."""
+    same: dict[str, Any]
+    """The swept keys that do not."""
+    curve: dict[int, tuple[float | None, float | None]]
+    """By step, the means over the seeds of each side."""
+    test: PairedTest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `compare --json` prints."""
+        return {
+            "sweep": self.sweep,
+            "metric": self.metric,
+            "goal": self.goal,
+            "trials": [_side(row) for row in self.sides],
+            "differences": [{"key": key, "values": list(values)} for key, values in self.differences.items()],
+            "same": self.same,
+            "curve": [{"step": step, "values": list(values)} for step, values in self.curve.items()],
+            "test": self.test.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """Whether two configurations differ beyond chance, on the seeds they share."""
+
+    seeds: list[int]
+    difference: float | None
+    """The mean over the shared seeds of the first minus the second."""
+    ci95: tuple[float, float] | None
+    p_value: float | None
+    better: str | None
+    """The trial that is better beyond chance."""
+    verdict: str
+    """All of it in a sentence."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dict."""
+        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
 
 
 def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: str) -> Comparison:
-    """Compare two configurations over all their seeds; a replicate stands for its configuration.
+    """Compare two configurations over all their seeds; a replicate means its configuration.
 
     Args:
         spec: the sweep.
@@ -46,26 +92,21 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
         problems.append(Problem(key="TRIAL", value=second, rule=f"is a seed of the same configuration as {first}"))
     if problems:
         raise ConfigError(problems)
-    a, b = groups[known[first]], groups[known[second]]
-    left, right = a.searched.values, b.searched.values
+    metric = spec.metric
+    a, b = (unranked(groups[known[name]], metric.name, metric.goal) for name in (first, second))
+    left, right = a.config, b.config
     names = [*left, *(name for name in right if name not in left)]
-    curves = (_curve(a, spec.metric.name), _curve(b, spec.metric.name))
-    return {
-        "sweep": spec.name,
-        "metric": spec.metric.name,
-        "goal": spec.metric.goal,
-        "trials": [_side(group, spec.metric) for group in (a, b)],
-        "differences": [
-            {"key": name, "values": [left.get(name), right.get(name)]}
-            for name in names
-            if left.get(name) != right.get(name)
-        ],
-        "same": {name: left[name] for name in names if name in left and left[name] == right.get(name)},
-        "curve": [
-            {"step": step, "values": [curve.get(step) for curve in curves]} for step in sorted({*curves[0], *curves[1]})
-        ],
-        "test": _test(a, b, spec.metric),
-    }
+    curves = (_curve(a.group, metric.name), _curve(b.group, metric.name))
+    return Comparison(
+        sweep=spec.name,
+        metric=metric.name,
+        goal=metric.goal,
+        sides=(a, b),
+        differences={n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)},
+        same={name: left[name] for name in names if name in left and left[name] == right.get(name)},
+        curve={step: (curves[0].get(step), curves[1].get(step)) for step in sorted({*curves[0], *curves[1]})},
+        test=_test(a, b, metric.goal),
+    )
 
 
 def compare_table(spec: SweepSpec, found: Comparison, *, rows: int = 12) -> RenderableType:
@@ -83,43 +124,28 @@ def compare_table(spec: SweepSpec, found: Comparison, *, rows: int = 12) -> Rend
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for side in found["trials"]:
-        table.add_column(f"trial {side['trial']}", justify="right", no_wrap=True)
-    table.add_row("state", *(side["failure"] or side["state"] for side in found["trials"]))
-    table.add_row(found["metric"], *(interval_text(side) for side in found["trials"]), style="bold")
-    table.add_row("seeds", *(str(side["n"]) for side in found["trials"]), end_section=True)
-    for entry in found["differences"]:
-        table.add_row(entry["key"], *(number(value) for value in entry["values"]))
-    if not found["differences"]:
+    for side in found.sides:
+        table.add_column(f"trial {side.trial}", justify="right", no_wrap=True)
+    table.add_row("state", *(state_text(side) for side in found.sides))
+    table.add_row(found.metric, *(interval_text(side) for side in found.sides), style="bold")
+    table.add_row("seeds", *(str(side.n) for side in found.sides), end_section=True)
+    for key, values in found.differences.items():
+        table.add_row(key, *(number(value) for value in values))
+    if not found.differences:
         table.add_row("(no swept key differs)", "", "")
     table.add_section()
-    curve = found["curve"]
+    curve = list(found.curve.items())
     stride = max(math.ceil(len(curve) / rows), 1)
-    for entry in curve[(len(curve) - 1) % stride :: stride]:
-        best = _better(entry["values"], found["goal"])
-        cells = [Text(number(value), style="green" if i == best else "") for i, value in enumerate(entry["values"])]
-        table.add_row(f"at step {entry['step']}", *cells)
-    return Stack(table, Text(found["test"]["verdict"], style="bold"))
+    for step, means in curve[(len(curve) - 1) % stride :: stride]:
+        best = _better(means, found.goal)
+        cells = [Text(number(value), style="green" if i == best else "") for i, value in enumerate(means)]
+        table.add_row(f"at step {step}", *cells)
+    return Stack(table, Text(found.test.verdict, style="bold"))
 
 
-def _side(group: Group, metric: Metric) -> dict[str, Any]:
-    interval = group.interval()
-    record = group.searched
-    return {
-        "trial": record.id,
-        "state": record.state.value,
-        "failure": record.failure.kind if record.failure else None,
-        "mean": interval.mean if interval else None,
-        "ci95": [interval.low, interval.high] if interval and interval.n > 1 else None,
-        "n": interval.n if interval else 0,
-        "steps": record.steps,
-        "seeds": group.by_seed(),
-        "bad_seeds": _bad_seeds(group, metric),
-    }
-
-
-def _bad_seeds(group: Group, metric: Metric) -> list[dict[str, Any]]:
-    return [asdict(seed) for seed in group.bad_seeds(metric.name, metric.goal)]
+def _side(row: Row) -> dict[str, Any]:
+    shown = ("trial", "state", "failure", "mean", "ci95", "n", "steps", "seeds", "bad_seeds")
+    return {**{key: row.to_json()[key] for key in shown}, "failure": row.failure.kind if row.failure else None}
 
 
 def _curve(group: Group, metric: str) -> dict[int, float]:
@@ -132,68 +158,60 @@ def _curve(group: Group, metric: str) -> dict[int, float]:
     return {step: math.fsum(values) / len(values) for step, values in found.items()}
 
 
-def _test(a: Group, b: Group, metric: Metric) -> dict[str, Any]:
-    """Return the paired test: `difference` is first minus second over the shared seeds."""
-    left, right = a.by_seed(), b.by_seed()
+def _test(a: Row, b: Row, goal: str) -> PairedTest:
+    left, right = a.seeds, b.seeds
     shared = sorted(left.keys() & right.keys())
-    differences = [left[seed] - right[seed] for seed in shared]
-    interval = mean_ci(differences) if differences else None
+    interval = mean_ci([left[seed] - right[seed] for seed in shared]) if shared else None
     p = paired_test(left, right)
-    stable = not _bad_seeds(a, metric) and not _bad_seeds(b, metric)
-    real = p is not None and p < ALPHA and stable and a.searched.steps == b.searched.steps
-    return {
-        "seeds": shared,
-        "difference": interval.mean if interval else None,
-        "ci95": [interval.low, interval.high] if interval and interval.n > 1 else None,
-        "p_value": p,
-        "better": _winner(a, b, interval.mean, metric.goal) if real and interval else None,
-        "verdict": _verdict(a, b, shared, interval.mean if interval else None, p, metric),
-    }
+    stable = not a.bad_seeds and not b.bad_seeds
+    real = p is not None and p < ALPHA and stable and a.steps == b.steps
+    return PairedTest(
+        seeds=shared,
+        difference=interval.mean if interval else None,
+        ci95=interval.bounds if interval else None,
+        p_value=p,
+        better=_winner(a, b, interval.mean, goal) if real and interval else None,
+        verdict=_verdict(a, b, shared, interval, p, goal),
+    )
 
 
-def _verdict(
-    a: Group, b: Group, shared: Sequence[int], difference: float | None, p: float | None, metric: Metric
-) -> str:
-    for group in (a, b):
-        if value_of(group.searched) is None:
-            record = group.searched
-            why = f"{record.failure.kind}: {record.failure.reason}" if record.failure else record.state.value
-            return f"No comparison: trial {record.id} has no result ({why})."
-    if a.searched.steps != b.searched.steps:
-        steps = f"{a.searched.steps} and {b.searched.steps}"
+def _verdict(a: Row, b: Row, shared: Sequence[int], difference: Interval | None, p: float | None, goal: str) -> str:
+    for row in (a, b):
+        if row.metric is None:
+            why = f"{row.failure.kind}: {row.failure.reason}" if row.failure else row.state.value
+            return f"No comparison: trial {row.trial} has no result ({why})."
+    if a.steps != b.steps:
+        steps = f"{a.steps} and {b.steps}"
         return f"The results were taken at different steps ({steps}); compare the curves where both have a value."
     if difference is None:
         return "No comparison: the two share no seed."
-    unstable = _unstable(a, b, shared, metric)
+    unstable = _unstable(a, b, shared, goal)
     if unstable:
         return unstable
-    winner = _winner(a, b, difference, metric.goal)
-    ahead = number(abs(difference), 3)
+    winner, ahead = _winner(a, b, difference.mean, goal), abs(difference.mean)
     if p is None:
-        return f"Trial {winner} is ahead by {ahead} on the one seed they share, which may be chance."
-    left, right = a.by_seed(), b.by_seed()
-    half = mean_ci([left[seed] - right[seed] for seed in shared]).half_width
-    by = f"{plus_minus(abs(difference), half)} ({p_value(p)}, {count(len(shared), 'shared seed')})"
+        return f"Trial {winner} is ahead by {number(ahead, 3)} on the one seed they share, which may be chance."
+    by = f"{plus_minus(ahead, difference.half_width)} ({p_value(p)}, {count(len(shared), 'shared seed')})"
     if p < ALPHA:
         return f"Trial {winner} is better by {by}."
     return f"Tied: trial {winner} is ahead by {by}, which may be chance."
 
 
-def _unstable(a: Group, b: Group, shared: Sequence[int], metric: Metric) -> str:
+def _unstable(a: Row, b: Row, shared: Sequence[int], goal: str) -> str:
     """Return what can be said where seeds went wrong, which no mean speaks for; empty where none did."""
-    wrong = [(group.searched.id, bad) for group in (a, b) if (bad := _bad_seeds(group, metric))]
+    wrong = [row for row in (a, b) if row.bad_seeds]
     if not wrong:
         return ""
-    left, right = a.by_seed(), b.by_seed()
-    wins = sum(better(left[seed], right[seed], metric.goal) for seed in shared)
-    told = "; ".join(f"trial {trial} is unstable, {bad_seeds_text({'bad_seeds': bad})}" for trial, bad in wrong)
-    score = f"trial {a.searched.id} is better on {wins} of {count(len(shared), 'shared seed')}"
+    left, right = a.seeds, b.seeds
+    wins = sum(better(left[seed], right[seed], goal) for seed in shared)
+    told = "; ".join(f"trial {row.trial} is unstable, {bad_seeds_text(row)}" for row in wrong)
+    score = f"trial {a.trial} is better on {wins} of {count(len(shared), 'shared seed')}"
     return f"No test of means: {told}; {score}."
 
 
-def _winner(a: Group, b: Group, difference: float, goal: str) -> str:
+def _winner(a: Row, b: Row, difference: float, goal: str) -> str:
     first = difference < 0 if goal == "minimize" else difference > 0
-    return a.searched.id if first else b.searched.id
+    return a.trial if first else b.trial
 
 
 def _better(values: Sequence[float | None], goal: str) -> int | None:

@@ -3,22 +3,142 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.statistics import ALPHA, holm, mean_ci, paired_test
-from orchestrator.trials import Group, TrialRecord, TrialState, group_by_config, value_of
+from orchestrator.statistics import ALPHA, Interval, holm, mean_ci, paired_test
+from orchestrator.trials import BadSeed, Failure, Group, TrialRecord, TrialState, group_by_config, value_of
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
-Row = dict[str, Any]
-"""A row of `leaderboard --json`."""
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A configuration with all its seeds: what it came to, and its place on the leaderboard."""
+
+    group: Group
+    interval: Interval | None
+    """The mean of the ranking metric over its seeds; None without a value."""
+    bad_seeds: tuple[BadSeed, ...] = ()
+    rank: int | None = None
+    """Its place, from 1; None without a value or after a failure."""
+    p_value_vs_best: float | None = None
+    tied_with_best: bool | None = None
+    """Whether a test cannot tell it from the best; None: no test is possible."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The mean of every metric of the sweep."""
+    front: int | None = None
+    """Its Pareto front, from 1, where there are several metrics."""
+    run_id: str | None = None
+    """The run in MLflow."""
+
+    @property
+    def trial(self) -> str:
+        """Id of its run in the search."""
+        return self.group.searched.id
+
+    @property
+    def state(self) -> TrialState:
+        """State of that run."""
+        return self.group.searched.state
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why that run failed."""
+        return self.group.searched.failure
+
+    @property
+    def metric(self) -> float | None:
+        """The ranking metric at the last report of that run."""
+        return value_of(self.group.searched)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the ranking metric over its seeds."""
+        return self.interval.mean if self.interval else None
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean; None for one seed."""
+        return self.interval.bounds if self.interval else None
+
+    @property
+    def n(self) -> int:
+        """Number of seeds with a value."""
+        return self.interval.n if self.interval else 0
+
+    @property
+    def steps(self) -> int:
+        """Steps its run in the search has reached."""
+        return self.group.searched.steps
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The swept keys."""
+        return dict(self.group.searched.values)
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The last checkpoint of its run in the search."""
+        return self.group.searched.checkpoint
+
+    @property
+    def seeds(self) -> dict[int, float]:
+        """The ranking metric by seed."""
+        return self.group.by_seed()
+
+    @property
+    def median(self) -> float | None:
+        """The median of the ranking metric over its seeds."""
+        return self.group.median()
+
+    @property
+    def replicates(self) -> dict[str, int]:
+        """Number of its replicates by state."""
+        return dict(Counter(record.state.value for record in self.group.replicates))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of `leaderboard --json`."""
+        return {
+            "rank": self.rank,
+            "trial": self.trial,
+            "state": self.state.value,
+            "metric": self.metric,
+            "mean": self.mean,
+            "ci95": list(self.ci95) if self.ci95 else None,
+            "n": self.n,
+            "steps": self.steps,
+            "config": self.config,
+            "run_id": self.run_id,
+            "checkpoint": self.checkpoint,
+            "seeds": self.seeds,
+            "median": self.median,
+            "bad_seeds": [asdict(seed) for seed in self.bad_seeds],
+            "p_value_vs_best": self.p_value_vs_best,
+            "tied_with_best": self.tied_with_best,
+            "replicates": self.replicates,
+            "metrics": self.metrics,
+            "front": self.front,
+            "failure": {"kind": self.failure.kind, "reason": self.failure.reason} if self.failure else None,
+        }
+
+
+def unranked(group: Group, metric: str, goal: str) -> Row:
+    """Return what a configuration came to, without a place among others.
+
+    Args:
+        group: the configuration.
+        metric: the ranking metric.
+        goal: `minimize` or `maximize`.
+    """
+    return Row(group=group, interval=group.interval(), bad_seeds=tuple(group.bad_seeds(metric, goal)))
 
 
 def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping[str, str] | None = None) -> list[Row]:
-    """Return one row for each configuration, best first: the rows of `leaderboard --json`.
+    """Return one row for each configuration, best first.
 
     The order: finished configurations; unstable ones, of which another seed diverged or collapsed (see
     `Group.bad_seeds`); those that were stopped early or still run, by the step they reached (a value at an early rung
@@ -37,39 +157,24 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
     goals = {metric.name: metric.goal for metric in spec.metrics}
     ordered, fronts = order(group_by_config(trials), goals)
     metric, goal = next(iter(goals.items()))
-    bad_seeds = [group.bad_seeds(metric, goal) for group in ordered]
+    found = [unranked(group, metric, goal) for group in ordered]
     best = next((group for group in ordered if group.finished), None)
     several = len(goals) > 1
     # A test of means says nothing about seeds of which one fell out of the world.
-    comparable = [bool(best and not several and not bad) for bad in bad_seeds]
-    p_values = holm([_compared(best, group) if ok else None for group, ok in zip(ordered, comparable, strict=True)])
+    tested = [_compared(best, row.group) if not several and not row.bad_seeds else None for row in found]
     rows = []
-    for position, (group, p, bad) in enumerate(zip(ordered, p_values, bad_seeds, strict=True), start=1):
-        record, interval = group.searched, group.interval()
-        tied = True if group is best else None if p is None else p >= ALPHA
+    for position, (row, p) in enumerate(zip(found, holm(tested), strict=True), start=1):
+        tied = True if row.group is best else None if p is None else p >= ALPHA
         rows.append(
-            {
-                "rank": position if interval else None,
-                "trial": record.id,
-                "state": record.state.value,
-                "metric": value_of(record),
-                "mean": interval.mean if interval else None,
-                "ci95": [interval.low, interval.high] if interval and interval.n > 1 else None,
-                "n": interval.n if interval else 0,
-                "steps": record.steps,
-                "config": dict(record.values),
-                "run_id": (run_ids or {}).get(record.id),
-                "checkpoint": record.checkpoint,
-                "seeds": group.by_seed(),
-                "median": group.median(),
-                "bad_seeds": [asdict(seed) for seed in bad],
-                "p_value_vs_best": p,
-                "tied_with_best": tied if interval else None,
-                "replicates": _states(group.replicates),
-                "metrics": {name: found.mean for name in goals if (found := group.interval(name))},
-                "front": fronts.get(record.id) if several else None,
-                "failure": {"kind": record.failure.kind, "reason": record.failure.reason} if record.failure else None,
-            }
+            replace(
+                row,
+                rank=position if row.interval else None,
+                p_value_vs_best=p,
+                tied_with_best=tied if row.interval else None,
+                metrics={name: interval.mean for name in goals if (interval := row.group.interval(name))},
+                front=fronts.get(row.trial) if several else None,
+                run_id=(run_ids or {}).get(row.trial),
+            )
         )
     return rows
 
@@ -151,10 +256,3 @@ def _compared(best: Group | None, group: Group) -> float | None:
     if best is None or group is best or not group.finished:
         return None
     return paired_test(best.by_seed(), group.by_seed())
-
-
-def _states(records: Iterable[TrialRecord]) -> dict[str, int]:
-    states: dict[str, int] = {}
-    for record in records:
-        states[record.state.value] = states.get(record.state.value, 0) + 1
-    return states

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import join, number, p_value, plus_minus, short_names
 from orchestrator.results.leaderboard_rows import Row
+from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,48 +28,48 @@ def varying(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if len({repr(config.get(name)) for config in every}) > 1]
 
 
-def interval_text(row: Mapping[str, Any]) -> str:
+def interval_text(row: Row) -> str:
     """Return `12.3 ± 0.4`, or the value alone; where a seed collapsed `2.1 to 87`, as no mean speaks for both."""
     if collapsed(row):
-        low, high = min(row["seeds"].values()), max(row["seeds"].values())
+        values = row.seeds.values()
+        low, high = min(values), max(values)
         return f"{number(low, 3)} to {number(high, 3)}"
-    ci = row["ci95"]
-    return plus_minus(row["mean"], None if ci is None else (ci[1] - ci[0]) / 2)
+    return plus_minus(row.mean, row.interval.half_width if row.interval else None)
 
 
-def collapsed(row: Mapping[str, Any]) -> bool:
+def collapsed(row: Row) -> bool:
     """Whether a seed of the configuration collapsed."""
-    return any(seed["kind"] == "collapsed" for seed in row["bad_seeds"])
+    return any(seed.kind == "collapsed" for seed in row.bad_seeds)
 
 
-def bad_seeds_text(row: Mapping[str, Any]) -> str:
+def bad_seeds_text(row: Row) -> str:
     """Return `seed 2 collapsed (86.9)`; empty for a stable configuration."""
     return join(
         [
-            f"seed {bad['seed']} {bad['kind']}" + ("" if bad["value"] is None else f" ({number(bad['value'], 3)})")
-            for bad in row["bad_seeds"]
+            f"seed {bad.seed} {bad.kind}" + ("" if bad.value is None else f" ({number(bad.value, 3)})")
+            for bad in row.bad_seeds
         ]
     )
 
 
 def against_best(row: Row) -> str:
     """Return in a word or two how a row stands to the best one; empty where no test is possible."""
-    if row["bad_seeds"]:
+    if row.bad_seeds:
         return "unstable"
-    if row["p_value_vs_best"] is None:
-        return "best" if row["tied_with_best"] else ""
-    return "tied" if row["tied_with_best"] else p_value(row["p_value_vs_best"])
+    if row.p_value_vs_best is None:
+        return "best" if row.tied_with_best else ""
+    return "tied" if row.tied_with_best else p_value(row.p_value_vs_best)
 
 
 def state_text(row: Row) -> str:
     """Return the state of a row, of a failed one its failure class."""
-    return str(row["failure"]["kind"] if row["failure"] else row["state"])
+    return row.failure.kind if row.failure else row.state.value
 
 
 def leaderboard_table(
     spec: SweepSpec, rows: Sequence[Row], *, limit: int | None = None, width: int = 100
 ) -> RenderableType:
-    """Return the table for a terminal; where it is too narrow for all columns, the parameters stand in tables below.
+    """Return the table for a terminal; where it is too narrow for all columns, the parameters are in tables below.
 
     Args:
         spec: the sweep.
@@ -80,10 +81,10 @@ def leaderboard_table(
     from rich.text import Text
 
     shown = list(rows[:limit])
-    names = varying(row["config"] for row in rows)
+    names = varying(row.config for row in rows)
     short = short_names(names)
     results = _results(spec, rows, shown)
-    parameters = [(short[name], [_setting(row["config"].get(name)) for row in shown]) for name in names]
+    parameters = [(short[name], [_setting(row.config.get(name)) for row in shown]) for name in names]
     tables: list[RenderableType] = []
     for block in _blocks(results, parameters, width):
         tables += [*([""] if tables else []), _table(shown, block, gap=2 if _breadth(block, 2) <= width else 1)]
@@ -91,15 +92,15 @@ def leaderboard_table(
 
 
 def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> list[Column]:
-    columns = [("rank", [number(row["rank"]) for row in shown]), ("trial", [row["trial"] for row in shown])]
+    columns = [("rank", [number(row.rank) for row in shown]), ("trial", [row.trial for row in shown])]
     for metric in spec.metrics:
         first = metric is spec.metrics[0]
-        cells = [interval_text(row) if first else number(row["metrics"].get(metric.name)) for row in shown]
+        cells = [interval_text(row) if first else number(row.metrics.get(metric.name)) for row in shown]
         columns.append((metric.name.removeprefix("eval/"), cells))
     if len(spec.metrics) > 1:
-        columns.append(("front", [number(row["front"]) for row in shown]))
-    if any(row["n"] > 1 for row in rows):
-        columns.append(("n", [str(row["n"]) for row in shown]))
+        columns.append(("front", [number(row.front) for row in shown]))
+    if any(row.n > 1 for row in rows):
+        columns.append(("n", [str(row.n) for row in shown]))
     notes = [against_best(row) for row in shown]
     if any(note not in ("", "best") for note in notes):
         columns.append(("vs best", notes))
@@ -109,9 +110,9 @@ def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> list
 
 def _steps(rows: Sequence[Row]) -> list[str]:
     """Return `800` for those that finished, `400 pruned` for the others."""
-    digits = max((len(str(row["steps"])) for row in rows), default=0)
-    states = ["" if row["state"] == "finished" else f" {state_text(row)}" for row in rows]
-    return [f"{row['steps']:>{digits}}{state}" for row, state in zip(rows, states, strict=True)]
+    digits = max((len(str(row.steps)) for row in rows), default=0)
+    states = ["" if row.state is TrialState.FINISHED else f" {state_text(row)}" for row in rows]
+    return [f"{row.steps:>{digits}}{state}" for row, state in zip(rows, states, strict=True)]
 
 
 def _blocks(results: Sequence[Column], parameters: Sequence[Column], width: int) -> Iterator[list[Column]]:
@@ -140,14 +141,14 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], *, gap: int) -> Table
         right = title not in LEFT and all(_numeric(cell) for cell in cells)
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
     for index, row in enumerate(rows):
-        style = "bold green" if row["rank"] == 1 else "dim" if row["rank"] is None else ""
-        table.add_row(*(cells[index] for _, cells in columns), style=style or ("yellow" if row["bad_seeds"] else ""))
+        style = "bold green" if row.rank == 1 else "dim" if row.rank is None else ""
+        table.add_row(*(cells[index] for _, cells in columns), style=style or ("yellow" if row.bad_seeds else ""))
     return table
 
 
 def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iterator[str]:
     parts = [", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)]
-    if any(row["ci95"] for row in rows):
+    if any(row.ci95 for row in rows):
         parts.append("± is the 95 % interval of the mean over n seeds")
     if len(shown) < len(rows):
         parts.append(f"{len(rows) - len(shown)} more rows")
@@ -155,8 +156,8 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
     if any(against_best(row) == "tied" for row in shown):
         yield "tied: a paired test over the shared seeds cannot tell it from the best"
     for row in shown:
-        if row["bad_seeds"]:
-            yield f"trial {row['trial']} is unstable: {bad_seeds_text(row)}"
+        if row.bad_seeds:
+            yield f"trial {row.trial} is unstable: {bad_seeds_text(row)}"
 
 
 def _setting(value: Any) -> str:

@@ -1,15 +1,17 @@
-"""The picture of a running sweep: a table that renews itself in a terminal, one line a trial everywhere else."""
+"""The display of a running sweep: a table that is redrawn in a terminal, one line per trial everywhere else."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import duration, number
-from orchestrator.results.sweep_status import best_text, counts_text, status, steps_of
+from orchestrator.results.leaderboard_rows import Row
+from orchestrator.results.sweep_status import Status, best_text, counts_text, status, steps_of
 from orchestrator.trials import TrialRecord, TrialState, value_of
 
 if TYPE_CHECKING:
@@ -30,8 +32,33 @@ COLOURS = {
 }
 
 
-def view(spec: SweepSpec, trials: Sequence[TrialRecord], *, rows: int = ROWS, **known: Any) -> dict[str, Any]:
-    """Return the picture as plain data: `status` and the trials worth showing.
+@dataclass(frozen=True, kw_only=True)
+class LiveRow:
+    """A trial as the table shows it."""
+
+    trial: str
+    state: str
+    failure: str | None
+    step: int
+    total: int | None
+    """Steps of its full length, if the configuration says so."""
+    metric: float | None
+    best: float | None
+    """The best value it has reported."""
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """The picture of a sweep: where it stands, and the trials worth showing."""
+
+    status: Status
+    metric: str
+    rows: list[LiveRow]
+
+
+def view(spec: SweepSpec, trials: Sequence[TrialRecord], *, rows: int = ROWS, **known: Any) -> View:
+    """Return the picture of a sweep.
 
     Args:
         spec: the sweep.
@@ -44,14 +71,11 @@ def view(spec: SweepSpec, trials: Sequence[TrialRecord], *, rows: int = ROWS, **
     others.sort(key=lambda trial: trial.ended or trial.started, reverse=True)
     shown = [*running[:rows], *others[: max(rows - len(running), 0)]]
     metric = spec.metric
-    return {
-        **status(spec, trials, **known),
-        "metric": metric.name,
-        "rows": [_row(trial, metric.name, metric.goal, steps_of(spec, trial.values)) for trial in shown],
-    }
+    lines = [_row(trial, metric.name, metric.goal, steps_of(spec, trial.values)) for trial in shown]
+    return View(status(spec, trials, **known), metric.name, lines)
 
 
-def render(view: Mapping[str, Any]) -> RenderableType:
+def render(view: View) -> RenderableType:
     """Return what `view` says, for rich."""
     from rich import box
     from rich.console import Group
@@ -64,22 +88,23 @@ def render(view: Mapping[str, Any]) -> RenderableType:
         ("state", "left"),
         ("step", "right"),
         ("", "left"),
-        (view["metric"].removeprefix("eval/"), "right"),
+        (view.metric.removeprefix("eval/"), "right"),
         ("best so far", "right"),
         ("time left", "right"),
     ):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for row in view["rows"]:
-        total = row["total"]
-        steps = str(row["step"]) if total is None else f"{row['step']}/{total}"
-        state = Text(row["failure"] or row["state"], style=COLOURS.get(row["state"], ""))
-        left = duration(row["seconds_left"]) if row["state"] == "running" else ""
-        cells = (row["trial"], state, steps, _bar(row["step"], total), number(row["metric"]), number(row["best"]), left)
-        table.add_row(*cells, style="" if row["state"] == "running" else "dim")
-    foot = [_best(view["best"])]
-    if view["eta_seconds"]:
-        foot.append(f"about {duration(view['eta_seconds'])} left")
-    head = Text.assemble((view["sweep"], "bold"), f"  {counts_text(view['trials'])}")
+    for row in view.rows:
+        total = row.total
+        steps = str(row.step) if total is None else f"{row.step}/{total}"
+        state = Text(row.failure or row.state, style=COLOURS.get(row.state, ""))
+        left = duration(row.seconds_left) if row.state == "running" else ""
+        cells = (row.trial, state, steps, _bar(row.step, total), number(row.metric), number(row.best), left)
+        table.add_row(*cells, style="" if row.state == "running" else "dim")
+    found = view.status
+    foot = [_best(found.best)]
+    if found.eta_seconds:
+        foot.append(f"about {duration(found.eta_seconds)} left")
+    head = Text.assemble((found.sweep, "bold"), f"  {counts_text(found)}")
     return Group(head, table, Text("; ".join(foot), style="bold"))
 
 
@@ -98,7 +123,7 @@ class LiveDisplay:
         per_second: see above.
         clock: seconds that never jump.
         log: a file that gets the lines too.
-        before: the trials as they were when this driver began; how they stood then is not told again.
+        before: the trials as they were when this driver began; their states then are not printed again.
     """
 
     def __init__(
@@ -159,7 +184,8 @@ class LiveDisplay:
         trials = given() if callable(given) else given
         if self._live is not None:
             picture = view(self._spec, trials, **known)
-            drawn = [picture["trials"], picture["rows"], picture["best"], duration(picture["eta_seconds"])]
+            now = picture.status
+            drawn = [now.counts, now.left, picture.rows, now.best, duration(now.eta_seconds)]
             if drawn != self._drawn:  # the same picture again would only flicker
                 self._drawn = drawn
                 self._live.update(render(picture), refresh=True)
@@ -194,31 +220,31 @@ def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **k
         origin = trial.labels.get("reused")
         what += f", reused from {origin}" if origin else ""
     found = status(spec, trials, **known)
-    parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", _best(found["best"])]
-    parts.append(counts_text(found["trials"]))
-    if found["eta_seconds"]:
-        parts.append(f"about {duration(found['eta_seconds'])} left")
+    parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", _best(found.best)]
+    parts.append(counts_text(found))
+    if found.eta_seconds:
+        parts.append(f"about {duration(found.eta_seconds)} left")
     return "; ".join(parts)
 
 
-def _best(best: Mapping[str, Any] | None) -> str:
+def _best(best: Row | None) -> str:
     return f"best {best_text(best)}" if best else best_text(best)
 
 
-def _row(trial: TrialRecord, metric: str, goal: str, total: int | None) -> dict[str, Any]:
+def _row(trial: TrialRecord, metric: str, goal: str, total: int | None) -> LiveRow:
     values = [report[metric] for report in trial.reports.values() if metric in report]
     choose = min if goal == "minimize" else max
     unknown = not trial.steps or total is None
-    return {
-        "trial": trial.id,
-        "state": trial.state.value,
-        "failure": trial.failure.kind if trial.failure else None,
-        "step": trial.steps,
-        "total": total,
-        "metric": value_of(trial),
-        "best": choose(values) if values else None,
-        "seconds_left": None if unknown else trial.busy_seconds / trial.steps * max((total or 0) - trial.steps, 0),
-    }
+    return LiveRow(
+        trial=trial.id,
+        state=trial.state.value,
+        failure=trial.failure.kind if trial.failure else None,
+        step=trial.steps,
+        total=total,
+        metric=value_of(trial),
+        best=choose(values) if values else None,
+        seconds_left=None if unknown else trial.busy_seconds / trial.steps * max((total or 0) - trial.steps, 0),
+    )
 
 
 def _bar(step: int, total: int | None, width: int = 12) -> str:

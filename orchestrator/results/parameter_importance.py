@@ -10,6 +10,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.formatting import count, short_names
@@ -30,8 +31,44 @@ BEST = 5
 """Fewest configurations that count as the best; with many, a tenth of all."""
 RESAMPLES = 50
 
-Importance = dict[str, Any]
-"""What `importance --json` prints."""
+
+@dataclass(frozen=True)
+class Share:
+    """How much one parameter decides, as a share of 1, with its 90 % bootstrap interval."""
+
+    parameter: str
+    importance: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """How much each parameter decides whether a configuration is among the best."""
+
+    sweep: str
+    metric: str
+    method: str = "ped-anova"
+    trials: int
+    """Configurations that were looked at."""
+    best: int
+    """How many of them count as the best."""
+    shares: tuple[Share, ...] = ()
+    """Most important first; they add up to 1. Empty where nothing can be said."""
+    message: str | None = None
+    """Why nothing can be said."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `importance --json` prints."""
+        return {
+            "sweep": self.sweep,
+            "metric": self.metric,
+            "method": self.method,
+            "trials": self.trials,
+            "best": self.best,
+            "importance": [asdict(share) for share in self.shares],
+            "message": self.message,
+        }
 
 
 def importance(spec: SweepSpec, trials: Sequence[TrialRecord], *, resamples: int = RESAMPLES) -> Importance:
@@ -41,35 +78,16 @@ def importance(spec: SweepSpec, trials: Sequence[TrialRecord], *, resamples: int
         spec: the sweep.
         trials: every trial of its ledger.
         resamples: bootstrap resamples for the intervals.
-
-    Returns:
-        `{sweep, metric, method, trials, best, importance: [{parameter, importance, low, high}], message}`: shares that
-        add up to 1 with 90 % bootstrap intervals. Where nothing can be said the list is empty and `message` says why.
     """
     groups = _ordered(spec, trials)
     places = {group.searched.id: float(place) for group, place in zip(groups, _places(groups), strict=True)}
     records = [group.searched for group in groups]
     names = _varied(records)
     share = max(0.1, BEST / max(len(records), 1))
-    result: Importance = {
-        "sweep": spec.name,
-        "metric": spec.metric.name,
-        "method": "ped-anova",
-        "trials": len(records),
-        "best": round(share * len(records)),
-        "importance": [],
-        "message": None,
-    }
-    if len(records) < LEAST:
-        have = count(len(records), "configuration")
-        result["message"] = f"importance needs {LEAST} configurations with a result; this sweep has {have}"
-        return result
-    if not names:
-        result["message"] = "every configuration has the same values, so nothing can be said about importance"
-        return result
-    if len(set(places.values())) == 1:
-        result["message"] = "every configuration is equally good, so no parameter matters more than another"
-        return result
+    found = Importance(sweep=spec.name, metric=spec.metric.name, trials=len(records), best=round(share * len(records)))
+    message = _why_not(records, names, places)
+    if message is not None:
+        return replace(found, message=message)
     draw = random.Random(0)
     distributions = distributions_of(spec, records)
     shares = _evaluate(records, places, distributions, names, share)
@@ -77,11 +95,22 @@ def importance(spec: SweepSpec, trials: Sequence[TrialRecord], *, resamples: int
     spread = [
         _evaluate(draw.choices(records, k=len(records)), places, distributions, names, share) for _ in range(repeats)
     ]
-    result["importance"] = [
-        {"parameter": name, "importance": value, **_bounds([found[name] for found in spread])}
-        for name, value in sorted(shares.items(), key=lambda item: -item[1])
-    ]
-    return result
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return replace(
+        found, shares=tuple(Share(name, value, *_bounds([one[name] for one in spread])) for name, value in ranked)
+    )
+
+
+def _why_not(records: Sequence[TrialRecord], names: Sequence[str], places: Mapping[str, float]) -> str | None:
+    """Return why nothing can be said about importance, None if something can."""
+    if len(records) < LEAST:
+        have = count(len(records), "configuration")
+        return f"importance needs {LEAST} configurations with a result; this sweep has {have}"
+    if not names:
+        return "every configuration has the same values, so nothing can be said about importance"
+    if len(set(places.values())) == 1:
+        return "every configuration is equally good, so no parameter matters more than another"
+    return None
 
 
 def importance_table(spec: SweepSpec, found: Importance) -> RenderableType:
@@ -91,20 +120,20 @@ def importance_table(spec: SweepSpec, found: Importance) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    if found["message"]:
-        return Text(found["message"])
+    if found.message:
+        return Text(found.message)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("parameter", no_wrap=True)
     table.add_column("importance", justify="right", no_wrap=True)
     table.add_column("")
     table.add_column("90 % interval", no_wrap=True)
     short = short_names(spec.space.names)
-    for row in found["importance"]:
-        name = short.get(row["parameter"], row["parameter"])
-        interval = f"{row['low']:.0%} to {row['high']:.0%}"
-        table.add_row(name, f"{row['importance']:.0%}", Text("━" * round(row["importance"] * 40), "cyan"), interval)
-    trials = f"{found['trials']} configurations, of which {found['best']} count as the best"
-    caption = f"share in being among the best by {found['metric']}; {trials} (PED-ANOVA)"
+    for row in found.shares:
+        name = short.get(row.parameter, row.parameter)
+        interval = f"{row.low:.0%} to {row.high:.0%}"
+        table.add_row(name, f"{row.importance:.0%}", Text("━" * round(row.importance * 40), "cyan"), interval)
+    trials = f"{found.trials} configurations, of which {found.best} count as the best"
+    caption = f"share in being among the best by {found.metric}; {trials} (PED-ANOVA)"
     return Stack(table, Text(caption, style="dim"))
 
 
@@ -138,7 +167,7 @@ def rebuild_study(
             )
         )
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" is nobody's business
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" concerns no user
     try:
         study = optuna.create_study(direction=goal)
         study.add_trials(frozen)
@@ -150,7 +179,7 @@ def rebuild_study(
 def distributions_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, BaseDistribution]:
     """Return key -> Optuna's distribution in natural units, wide enough for every value the records have.
 
-    Values may lie outside of the present space: of an earlier revision of the sweep, or of a law without bounds.
+    Values may lie outside the present space: of an earlier revision of the sweep, or of an unbounded distribution.
     """
     parameters = {key: parameter for parameter in spec.space.parameters for key in parameter.keys}
     names = dict.fromkeys(name for record in records for name in record.values)
@@ -229,8 +258,8 @@ def _evaluate(
     return {name: value / total if total > 0 else 1 / len(names) for name, value in values.items()}
 
 
-def _bounds(values: Sequence[float]) -> dict[str, float]:
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
     """Return the 5 % and 95 % quantiles of resampled values."""
     ordered = sorted(values)
     last = len(ordered) - 1
-    return {"low": ordered[round(0.05 * last)], "high": ordered[round(0.95 * last)]}
+    return ordered[round(0.05 * last)], ordered[round(0.95 * last)]

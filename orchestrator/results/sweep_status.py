@@ -1,22 +1,84 @@
-"""Where a sweep stands: counts, the best so far, what it has spent, and how long it will still take."""
+"""Where a sweep stands: counts, the best so far, what it has spent and wasted, and how long it will still take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
 from orchestrator.planning import expected_reaching
-from orchestrator.results.leaderboard_rows import order
+from orchestrator.results.leaderboard_rows import Row, order, unranked
 from orchestrator.trials import TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from orchestrator.ledger import Ledger
     from orchestrator.spec import SweepSpec
 
-Status = dict[str, Any]
-"""What `status --json` prints."""
+BEST = ("trial", "state", "metric", "mean", "ci95", "n", "steps", "config", "checkpoint")
+"""What the status shows of the leaderboard's first row."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was used of one thing that may be limited."""
+
+    used: float | None
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Work without a result."""
+
+    lost_seconds: float
+    """Work that failures undid."""
+    failed_seconds: float
+    """The other work of trials that failed."""
+    gpu_hours: float
+    """Both, times their shares of GPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a sweep stands."""
+
+    sweep: str
+    state: str
+    counts: dict[str, int]
+    """Trials by state."""
+    left: int | None
+    """Trials that do not exist yet; None: nothing limits them."""
+    total: int | None
+    """Trials that the whole sweep will have, replicates included."""
+    best: Row | None
+    budget: dict[str, Spent]
+    """`gpu_hours`, `wall_clock` (seconds), `trials`."""
+    wasted_seconds: float
+    eta_seconds: float | None
+    reason: str | None = None
+    """Why the sweep is in its state; this and the following are known from its ledger only."""
+    waste: Waste | None = None
+    revision: int | None = None
+    disk: Mapping[str, int] | None = None
+    """See `orchestrator.worker.disk_use`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `status --json` prints."""
+        known = {"reason": self.reason, "waste": self.waste and asdict(self.waste), "revision": self.revision}
+        best = self.best.to_json() if self.best else None
+        return {
+            "sweep": self.sweep,
+            "state": self.state,
+            "trials": {**self.counts, "left": self.left, "total": self.total},
+            "best": best and {key: best[key] for key in BEST},
+            "budget": {name: asdict(spent) for name, spent in self.budget.items()},
+            "wasted_seconds": self.wasted_seconds,
+            "eta_seconds": self.eta_seconds,
+            **{key: value for key, value in {**known, "disk": self.disk}.items() if value is not None},
+        }
 
 
 def status(
@@ -27,7 +89,7 @@ def status(
     wall_seconds: float | None = None,
     concurrency: int | None = None,
 ) -> Status:
-    """Return the state of a sweep as plain data: `status --json`.
+    """Return where a sweep stands, as far as its trials tell.
 
     Args:
         spec: the sweep.
@@ -36,47 +98,75 @@ def status(
         wall_seconds: for how long drivers have run it so far.
         concurrency: how many trials run at once; by default as many as run now.
     """
-    counts = {name.value: 0 for name in TrialState}
-    for trial in trials:
-        counts[trial.state.value] += 1
     total = expected_trials(spec)
     left = None if total is None else max(total - len(trials), 0)
     if state not in ("new", "running", "paused", "interrupted", "unknown"):
         left, total = 0, len(trials)  # it is over: what has not been tried will not be
-    used = {
-        "gpu_hours": sum(trial.gpu_seconds for trial in trials) / 3600,
-        "wall_clock": wall_seconds,
-        "trials": len(trials),
-    }
-    return {
-        "sweep": spec.name,
-        "state": state,
-        "trials": {**counts, "left": left, "total": total},
-        "best": best_so_far(spec, trials),
-        "budget": {name: {"used": used[name], "limit": getattr(spec.budget, name)} for name in used},
-        "wasted_seconds": sum(trial.wasted_seconds for trial in trials),
-        "eta_seconds": time_left(spec, trials, left=left, wall_seconds=wall_seconds, concurrency=concurrency),
-    }
+    gpu_hours = sum(trial.gpu_seconds for trial in trials) / 3600
+    return Status(
+        sweep=spec.name,
+        state=state,
+        counts={each.value: sum(trial.state is each for trial in trials) for each in TrialState},
+        left=left,
+        total=total,
+        best=best_so_far(spec, trials),
+        budget={
+            "gpu_hours": Spent(gpu_hours, spec.budget.gpu_hours),
+            "wall_clock": Spent(wall_seconds, spec.budget.wall_clock),
+            "trials": Spent(len(trials), spec.budget.trials),
+        },
+        wasted_seconds=sum(trial.wasted_seconds for trial in trials),
+        eta_seconds=time_left(spec, trials, left=left, wall_seconds=wall_seconds, concurrency=concurrency),
+    )
 
 
-def best_so_far(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
-    """Return the first row of the leaderboard in short, None without a result."""
-    ordered, _ = order(group_by_config(trials), {metric.name: metric.goal for metric in spec.metrics})
-    interval = ordered[0].interval() if ordered else None
-    if interval is None:
-        return None
-    record = ordered[0].searched
-    return {
-        "trial": record.id,
-        "state": record.state.value,
-        "metric": record.metric,
-        "mean": interval.mean,
-        "ci95": [interval.low, interval.high] if interval.n > 1 else None,
-        "n": interval.n,
-        "steps": record.steps,
-        "config": dict(record.values),
-        "checkpoint": record.checkpoint,
-    }
+def status_of(ledger: Ledger, *, wall: float | None = None) -> Status:
+    """Return where a sweep stands, out of its ledger. One that says "running" but has no driver was interrupted.
+
+    Args:
+        ledger: the sweep's ledger.
+        wall: the sweep's clock, if a running driver knows it better than the record.
+    """
+    state = ledger.state()
+    died = state.state in ("running", "paused") and not ledger.driven
+    trials = standing(ledger)
+    found = status(
+        ledger.spec(),
+        trials,
+        state="interrupted" if died else state.state,
+        wall_seconds=ledger.wall_seconds if wall is None else wall,
+    )
+    return replace(found, reason=state.reason, waste=_waste(trials), revision=ledger.revision)
+
+
+def standing(ledger: Ledger) -> list[TrialRecord]:
+    """Return the trials as they stand: what a dead driver left running waits for a resume."""
+    trials = ledger.trials()
+    if ledger.driven:
+        return trials
+    return [replace(t, state=TrialState.WAITING) if t.state is TrialState.RUNNING else t for t in trials]
+
+
+def _waste(trials: Sequence[TrialRecord]) -> Waste:
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    gpu_share = {trial.id: trial.gpu_seconds / trial.busy_seconds for trial in trials if trial.busy_seconds}
+    gpu_seconds = sum(
+        gpu_share.get(t.id, 0.0) * (t.busy_seconds if t.state is TrialState.FAILED else t.wasted_seconds)
+        for t in trials
+    )
+    return Waste(
+        lost_seconds=sum(trial.wasted_seconds for trial in trials),
+        failed_seconds=sum(trial.busy_seconds - trial.wasted_seconds for trial in failed),
+        gpu_hours=gpu_seconds / 3600,
+    )
+
+
+def best_so_far(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Row | None:
+    """Return the first configuration of the leaderboard, None without a result."""
+    metric = spec.metric
+    ordered, _ = order(group_by_config(trials), {each.name: each.goal for each in spec.metrics})
+    best = unranked(ordered[0], metric.name, metric.goal) if ordered else None
+    return best if best is not None and best.interval is not None else None
 
 
 def expected_trials(spec: SweepSpec) -> int | None:
@@ -156,18 +246,18 @@ def status_table(found: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    table.add_row(found["sweep"], found["state"])
-    table.add_row("trials", counts_text(found["trials"]))
-    table.add_row("best", best_text(found["best"]))
-    if found["best"]:
-        config = found["best"]["config"]
+    table.add_row(found.sweep, found.state)
+    table.add_row("trials", counts_text(found))
+    table.add_row("best", best_text(found.best))
+    if found.best:
+        config = found.best.config
         short = short_names(config)
         table.add_row("", ", ".join(f"{short[name]} {number(value, 3)}" for name, value in config.items()))
     table.add_row("spent", spent_text(found))
-    if found["eta_seconds"]:
-        table.add_row("time left", f"about {duration(found['eta_seconds'])}")
-    if found.get("disk"):
-        table.add_row("disk", disk_text(found["disk"]))
+    if found.eta_seconds:
+        table.add_row("time left", f"about {duration(found.eta_seconds)}")
+    if found.disk:
+        table.add_row("disk", disk_text(found.disk))
     return table
 
 
@@ -176,40 +266,39 @@ def disk_text(disk: Mapping[str, int]) -> str:
     return f"{size(disk['bytes'])} in {count(disk['checkpoints'], 'checkpoint')}, {size(disk['free'])} free"
 
 
-def counts_text(counts: Mapping[str, int | None]) -> str:
+def counts_text(found: Status) -> str:
     """Return `12 of 33 ended (8 finished, 4 pruned), 2 running`."""
+    counts, total = found.counts, found.total
     ended = {name: counts[name] for name in ("finished", "pruned", "failed") if counts[name]}
-    total = counts["total"]
-    head = f"{sum(n or 0 for n in ended.values())}{'' if total is None else f' of {total}'} ended"
+    head = f"{sum(ended.values())}{'' if total is None else f' of {total}'} ended"
     inside = ", ".join(f"{n} {name}" for name, n in ended.items())
     rest = [f"{counts[name]} {name}" for name in ("running", "at-rung", "paused", "waiting") if counts[name]]
     return ", ".join([f"{head} ({inside})" if inside else head, *rest])
 
 
-def best_text(best: Mapping[str, Any] | None) -> str:
+def best_text(best: Row | None) -> str:
     """Return `2.43 ± 0.11 (trial 22)`."""
-    if best is None:
+    if best is None or best.interval is None:
         return "no result yet"
-    ci = best["ci95"]
-    text = plus_minus(best["mean"], None if ci is None else (ci[1] - ci[0]) / 2)
-    seeds = f", {count(best['n'], 'seed')}" if best["n"] > 1 else ""
-    early = "" if best["state"] == "finished" else f", {best['state']} at step {best['steps']}"
-    return f"{text} (trial {best['trial']}{seeds}{early})"
+    text = plus_minus(best.mean, best.interval.half_width)
+    seeds = f", {count(best.n, 'seed')}" if best.n > 1 else ""
+    early = "" if best.state is TrialState.FINISHED else f", {best.state.value} at step {best.steps}"
+    return f"{text} (trial {best.trial}{seeds}{early})"
 
 
 def spent_text(found: Status) -> str:
     """Return what was spent of what is allowed, and what was wasted."""
-    budget = found["budget"]
     parts = []
-    for name, used, limit in ((name, entry["used"], entry["limit"]) for name, entry in budget.items()):
+    for name, spent in found.budget.items():
+        used, limit = spent.used, spent.limit
         if used is None or not (used or limit is not None):
             continue
         if name == "gpu_hours":
             text = f"{hours(used)} of GPU"
         else:
-            text = f"{duration(used)} of wall clock" if name == "wall_clock" else count(used, "trial")
+            text = f"{duration(used)} of wall clock" if name == "wall_clock" else count(int(used), "trial")
         bound = duration(limit) if name == "wall_clock" else number(limit)
         parts.append(text if limit is None else f"{text} (limit {bound})")
-    if found["wasted_seconds"]:
-        parts.append(f"{duration(found['wasted_seconds'])} of work lost to failures")
+    if found.wasted_seconds:
+        parts.append(f"{duration(found.wasted_seconds)} of work lost to failures")
     return ", ".join(parts) or "nothing"

@@ -11,6 +11,7 @@ from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.spec import flat, put
 
 if TYPE_CHECKING:
+    from orchestrator.results.leaderboard_rows import Row
     from orchestrator.spec import SweepSpec
     from orchestrator.trials import TrialRecord
 
@@ -21,7 +22,7 @@ LENGTHS = ("trainer.steps", "trainer.eval_every", "trainer.log_every", "trainer.
 def winning_config(
     spec: SweepSpec,
     trials: Sequence[TrialRecord],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     trial: str | None = None,
     environment: Mapping[str, Any] | None = None,
@@ -50,14 +51,14 @@ def winning_config(
 def winning_mapping(
     spec: SweepSpec,
     trials: Sequence[TrialRecord],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     trial: str | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the same for a trainer of the user's own: what the trainer got, with `evidence` beside it.
 
-    A length that only the sweep's `set` has stays: the base knows no other.
+    A length that only the sweep's `set` has is kept: the base has none.
     """
     record, evidence = _chosen(spec, trials, rows, trial, environment)
     config = spec.config_for(dict(record.values), seed=record.seed)
@@ -89,17 +90,17 @@ def trained_as(file: str) -> str | None:
 def _chosen(
     spec: SweepSpec,
     trials: Sequence[TrialRecord],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     trial: str | None,
     environment: Mapping[str, Any] | None,
 ) -> tuple[TrialRecord, dict[str, Any]]:
     """Return the trial, and what speaks for it."""
-    ranked = {str(row["trial"]): row for row in rows if row.get("metric") is not None}
+    ranked = {row.trial: row for row in rows if row.metric is not None}
     if trial is None:
-        best = next((row for row in rows if row.get("rank") is not None and row.get("metric") is not None), None)
+        best = next((row for row in ranked.values() if row.rank is not None), None)
         if best is None:
             raise ConfigError([Problem(key=spec.name, rule="no trial of this sweep has a result yet")])
-        trial = str(best["trial"])
+        trial = best.trial
     records = {record.id: record for record in trials}
     if trial not in records or trial not in ranked:
         rule = "no such trial with a result; `meansweep leaderboard` lists them"
@@ -111,9 +112,9 @@ def _chosen(
         "trial": trial,
         "metric": spec.metric.name,
         "goal": spec.metric.goal,
-        "value": row["metric"],
-        "mean": row.get("mean"),
-        "ci95": row.get("ci95"),
+        "value": row.metric,
+        "mean": row.mean,
+        "ci95": list(row.ci95) if row.ci95 else None,
         "seeds": seeds,
         "trials": len(trials),
         "trial_steps": record.steps,

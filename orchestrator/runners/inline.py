@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine import Engine
 from orchestrator.trials import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.worker import MakeTrainer, OnLog, build_trainer, classify, make_shared, run_trial, shared_key, tidy
+
+if TYPE_CHECKING:
+    from orchestrator.results import Status
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,10 @@ def run_inline(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     on_event: Callable[[Engine], None] | None = None,
-) -> dict[str, Any]:
-    """Drive a sweep to its end, one trial at a time, and return its summary.
+) -> Status:
+    """Drive a sweep to its end, one trial at a time, and return where it stands then.
 
-    Ctrl-C ends it cleanly: the trial keeps its last checkpoint, the summary's state is "interrupted".
+    Ctrl-C ends it cleanly: the trial keeps its last checkpoint, the state is then "interrupted".
 
     Args:
         engine: the sweep; its ledger stays open.

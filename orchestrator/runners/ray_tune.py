@@ -37,13 +37,14 @@ from orchestrator.trials import Decision, Done
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
+    from orchestrator.results import Status
 
 
-def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) -> dict[str, Any]:
-    """Drive a sweep to its end on Ray and return its summary.
+def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) -> Status:
+    """Drive a sweep to its end on Ray and return where it stands then.
 
     Ctrl-C and SIGTERM end it cleanly: workers are stopped at once, what they had not reported is repeated on resume,
-    and the summary's state is "interrupted".
+    and the state is then "interrupted".
 
     Args:
         engine: its decisions.
@@ -60,9 +61,9 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
         with tempfile.TemporaryDirectory(prefix="meansweep-tune-") as scratch:
             try:
                 _run_tune(session, scratch)
-                summary = engine.finish()
+                status = engine.finish()
             except Interrupted:
-                summary = engine.finish("interrupted by a signal")
+                status = engine.finish("interrupted by a signal")
             except Exception:
                 if session.error is not None:
                     raise session.error from None  # Tune has wrapped it in its own
@@ -70,7 +71,7 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
             finally:
                 session.close()
         session.show()
-    return summary
+    return status
 
 
 def _run_tune(session: Session, scratch: str) -> None:

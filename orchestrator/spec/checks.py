@@ -9,8 +9,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import RECORDS, valid_keys
-from meanflow_core.data import DEFAULT_METRICS, IMAGES, no_features
+from meanflow_core.config import RECORDS, bare_name, is_named, valid_keys
+from meanflow_core.data import features_missing, no_features, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.search import METHODS
 from orchestrator.space import Parameter, same
@@ -25,13 +25,17 @@ BUILDS = 100
 """Most configurations that are built for checking: about 2 ms each."""
 
 
-def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> None:
-    """Note every parameter and every key of `set` that no training configuration has, and take it out."""
+def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Note every parameter and every key of `set` that no training configuration has, and take it out.
+
+    A class of the user's own, as `model.name` or `data.name`, may have any argument; `planning.preflight` asks it.
+    """
+    own = tuple(f"{section}." for section in ("model", "data") if _may_be_own(section, draft, settings, base))
     valid = [key for key in valid_keys() if key not in RECORDS]
     places: list[tuple[Path, str]] = [(path, key) for key, path in draft.paths.items()]
     places += [(("set", key), key) for key in settings]
     for path, key in places:
-        if key in valid:
+        if key in valid or (own and key.startswith(own) and _sound(key, path, draft)):
             continue
         settings.pop(key, None)
         sound = draft.parameters.pop(key, None) is not None or path[0] == "set"
@@ -51,10 +55,21 @@ def check_keys(reader: Reader, draft: SpaceDraft, settings: dict[str, Any]) -> N
             reader.note(draft.paths[key], rule)
 
 
+def _may_be_own(section: str, draft: SpaceDraft, settings: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    key = f"{section}.name"
+    varied = draft.parameters.get(key)
+    names = list(varied.choices) if varied is not None else [settings.get(key, base.get(section, {}).get("name"))]
+    return any(is_named(name) for name in names)
+
+
+def _sound(key: str, path: Path, draft: SpaceDraft) -> bool:
+    return path[0] == "set" or key in draft.parameters
+
+
 # -------------------------------------------------------------------------------------------------- metric
 
 _EVAL = re.compile(
-    r"eval/(?:raw/|ema_[0-9.]+/)?(?P<best>best_)?(?P<name>[a-z0-9_]+)_(?P<nfe>[0-9]+)nfe(?:_w(?P<scale>[0-9.]+))?"
+    r"eval/(?:raw/|ema_[0-9.]+/)?(?P<best>best_)?(?P<name>[A-Za-z0-9_]+)_(?P<nfe>[0-9]+)nfe(?:_w(?P<scale>[0-9.]+))?"
 )
 
 
@@ -72,12 +87,15 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
     if not (isinstance(nfe, list) and isinstance(names, list | None) and isinstance(data, str)):
         return  # `check_configs` will say so
     source = f"evaluation.metrics is {names}"
-    if names is None and data in DEFAULT_METRICS:  # a data set of the user's own has what it likes
-        names = list(DEFAULT_METRICS[data])
+    vae, features = (_fixed(spec, key) for key in ("data.vae", "evaluation.features"))
+    given = names
+    if names is None:
+        names = list(usual_metrics(data, vae, features))
         source = f"those of {data} are {', '.join(names)} (others can be named in `evaluation.metrics`)"
-    if "evaluation.features" not in spec.space.names:
-        unset = spec.set.get("evaluation.features", evaluation["features"]) is None
-        for problem in no_features(data) if unset and data in IMAGES else ():
+    elif all(isinstance(name, str) for name in names):
+        names = [bare_name(name) for name in names]
+    if not {"evaluation.features", "data.vae"} & set(spec.space.names):
+        for problem in no_features(data) if features is None and features_missing(data, vae, given) else ():
             place = "set" if problem.key in spec.set or "data.name" in spec.set else "base"
             reader.wrong((place, problem.key), problem.rule, problem.value)
     for index, metric in enumerate(spec.metrics):
@@ -85,7 +103,7 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
         found = _EVAL.fullmatch(metric.name)
         if metric.name.startswith("train/"):
             rule = (
-                "is no measure of quality: with the adaptive weight the training loss is about the same whatever "
+                "does not measure quality: with the adaptive weight the training loss is about the same whatever "
                 "happens, and it changes its scale with the swept keys; use a metric of samples, e.g. eval/fid_1nfe"
             )
             reader.wrong(path, rule, metric.name)
@@ -100,6 +118,12 @@ def check_metrics(reader: Reader, spec: SweepSpec) -> None:
             reader.wrong(path, rule, metric.name, close=nearest(found["name"], names))
         else:
             _check_scale(reader, spec, path, metric.name, found)
+
+
+def _fixed(spec: SweepSpec, key: str) -> Any:
+    """The value that all trials have, of a key that is not varied."""
+    section, _, name = key.partition(".")
+    return spec.set.get(key, spec.base[section].get(name))
 
 
 def _check_scale(reader: Reader, spec: SweepSpec, path: Path, name: str, found: re.Match[str]) -> None:
@@ -141,6 +165,10 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         if not spec.early_terminate.several_metrics:
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
+    group = spec.early_terminate.group_key
+    if group is not None and group not in spec.space.names and not _unreadable(reader, "parameters"):
+        rule = f"is not a parameter of this sweep: they are {', '.join(spec.space.names)}"
+        reader.wrong(("early_terminate", "by"), rule, group, close=nearest(group, spec.space.names))
 
 
 def _unreadable(reader: Reader, key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
-from meanflow_core.config import RECORDS, Section, TrainConfig, valid_keys
+from meanflow_core.config import RECORDS, CustomSection, Section, TrainConfig, valid_keys
 from orchestrator.limits import Limits
 from orchestrator.search import ALIASES, METHODS, RULES, Replicates
 from orchestrator.spec.read_parameters import DISTRIBUTIONS
@@ -26,6 +26,10 @@ Schema = dict[str, Any]
 _NEEDED = ("method", "metric", "metrics", "parameters")
 """Keys that may not be empty."""
 
+_ARGUMENT: Schema = {"pattern": r"^(model|data)\."}
+"""Of a class of the user's own."""
+_NAMED: Schema = {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"}
+"""package.module:Class."""
 _NUMBER: Schema = {"type": "number"}
 _TEXT: Schema = {"type": "string", "pattern": r"\S"}
 _ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
@@ -38,15 +42,15 @@ _SCALARS = {float: "number", int: "integer", bool: "boolean", str: "string", typ
 _PARAMETER_DOCS: dict[str, str] = {
     "value": "One fixed value.",
     "values": "A list of values; the distribution is `categorical`.",
-    "probabilities": "Of the values; they add up to 1.",
+    "probabilities": "Probabilities of the values; they add up to 1.",
     "min": "Smallest value, inclusive. Whole `min` and `max` make `int_uniform`, others `uniform`.",
     "max": "Largest value, inclusive.",
     "distribution": "How values are drawn; inferred from the other keys where it is left out.",
-    "mu": "Mean of a normal law (of the logarithm for log_normal).",
-    "sigma": "Standard deviation of a normal law.",
+    "mu": "Mean of a normal distribution (of the logarithm for log_normal).",
+    "sigma": "Standard deviation of a normal distribution.",
     "q": "Values are whole multiples of q (of the q_ distributions).",
-    "a": "First shape of a beta law.",
-    "b": "Second shape of a beta law.",
+    "a": "First shape parameter of a beta distribution.",
+    "b": "Second shape parameter of a beta distribution.",
     "when": "The parameter exists only where these keys have these values.",
     "parameters": "Parameters below this key.",
 }
@@ -115,10 +119,11 @@ def _top_level() -> dict[str, Schema]:
 def _of_the_meanflow_trainer() -> dict[str, Schema]:
     """The keys of its configuration, each with the shape of its values."""
     shapes = {key: _merged([_typed(annotation) for annotation, _ in found]) for key, found in _keys().items()}
+    shapes |= {key: {"anyOf": [shapes[key], _NAMED]} for key in ("model.name", "data.name")}
     varied = {key: {"properties": {"value": shape, "values": {"items": shape}}} for key, shape in shapes.items()}
     return {
         "set": {"properties": shapes},
-        "parameters": {"propertyNames": {"enum": _parameter_names()}, "properties": varied},
+        "parameters": {"propertyNames": {"anyOf": [{"enum": _parameter_names()}, _ARGUMENT]}, "properties": varied},
     }
 
 
@@ -275,6 +280,7 @@ def _keys() -> dict[str, list[tuple[Any, str]]]:
         docs = _docs(cls)
         for name, annotation in typing.get_type_hints(cls).items():
             kinds = [k for k in (typing.get_args(annotation) or (annotation,)) if _is_section(k)]
+            kinds = [kind for kind in kinds if not issubclass(kind, CustomSection)]
             for kind in kinds:
                 walk(kind, f"{prefix}{name}.")
             if not kinds and name not in RECORDS:

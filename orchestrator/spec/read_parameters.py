@@ -54,11 +54,11 @@ def read_parameters(reader: Reader, content: Any) -> SpaceDraft:
     draft = SpaceDraft()
     path: Path = ("parameters",)
     if content is None:
-        reader.wrong(path, "is missing: what shall be varied?")
+        reader.wrong(path, "is missing: which keys are varied?")
         return draft
     _walk(reader, draft, path, reader.mapping(path, content), "")
     if not draft.paths and isinstance(content, Mapping):
-        reader.wrong(path, "is empty: what shall be varied?")
+        reader.wrong(path, "is empty: which keys are varied?")
     return draft
 
 
@@ -72,11 +72,11 @@ def _walk(reader: Reader, draft: SpaceDraft, path: Path, content: Mapping[str, A
         elif "parameters" in definition:
             for other in definition:
                 if other != "parameters":
-                    reader.wrong((*here, other), "cannot stand beside `parameters`, which makes this a group")
+                    reader.wrong((*here, other), "cannot be combined with `parameters`, which makes this a group")
             inner = (*here, "parameters")
             _walk(reader, draft, inner, reader.mapping(inner, definition["parameters"]), f"{key}.")
         elif key in draft.paths:
-            reader.wrong(here, "stands twice (once dotted, once nested)")
+            reader.wrong(here, "duplicate key (once dotted, once nested)")
         else:
             draft.paths[key] = here
             parameter = _parameter(reader, here, key, definition)
@@ -90,7 +90,7 @@ def _parameter(reader: Reader, path: Path, key: str, definition: Mapping[str, An
     before = len(reader.problems)
     for word, value in definition.items():
         if isinstance(value, Mapping) and word not in PARAMETER_KEYS:
-            reader.wrong((*path, word), "keys below a key need the word `parameters:` between them")
+            reader.wrong((*path, word), "nested keys need `parameters:` between them")
             return None
     reader.keys(path, definition, PARAMETER_KEYS)
     # an empty key says nothing, as everywhere in the file; only a `value` may be null
@@ -103,7 +103,7 @@ def _parameter(reader: Reader, path: Path, key: str, definition: Mapping[str, An
         reader.wrong(path, f"`{name}` needs `{missing}`")
     for word in definition:
         if word in PARAMETER_KEYS and word not in (*needed, *allowed, "distribution", "when"):
-            reader.wrong((*path, word), f"means nothing to `{name}`, which has {', '.join((*needed, *allowed))}")
+            reader.wrong((*path, word), f"is not a key of `{name}`, which has {', '.join((*needed, *allowed))}")
     if len(reader.problems) > before:
         return None
     if name in ("constant", "categorical", "categorical_w_probabilities"):
@@ -162,7 +162,7 @@ def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mappin
         return None
     for index, value in enumerate(values):
         if any(same(value, other) for other in values[:index]):
-            reader.wrong((*path, "values", str(index)), "stands twice in `values`", value)
+            reader.wrong((*path, "values", str(index)), "duplicate value", value)
     weights: tuple[float, ...] | None = None
     if "probabilities" in definition:
         where = (*path, "probabilities")
@@ -244,7 +244,9 @@ def _shaped(reader: Reader, path: Path, key: str, name: str, definition: Mapping
     )
     if not found.sound:
         of = "the logarithm is " if log else ""
-        rule = f"holds next to nothing of the law ({of}mu {mu:g}, sigma {sigma:g}) that a number can hold"
+        rule = (
+            f"leaves almost nothing of the distribution ({of}mu {mu:g}, sigma {sigma:g}) within what a number can hold"
+        )
         reader.wrong(path, rule, str(found))
         return None
     return found

@@ -37,7 +37,7 @@ def read_space(
     for path, entry in _entries(reader, ("forbid",), content.get("forbid")):
         predicate = conditions.read(path, entry, owner=None)
         if predicate and not any(key in draft.paths for condition in predicate for key in condition.keys):
-            reader.wrong(path, "names no parameter of this sweep, so it forbids all or nothing")
+            reader.wrong(path, "refers to no parameter of this sweep, so it forbids everything or nothing")
         elif predicate:
             forbid.append(predicate)
     parameters = _ordered(reader, draft, _zipped(reader, draft, content.get("zip")))
@@ -92,7 +92,9 @@ class _Conditions:
                 return False
             if key not in known and not (self.open_keys and key == condition.other):
                 close = nearest(key, list(self.draft.paths)) or nearest(key, known)
-                self.reader.wrong(path, f"{key} is no parameter of this sweep and no key of its base", close=close)
+                self.reader.wrong(
+                    path, f"{key} is neither a parameter of this sweep nor a key of its base", close=close
+                )
                 return False
         parameter = self.draft.parameters.get(condition.key)
         values = parameter.choices if parameter else ()
@@ -145,7 +147,7 @@ def _alike(reader: Reader, path: Path, members: list[Parameter]) -> bool:
             reader.wrong(path, f"{member.name} has no plain list of `values` to be zipped", str(member))
         elif first.kind == "categorical" and member.size != first.size:
             lengths = f"{member.name} has {member.size} values but {first.name} has {first.size}"
-            reader.wrong(path, f"{lengths}; zipped lists are equally long")
+            reader.wrong(path, f"{lengths}; zipped lists must have the same length")
         elif member.when != first.when:
             reader.wrong(path, f"{member.name} and {first.name} must have the same `when` to be zipped")
         else:
@@ -165,7 +167,7 @@ def _ordered(reader: Reader, draft: SpaceDraft, parameters: dict[str, Parameter]
                 break
         else:
             circle = ", ".join(parameter.name for parameter in waiting)
-            reader.wrong(draft.paths[waiting[0].keys[0]], f"the `when` of these name each other in a circle: {circle}")
+            reader.wrong(draft.paths[waiting[0].keys[0]], f"these `when` depend on each other in a circle: {circle}")
             return [*done, *(replace(parameter, when=()) for parameter in waiting)]
         waiting.remove(parameter)
         done.append(parameter)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, cast, get_args, get
 
 from orchestrator.limits import Limits
 from orchestrator.search import RULES, Replicates, Rule
+from orchestrator.spec.names import check_key
 from orchestrator.spec.reader import Path, Reader
 from orchestrator.spec.settings import Budget, Metric, Resources
 
@@ -46,7 +47,7 @@ def note_wandb(reader: Reader, content: Mapping[str, Any]) -> None:
 def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Read `metric` (one) or `metrics` (several: a Pareto front)."""
     if "metric" in content and "metrics" in content:
-        reader.wrong(("metrics",), "stands beside `metric`; keep one of the two")
+        reader.wrong(("metrics",), "cannot be combined with `metric`; keep one of the two")
     if content.get("metrics") is not None:
         entries = reader.sequence(("metrics",), content["metrics"])
         if len(entries) < 2:
@@ -55,7 +56,7 @@ def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ..
         names = [metric.name for metric in found]
         for index, name in enumerate(names):
             if name in names[:index]:
-                reader.wrong(("metrics", str(index), "name"), "stands twice", name)
+                reader.wrong(("metrics", str(index), "name"), "duplicate metric", name)
         return found or (Metric(name="eval/fid_1nfe"),)
     if content.get("metric") is None:
         reader.wrong(("metric",), "is missing: what is optimised? e.g. {name: eval/fid_1nfe, goal: minimize}")
@@ -78,6 +79,7 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
     if block.get("name") is None:
         reader.wrong((*path, "name"), "is missing, e.g. eval/fid_1nfe")
     name = reader.text((*path, "name"), block.get("name"), "eval/fid_1nfe")
+    check_key(reader, (*path, "name"), name)
     goal = reader.choice((*path, "goal"), block.get("goal"), ("minimize", "maximize"), "minimize")
     target = reader.number((*path, "target"), block.get("target"))
     return Metric(name=name, goal=cast(Literal["minimize", "maximize"], goal), target=target)
@@ -148,7 +150,7 @@ def read_early_terminate(reader: Reader, content: Any) -> Rule:
     kind = RULES[reader.choice((*path, "type"), block["type"], tuple(RULES), Rule.name)]
     for key in block:
         if key in every and key not in keys_of(kind):
-            reader.wrong((*path, key), f"means nothing to `{kind.name}`, which has {', '.join(keys_of(kind))}")
+            reader.wrong((*path, key), f"is not a key of `{kind.name}`, which has {', '.join(keys_of(kind))}")
     for key, why in kind.unused.items():
         if key in block:
             reader.flag((*path, key), block[key], True)

@@ -15,7 +15,7 @@ DEFAULT_TRAINER = "meanflow_core:Trainer"
 BUILTIN_TRAINERS = (DEFAULT_TRAINER, "meanflow_core.trainer:Trainer")
 """The MeanFlow trainer, by its name and by the one that older sweep files have."""
 KEYS: dict[str, str] = {
-    "name": "Of the sweep: its folder, and what commands call it. Default: the file's name.",
+    "name": "Name of the sweep, and of its folder. Default: the file's name.",
     "description": "Free text.",
     "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
     "set": "Keys of the training configuration that differ from `base` in every trial.",
@@ -31,12 +31,12 @@ KEYS: dict[str, str] = {
     "replicates": "More seeds for the best configurations.",
     "resources": "What one trial needs.",
     "budget": "What the sweep may spend.",
-    "retries": "How often a trial is started again after a fault that is not its own.",
-    "seed": "Of the search, and of the first seed of each trial.",
+    "retries": "How often a trial is restarted after a failure that is not its own.",
+    "seed": "Seed of the search, and first seed of each trial.",
     "warm_start": "Other sweeps whose results the search starts from.",
     "on_duplicate": "What happens to a configuration that was trained before: reuse, skip or run.",
-    "max_concurrent": "Most trials at once. Default: as many as fit.",
-    "report_timeout": "A trial that reports nothing for this long is ended and started again. Default: never.",
+    "max_concurrent": "Maximum number of concurrent trials. Default: as many as fit.",
+    "report_timeout": "A trial that reports nothing for this long is ended and restarted. Default: never.",
 }
 
 KEY_ALIASES = {
@@ -147,7 +147,8 @@ def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any], de
     """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
-            return load_config(values, defaults=defaults).to_dict()
+            # what follows the objective's name does so in each trial
+            return load_config(values, defaults=defaults).as_given()
         except ConfigError as error:
             broken = set[str]()
             for problem in error.problems:

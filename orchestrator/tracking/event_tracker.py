@@ -251,7 +251,7 @@ class EventTracker:
         """Say above the sweep's run how far it has come."""
         best = best_so_far(self._known, list(self._ended.values()))
         told = f"**Best so far:** {best_text(best)}." if best else ""
-        trial = best["trial"] if best else ""
+        trial = best.trial if best else ""
         self._sweep.tags({"meansweep.best_trial": trial, "mlflow.note.content": description(self._known, told)})
 
     def _show_leaderboard(self, state: str) -> None:
@@ -259,9 +259,9 @@ class EventTracker:
         rows = leaderboard(self._known, self._ended.values())
         told = f"**{'Result' if state == 'finished' else 'So far'}:** {verdict(self._known, rows)}"
         self._sweep.tags({"mlflow.note.content": description(self._known, told)})
-        places = {row["trial"]: row for row in rows if row["rank"] is not None}
+        places = {row.trial: row for row in rows if row.rank is not None}
         for record in self._ended.values():
             row = places.get(record.id.partition(".")[0])
             if row is not None:
-                place = {"meansweep.rank": str(row["rank"]), "meansweep.unstable": bad_seeds_text(row)}
+                place = {"meansweep.rank": str(row.rank), "meansweep.unstable": bad_seeds_text(row)}
                 self._run(record.id).tags(place)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Unsendable(Exception):
-    """An event that no store can take: its file has gone, its picture is damaged."""
+    """An event that no store can take: its file is gone, its picture is damaged."""
 
 
 class Delivery:
@@ -77,7 +77,7 @@ class Delivery:
         """Send the next records; return how many. The position moves only after the store has them all.
 
         Raises:
-            Exception: the store cannot be reached or is not well; nothing is lost, try again later.
+            Exception: the store cannot be reached or reports an error; nothing is lost, try again later.
         """
         self.outbox.flush()
         records = []
@@ -268,7 +268,7 @@ class Delivery:
             case "file":
                 path = self._file(data)
                 if not path.exists():
-                    raise Unsendable(f"{path} has gone")
+                    raise Unsendable(f"{path} is gone")
                 put = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
                 put(run_id, str(path), data.get("folder"))
             case "image":

@@ -135,7 +135,7 @@ def without_password(text: str) -> str:
 
 
 def is_refusal_of_user(error: Exception) -> bool:
-    """Whether a server has answered that it does not take this user and password."""
+    """Whether a server has answered that it rejects this user and password."""
     return "error code 401" in str(error)
 
 

@@ -55,12 +55,12 @@ class CheckReport:
         if self.complete:
             return f"{self.store} holds all {self.points} metric points of {self.runs} runs, each exactly once."
         parts = [f"{self.store} holds {self.held} of {self.points} metric points of {self.runs} runs exactly once"]
-        parts += [f"{self.pending} events are waiting to be sent"] * bool(self.pending)
+        parts += [f"{self.pending} events queued"] * bool(self.pending)
         for name, points in (("missing", self.missing), ("more than once", self.doubled)):
             some = ", ".join(f"{run} {metric} at step {step}" for run, metric, step in points[:3])
             parts += [f"{name}: {some}{' ...' if len(points) > 3 else ''}"] * bool(points)
         parts += [f"{self.extra} points are not from this outbox"] * bool(self.extra)
-        parts += [f"{self.doubles} runs stand twice"] * bool(self.doubles)
+        parts += [f"{self.doubles} duplicate runs"] * bool(self.doubles)
         parts += [f"refused: run {refusal['run']}: {refusal['reason']}" for refusal in self.refused[:3]]
         return "; ".join(parts) + "."
 
@@ -163,9 +163,9 @@ def _reaching(store: Store) -> Iterator[None]:
         yield
     except Exception as error:
         reason = without_password(str(error).partition("\n")[0] or type(error).__name__)
-        said = f"cannot be reached or is not well: {reason}"
+        said = f"cannot be reached or reports an error: {reason}"
         if is_refusal_of_user(error):
-            said = "does not take this user and password ($MLFLOW_TRACKING_USERNAME, $MLFLOW_TRACKING_PASSWORD)"
+            said = "rejects this user and password ($MLFLOW_TRACKING_USERNAME, $MLFLOW_TRACKING_PASSWORD)"
         raise ConnectionError(f"{store.name} {said}") from error
 
 

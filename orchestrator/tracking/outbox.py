@@ -163,7 +163,7 @@ class Outbox:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
-                    return  # still being written, or torn; the writer mends it when it opens
+                    return  # still being written, or incomplete; the writer repairs it when it opens
                 offset += len(line)
                 record = _parse(line, offset)
                 if record is None:
@@ -200,9 +200,9 @@ class Outbox:
             if written < len(blob):  # what a nearly full disk does
                 raise OSError(f"only {written} of {len(blob)} bytes could be written")
         except OSError as error:
-            with contextlib.suppress(OSError):  # a torn tail is also mended on the next opening
+            with contextlib.suppress(OSError):  # an incomplete line is also repaired on the next opening
                 os.ftruncate(self._descriptor, self._size)
-            log.warning("%d tracking events wait in memory: %s: %s", len(self._unwritten), self.path, error)
+            log.warning("%d tracking events are queued in memory: %s: %s", len(self._unwritten), self.path, error)
             return
         self._size += len(blob)
         self._unwritten.clear()
@@ -235,7 +235,7 @@ class Outbox:
                     break
                 keep = start
         if keep < size:
-            log.warning("the tracking outbox had a torn tail of %d bytes; it was cut off", size - keep)
+            log.warning("the tracking outbox ended in an incomplete line of %d bytes, which was removed", size - keep)
             os.ftruncate(descriptor, keep)
         return keep
 

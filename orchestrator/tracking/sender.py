@@ -44,13 +44,13 @@ class Sender(threading.Thread):
                     while self.delivery.send():
                         pass
                     if self.problem:
-                        log.warning("MLflow is back; the waiting events have been sent")
+                        log.warning("MLflow is back; the queued events have been sent")
                     self.problem, pause = None, self._interval
                 except Exception as error:
                     reason = without_password(str(error) or type(error).__name__)
                     if self.problem is None:
                         log.warning(
-                            "MLflow cannot be reached, events wait in %s: %s", self.delivery.outbox.path, reason
+                            "MLflow cannot be reached, events are queued in %s: %s", self.delivery.outbox.path, reason
                         )
                     self.problem, pause = reason, min(2 * pause, self._longest_pause)
                 if closing:

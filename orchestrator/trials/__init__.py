@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.trials.protocol import OutcomeKind as OutcomeKind
     from orchestrator.trials.protocol import Report as Report
     from orchestrator.trials.protocol import Wait as Wait
+    from orchestrator.trials.seeds import BadSeed as BadSeed
     from orchestrator.trials.seeds import Group as Group
     from orchestrator.trials.seeds import group_by_config as group_by_config
     from orchestrator.trials.seeds import value_of as value_of

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from orchestrator.trials.trial import FailureKind, TrialRecord, TrialState
+from orchestrator.trials.trial import Failure, FailureKind, TrialRecord, TrialState
 
 LOST_LIMIT: Final = 20
 """Times a trial may lose its worker without a fault of its own before it is given up."""
@@ -41,8 +41,8 @@ def bug_hash(traceback: str | None) -> str:
     return hashlib.sha256("\n".join([*frames, last.partition(":")[0]]).encode()).hexdigest()[:16]
 
 
-def sweep_breaking_bug(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """Return a failed trial whose bug has ended the first trials alike, before anything worked; None if there is none.
+def sweep_breaking_bug(records: Iterable[TrialRecord]) -> Failure | None:
+    """Return the bug that has ended the first trials alike, before anything worked; None if there is none.
 
     A trial that was finished here, stopped early or waits at a rung proves that the code can run.
     """
@@ -55,5 +55,5 @@ def sweep_breaking_bug(records: Iterable[TrialRecord]) -> TrialRecord | None:
             found = bug_hash(record.failure.traceback)
             counts[found] = counts.get(found, 0) + 1
             if counts[found] >= BREAKER:
-                return record
+                return record.failure
     return None

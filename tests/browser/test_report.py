@@ -62,11 +62,9 @@ def report(tmp_path_factory):
         assert run(command) == 0
         return folder / "report.html"
     every = trials()
-    ranked = [row for row in leaderboard(spec(), every) if row["rank"]]
+    ranked = [row for row in leaderboard(spec(), every) if row.rank]
     shown = [*ranked[:3], *ranked[-3:]]
-    images = {
-        row["trial"]: grid_of_digits(folder / f"{row['trial']}.png", 0.008 * row["metric"] ** 1.4) for row in shown
-    }
+    images = {row.trial: grid_of_digits(folder / f"{row.trial}.png", 0.008 * row.metric**1.4) for row in shown}
     plan = {
         "trials": 24,
         "estimate": {

@@ -43,7 +43,7 @@ def run(source, namespace):
 
 
 def test_a_law_of_the_times(monkeypatch):
-    monkeypatch.setattr(times, "LAWS", run(code("law of the times"), vars(times))["LAWS"])
+    monkeypatch.setattr(times, "LAWS", run(code("distribution of times"), vars(times))["LAWS"])
     law = TimeConfig(law="beta", ratio=0.0, order="mask_then_swap")
     _, t = times.sample_times(100_000, law, generator=torch.Generator().manual_seed(0))
     assert t.mean().item() == pytest.approx(2 / 3, abs=3e-3)  # of the density 2 t

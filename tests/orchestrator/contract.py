@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from meanflow_core.config.yaml_file import read_yaml
 from orchestrator.engine.control import request, retry_failed
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home, SweepPaths
+from orchestrator.results.sweep_status import Status
 from orchestrator.trials.trial import TrialRecord, TrialState
 from tests.orchestrator import toy
 
@@ -22,7 +22,7 @@ from tests.orchestrator import toy
 class Ran:
     """What came of one run of a runner."""
 
-    summary: dict[str, Any]
+    status: Status
     paths: SweepPaths
 
     @property
@@ -50,8 +50,9 @@ class RunnerContract:
         assert [trial.values["x"] for trial in ran.trials] == [0.1, 0.4, 0.6, 0.9]
         assert all(trial.state is TrialState.FINISHED for trial in ran.trials)
         assert all(list(trial.reports) == [30, 60, 90] for trial in ran.trials)
-        assert ran.summary["state"] == "finished"
-        assert ran.summary["best"]["values"] == {"x": 0.6}
+        assert ran.status.state == "finished"
+        assert ran.status.best is not None
+        assert ran.status.best.config == {"x": 0.6}
 
     def test_what_is_reported_is_what_the_trainer_gives_when_run_alone(self, run_sweep: RunSweep) -> None:
         trials = run_sweep(toy.grid(x=(0.2, 0.8))).trials
@@ -100,7 +101,8 @@ class RunnerContract:
         assert "loss is nan" in failure.reason
         assert states[0.9].steps == 30
         assert states[0.9].metric is None
-        assert ran.summary["best"]["values"] == {"x": 0.4}
+        assert ran.status.best is not None
+        assert ran.status.best.config == {"x": 0.4}
 
     def test_out_of_memory_is_told_from_a_bug(self, run_sweep: RunSweep) -> None:
         trials = run_sweep(toy.grid(**toy.trained("OutOfMemory"))).trials
@@ -108,8 +110,8 @@ class RunnerContract:
 
     def test_a_bug_of_every_trial_stops_the_sweep_with_its_traceback(self, run_sweep: RunSweep) -> None:
         ran = run_sweep(toy.sweep(run_cap=30, **toy.trained("Buggy")))
-        assert ran.summary["state"] == "failed"
-        assert "this cannot work" in ran.summary["reason"]
+        assert ran.status.state == "failed"
+        assert "this cannot work" in (ran.status.reason or "")
         assert len(ran.trials) < 10
         failure = ran.trials[0].failure
         assert failure is not None
@@ -168,5 +170,5 @@ class RunnerContract:
 
     def test_a_misnamed_metric_ends_the_sweep_with_the_names_there_are(self, run_sweep: RunSweep) -> None:
         ran = run_sweep(toy.grid(metric={"name": "los", "goal": "minimize"}))
-        assert ran.summary["state"] == "failed"
-        assert "did you mean 'loss'" in ran.summary["reason"]
+        assert ran.status.state == "failed"
+        assert "did you mean 'loss'" in (ran.status.reason or "")

@@ -20,7 +20,7 @@ def keys(config):
     ("data", "expected"),
     [
         ({"name": "cifar10"}, "cifar-10-python.tar.gz"),
-        ({"name": "image_folder"}, "one sub-folder a class"),
+        ({"name": "image_folder"}, "one sub-folder per class"),
         ({"name": "latents"}, "meanflow_core.data.encode_latents"),
     ],
 )

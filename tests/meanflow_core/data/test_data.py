@@ -132,7 +132,13 @@ def test_grey_and_colour_pixels_are_rounded_and_cut_off():
     assert pixels[0, :, :, 0].tolist() == [[0, 128], [255, 255]]
     assert unit_images(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
     with pytest.raises(ValueError, match="need images"):
-        unit_images(torch.zeros(2, 4, 8, 8))
+        unit_images(torch.zeros(2, 5, 8, 8))
+
+
+def test_a_fourth_channel_is_opacity_before_white():
+    x = torch.tensor([-1.0, 1.0, 0.0, 0.0]).reshape(1, 4, 1, 1).expand(2, 4, 1, 1).clone()
+    x[1, 3] = -1
+    assert unit_images(x)[:, 0, 0].tolist() == [[128, 255, 191], [255, 255, 255]]
 
 
 def test_flips_mirror_half_of_the_rows_and_depend_on_the_generator_alone():

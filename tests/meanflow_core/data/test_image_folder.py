@@ -119,7 +119,7 @@ def test_the_fingerprint_follows_files_and_size(folder):
 
 def test_a_missing_or_empty_folder_says_what_belongs_there(tmp_path):
     for path, rule in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "holds no image")):
-        with pytest.raises(ConfigError, match=f"{rule}.*one sub-folder a class"):
+        with pytest.raises(ConfigError, match=f"{rule}.*one sub-folder per class"):
             load(path)
 
 

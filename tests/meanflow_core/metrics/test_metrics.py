@@ -135,7 +135,8 @@ def test_the_floor_command_prints_json_and_names_mistakes(capsys):
 def test_each_data_set_has_its_metrics(digits):
     assert default_metrics(digits) == ["fid", "accuracy"]
     assert default_metrics(build_dataset(Toy2dConfig(rows=9))) == ["wasserstein", "sliced_wasserstein", "mmd"]
-    assert default_metrics(images()) == ["fid"]
+    assert default_metrics(images()) == ["sliced_wasserstein", "mmd"]
+    assert default_metrics(images(), "features.pt") == ["fid"]
 
 
 def test_every_metric_is_finite_and_better_for_real_rows_than_for_noise(digits, real):
@@ -261,7 +262,7 @@ def test_a_torchscript_file_gives_the_features_and_travels(tmp_path):
 )
 def test_features_that_are_not_there_are_refused_with_what_would_do(spec, rule):
     with pytest.raises(ConfigError, match=rule):
-        build_evaluator(EvaluationConfig(features=spec), images())
+        build_evaluator(EvaluationConfig(features=spec, metrics=["fid"]), images())
 
 
 def test_a_file_that_is_no_torchscript_is_named(tmp_path):

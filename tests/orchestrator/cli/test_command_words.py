@@ -174,7 +174,7 @@ def test_a_wait_for_mlflow_is_said_and_one_that_has_given_up_is_no_wait(capsys, 
     finish_sending(close, "toy")
     assert (waited, "at most 30 s" in capsys.readouterr().err) == ([2.0, 28.0], True)
     finish_sending(lambda seconds: close(seconds, takes=0.1), "toy")
-    assert capsys.readouterr().err == "7 events wait for MLflow; `meansweep sync toy` sends them\n"
+    assert capsys.readouterr().err == "7 events queued for MLflow; `meansweep sync toy` sends them\n"
     assert waited == [2.0, 28.0, 2.0]
 
 
@@ -189,7 +189,7 @@ def test_ctrl_c_while_mlflow_gets_the_last_events_does_not_wait_for_them(capsys)
 
     finish_sending(close, "toy")
     assert waited == [2.0, 0.0]
-    assert capsys.readouterr().err.startswith("7 events wait for MLflow")
+    assert capsys.readouterr().err.startswith("7 events queued for MLflow")
 
 
 @pytest.mark.parametrize("words", [["status"], ["train"], ["edit"], ["trial"], ["trial", "stop"]])

@@ -58,7 +58,7 @@ def test_nodes_that_are_alike_pass():
         ({"gpus": 0}, "GPUs", "b: 2 GPU(s) there, torch sees 0", "CUDA build"),
         ({"ray_gpus": 0}, "GPUs", "b: torch sees 2 GPU(s), Ray counts 0", "--num-gpus=2"),
         ({"compiler": None}, "compiler", "no C compiler on b", "gcc"),
-        ({"storage": storage(seen=False)}, "storage", "/shared/home is another one on b", "NFS"),
+        ({"storage": storage(seen=False)}, "storage", "/shared/home is a different folder on b", "NFS"),
         ({"storage": storage(error="denied")}, "storage", "/shared/home: b: denied", "right to write"),
         ({"free_gib": 1.0}, "temporary space", "b: 1.0 GiB", "free some"),
     ],
@@ -100,7 +100,7 @@ def test_mlflow_that_does_not_answer_is_told(monkeypatch):
     def refused() -> None:
         raise RuntimeError("API request to endpoint /x failed with error code 401 != 200. Response body: 'You are not")
 
-    assert "does not take these" in check_mlflow(refused).detail
+    assert "rejects these" in check_mlflow(refused).detail
     assert "_PASSWORD" in check_mlflow(refused).what_to_do
     assert check_mlflow(lambda: None).ok
 

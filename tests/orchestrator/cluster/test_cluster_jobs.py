@@ -50,7 +50,7 @@ def test_data_and_hidden_folders_stay_here(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_here_cannot_be_sent():
-    with pytest.raises(ConfigError, match="cannot be sent along"):
+    with pytest.raises(ConfigError, match="cannot be sent to the cluster"):
         copy_package("no_such_package", Path())
 
 

@@ -258,7 +258,7 @@ def test_retry_failed_takes_up_what_can_be_mended_and_leaves_what_diverged(home:
     assert control.request(home.sweep("memory"), control.retry_failed()).startswith("nothing to retry (1 diverged or")
     run(home, toy.grid(x=(0.1, 0.4, 0.6), **toy.trained("Diverging")))
     message = control.request(home.sweep("toy"), control.retry_failed())
-    assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` takes up a single one)"
+    assert message == "nothing to retry (1 diverged or out of memory: `trial retry ID` retries one of them)"
     assert control.request(home.sweep("toy"), control.retry_trial("2")).startswith("trial 2 starts again; ")
     trace = Trace()
     trials = run(home, toy.grid(), trace=trace)
@@ -355,7 +355,7 @@ def test_an_edit_says_what_differs_and_marks_the_trials_that_follow(home: Home) 
     message = edited(home, toy.sweep(run_cap=5, parameters=parameters))
     assert message.startswith(
         "revision 1: parameters.x.max: 1.0 -> 0.2; run_cap: 3 -> 5; "
-        f"outside of the new space, ranked but not learned from: trials {', '.join(outside)}"
+        f"outside the new search space, ranked but not used by the search: trials {', '.join(outside)}"
     )
     trials = run(home, toy.sweep())
     assert essence(trials[:3]) == essence(old)

@@ -17,7 +17,7 @@ from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.results.summary import standing, summarize
+from orchestrator.results.sweep_status import Waste, standing, status_of
 from orchestrator.trials.failures import LOST_LIMIT, bug_hash, goes_on
 from orchestrator.trials.protocol import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.trials.trial import TrialState
@@ -199,8 +199,7 @@ def test_the_work_of_a_failed_run_since_its_last_report_is_waste(start: Start, c
     engine.ended("0", Outcome(kind="lost", reason="node"))
     trial = engine.ledger.trial("0")
     assert (trial.busy_seconds, trial.wasted_seconds, trial.gpu_seconds) == (19.0, 9.0, 9.5)
-    waste = engine.summary()["waste"]
-    assert waste == {"lost_seconds": 9.0, "failed_seconds": 0.0, "gpu_hours": pytest.approx(4.5 / 3600)}
+    assert engine.status().waste == Waste(lost_seconds=9.0, failed_seconds=0.0, gpu_hours=pytest.approx(4.5 / 3600))
 
 
 def test_what_a_killed_driver_had_not_recorded_is_waste_as_far_as_it_is_known(start: Start, clock: Clock) -> None:
@@ -358,9 +357,9 @@ def test_a_clock_that_jumps_back_spends_nothing_negative(start: Start, clock: Cl
     clock.now -= 5000
     engine.report("0", at(30, seconds=-4000.0))
     engine.ended("0", Outcome(kind="lost", reason="node"))
-    budget = engine.summary()["budget"]
-    assert budget["gpu_hours"]["used"] == 0
-    assert budget["wall_clock"]["used"] == 0
+    budget = engine.status().budget
+    assert budget["gpu_hours"].used == 0
+    assert budget["wall_clock"].used == 0
 
 
 def test_a_date_that_jumps_to_and_fro_changes_no_decision_no_budget_and_no_time(
@@ -377,10 +376,10 @@ def test_a_date_that_jumps_to_and_fro_changes_no_decision_no_budget_and_no_time(
             engine = open_engine(home, content, clock=clock)
             with engine.ledger:
                 drive(engine, clock=clock, seconds=3.0, on_report=lambda engine, work, report: stop_at_fifth(engine))
-                summary = engine.finish()
+                status = engine.finish()
                 trials = engine.ledger.trials()
         times = [(trial.busy_seconds, trial.gpu_seconds, trial.wasted_seconds) for trial in trials]
-        return essence(trials), times, summary["budget"], summary["state"]
+        return essence(trials), times, status.budget, status.state
 
     def stop_at_fifth(engine: Engine) -> None:
         if len(engine.ledger.sessions()) == 1 and engine.wall() >= 15.0:
@@ -664,7 +663,7 @@ def test_strictly_a_worker_on_another_device_stops_the_sweep(start: Start, home:
         assert engine.report("0", at(60, facts={"device": "cuda"})) is Decision.PAUSE
         engine.ended("0", Outcome(kind="stopped"))
         assert engine.next() == Done(reason="--strict, and trial 0 differs: the device type: cpu -> cuda")
-        assert engine.finish()["state"] == "stopped"
+        assert engine.finish().state == "stopped"
 
 
 def test_where_the_data_is_varied_its_fingerprint_is_no_drift(start: Start) -> None:
@@ -744,10 +743,10 @@ def test_the_status_of_a_sweep_whose_driver_died_says_so(start: Start) -> None:
     assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.RUNNING]
     engine.ledger.close()
     assert [trial.state for trial in standing(Ledger.open(engine.paths))] == [TrialState.WAITING]
-    status = summarize(Ledger.open(engine.paths))
-    assert status["state"] == "interrupted"
-    assert status["trials"]["waiting"] == 1
-    assert status["trials"]["running"] == 0
+    status = status_of(Ledger.open(engine.paths))
+    assert status.state == "interrupted"
+    assert status.counts["waiting"] == 1
+    assert status.counts["running"] == 0
 
 
 def test_a_sweep_in_which_everything_failed_has_failed(home: Home) -> None:

@@ -23,7 +23,7 @@ FILE = DATA / "journal-2.yaml"
 
 def finish(engine):
     with engine.ledger:
-        assert run_inline(engine)["state"] == "finished"
+        assert run_inline(engine).state == "finished"
     return engine.ledger.trials()
 
 
@@ -109,7 +109,7 @@ print(control.request(paths, control.extend(1)))
 print(control.request(paths, control.edit(read_spec(file, ["name=before", "retries=5"]))))
 engine = resume_sweep(home, "before", strict=True)
 with engine.ledger:
-    print(run_inline(engine)["state"], [t.labels for t in engine.ledger.trials()])
+    print(run_inline(engine).state, [t.labels for t in engine.ledger.trials()])
 engine = start_sweep(home, read_spec(file, ["name=after"]))
 with engine.ledger:
     run_inline(engine)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -25,11 +26,11 @@ def test_differences_of_the_swept_keys_and_what_is_the_same():
     a = record(1, 2.0, values={"optimizer.lr": 0.01, "model.depth": 4, "objective.time.mean": -0.4})
     b = record(2, 3.0, values={"optimizer.lr": 0.02, "model.depth": 4})
     found = compare(spec(), [a, b], "1", "2")
-    assert found["differences"] == [
+    assert found.to_json()["differences"] == [
         {"key": "optimizer.lr", "values": [0.01, 0.02]},
         {"key": "objective.time.mean", "values": [-0.4, None]},
     ]
-    assert found["same"] == {"model.depth": 4}
+    assert found.same == {"model.depth": 4}
 
 
 def test_curves_are_means_over_seeds():
@@ -37,28 +38,28 @@ def test_curves_are_means_over_seeds():
     a1 = record("1.1", 3.0, seed=1, reports={500: {METRIC: 6.0}, 4500: {METRIC: 3.0}})
     b = record(2, 5.0, reports={500: {METRIC: 7.0}}, steps=500, state="pruned")
     found = compare(spec(), [a, a1, b], "1", "2")
-    assert found["curve"] == [{"step": 500, "values": [5.0, 7.0]}, {"step": 4500, "values": [2.5, None]}]
-    assert "different steps (4500 and 500)" in found["test"]["verdict"]
-    assert found["test"]["better"] is None
+    assert found.to_json()["curve"] == [{"step": 500, "values": [5.0, 7.0]}, {"step": 4500, "values": [2.5, None]}]
+    assert "different steps (4500 and 500)" in found.test.verdict
+    assert found.test.better is None
 
 
 def test_the_paired_difference_with_its_interval_and_p_value():
     from scipy import stats
 
     a, b = [1.0, 2.0, 3.0, 2.5], [1.5, 2.7, 3.4, 3.1]
-    found = compare(spec(), [*group(1, a), *group(2, b)], "2", "1")["test"]
+    found = compare(spec(), [*group(1, a), *group(2, b)], "2", "1").test
     want = stats.ttest_rel(b, a)
-    assert found["p_value"] == pytest.approx(want.pvalue)
-    assert found["difference"] == pytest.approx(0.55)
-    assert found["ci95"] == pytest.approx(list(want.confidence_interval(0.95)))
-    assert found["better"] == "1"
-    assert found["verdict"].startswith("Trial 1 is better by 0.55 ± 0.21 (p=0.0034, 4 shared seeds)")
+    assert found.p_value == pytest.approx(want.pvalue)
+    assert found.difference == pytest.approx(0.55)
+    assert found.ci95 == pytest.approx(list(want.confidence_interval(0.95)))
+    assert found.better == "1"
+    assert found.verdict.startswith("Trial 1 is better by 0.55 ± 0.21 (p=0.0034, 4 shared seeds)")
 
 
 def test_a_collapsed_seed_is_named_in_place_of_a_test_of_means():
     found = compare(spec(), [*group(1, [2.8, 2.6, 2.9]), *group(2, [2.4, 2.1, 87.0])], "1", "2")
-    assert found["test"]["better"] is None
-    assert found["test"]["verdict"] == (
+    assert found.test.better is None
+    assert found.test.verdict == (
         "No test of means: trial 2 is unstable, seed 2 collapsed (87); trial 1 is better on 1 of 3 shared seeds."
     )
     assert "2.1 to 87" in shown(found)
@@ -68,8 +69,8 @@ def test_a_collapsed_seed_is_named_in_place_of_a_test_of_means():
 def test_maximising_turns_the_winner_around():
     both = [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 3.05, 4.1])]
     maximise = spec(metrics=(Metric(name=METRIC, goal="maximize"),))
-    assert compare(maximise, both, "1", "2")["test"]["better"] == "2"
-    assert compare(spec(), both, "1", "2")["test"]["better"] == "1"
+    assert compare(maximise, both, "1", "2").test.better == "2"
+    assert compare(spec(), both, "1", "2").test.better == "1"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_maximising_turns_the_winner_around():
     ],
 )
 def test_the_verdict_says_how_sure_it_is(second, want):
-    assert want in compare(spec(), [*group(1, [1.0, 2.0, 3.0]), *second], "1", "2")["test"]["verdict"]
+    assert want in compare(spec(), [*group(1, [1.0, 2.0, 3.0]), *second], "1", "2").test.verdict
 
 
 def test_a_replicate_stands_for_its_configuration():
@@ -103,13 +104,13 @@ def test_unknown_trials_and_twins_are_refused():
 
 def test_text_and_json_of_a_whole_sweep():
     found = compare(spec(), trials(), "22", "14")
-    assert json.loads(json.dumps(found))["trials"][0]["n"] == 4
+    assert json.loads(json.dumps(found.to_json()))["trials"][0]["n"] == 4
     text = shown(found)
     assert max(map(len, text.splitlines())) <= 100
     assert "optimizer.lr" in text
     assert "at step 4500" in text
     assert "Trial 22 is better by" in text
-    many = {**found, "curve": [{"step": step, "values": [1.0, 2.0]} for step in range(1, 101)]}
+    many = dataclasses.replace(found, curve={step: (1.0, 2.0) for step in range(1, 101)})
     lines = [line for line in shown(many).splitlines() if "at step" in line]
     assert len(lines) <= 12
     assert "at step 100 " in lines[-1]

@@ -1,8 +1,8 @@
 import pytest
 
-from orchestrator.results.findings import notes, rung_predictions, verdict
+from orchestrator.results.findings import RungPrediction, notes, rung_predictions, verdict
 from orchestrator.results.leaderboard_rows import leaderboard
-from orchestrator.results.parameter_importance import importance
+from orchestrator.results.parameter_importance import Importance, Share, importance
 from orchestrator.spec.settings import Metric
 from orchestrator.trials.trial import Failure
 from tests.orchestrator.example_sweep import METRIC, record, spec, trials
@@ -14,11 +14,8 @@ def group(key, values, **more):
 
 def said(some, spec_=None, **importances):
     spec_ = spec_ or spec()
-    rows = [
-        {"parameter": name, "importance": share, "low": low, "high": high}
-        for name, (share, low, high) in importances.items()
-    ]
-    found = {"importance": rows}
+    shares = tuple(Share(name, share, low, high) for name, (share, low, high) in importances.items())
+    found = Importance(sweep=spec_.name, metric=METRIC, trials=len(some), best=5, shares=shares)
     return verdict(spec_, leaderboard(spec_, some), found), list(notes(spec_, some, leaderboard(spec_, some), found))
 
 
@@ -33,7 +30,7 @@ def said(some, spec_=None, **importances):
         ),
         (
             [record(1, 7.0, state="running", steps=500), record(2, 9.0, state="pruned", steps=400)],
-            "No trial has finished yet; trial 1 has come farthest, with eval/fid_1nfe 7 at step 500.",
+            "No trial has finished yet; trial 1 has got furthest, with eval/fid_1nfe 7 at step 500.",
         ),
         ([record(1, 2.0)], "Trial 1 is best, with eval/fid_1nfe 2; no other one has finished."),
         (
@@ -76,8 +73,7 @@ def test_a_best_value_at_the_end_of_its_range_is_noted_where_it_matters():
     high = record(1, 1.0, values={"optimizer.lr": 2.95e-3, "objective.weight.power": 0.02})
     _, found = said([high], **{"optimizer.lr": (0.9, 0.8, 1.0), "objective.weight.power": (0.01, 0.0, 0.1)})
     assert [note for note in found if "range" in note] == [
-        "The best lr, 0.00295, lies at the upper end of its range (1e-4 to 0.003): "
-        "a wider range may hold something better."
+        "The best lr, 0.00295, lies at the upper end of its range (1e-4 to 0.003): better values may lie beyond it."
     ]
     middle = record(1, 1.0, values={"optimizer.lr": 6e-4, "objective.weight.power": 1.0})
     assert not [note for note in said([middle])[1] if "range" in note]
@@ -126,9 +122,9 @@ def test_rungs_are_judged_by_the_order_they_predicted():
         return record(key, late, reports={500: {METRIC: early}, 4500: {METRIC: late}})
 
     agreeing = [one(i, float(i), float(i * i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), agreeing, [500, 1500]) == [{"step": 500, "correlation": 1.0, "trials": 6}]
+    assert rung_predictions(spec(), agreeing, [500, 1500]) == [RungPrediction(step=500, correlation=1.0, trials=6)]
     reverse = [one(i, float(-i), float(i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), reverse, [500])[0]["correlation"] == -1.0
+    assert rung_predictions(spec(), reverse, [500])[0].correlation == -1.0
     assert rung_predictions(spec(), agreeing[:4], [500]) == []
 
 

@@ -27,18 +27,18 @@ def made(metric, n=40, seed=1, **more):
 
 
 def ranking(found):
-    return [row["parameter"] for row in found["importance"]]
+    return [row.parameter for row in found.shares]
 
 
 def test_the_parameter_that_decides_comes_first_and_the_shares_add_up():
     found = importance(spec(), made(lambda v: 10 * (v["optimizer.lr"] - 0.4) ** 2 + 0.01 * v["objective.weight.power"]))
     assert ranking(found)[0] == "optimizer.lr"
-    shares = [row["importance"] for row in found["importance"]]
+    shares = [row.importance for row in found.shares]
     assert sum(shares) == pytest.approx(1)
     assert shares[0] > 0.6
-    assert all(row["low"] <= row["high"] for row in found["importance"])
-    assert found["message"] is None
-    assert json.loads(json.dumps(found)) == found
+    assert all(row.low <= row.high for row in found.shares)
+    assert found.message is None
+    assert json.loads(json.dumps(found.to_json())) == found.to_json()
 
 
 def test_a_trial_stopped_early_with_a_good_value_does_not_count_as_good():
@@ -49,7 +49,7 @@ def test_a_trial_stopped_early_with_a_good_value_does_not_count_as_good():
     ]
     stopped = [record(i, r.metric, values=r.values, state="pruned", steps=500) for i, r in enumerate(stopped, 100)]
     found = importance(spec(), [*finished, *stopped])
-    assert found["trials"] == len(finished) + len(stopped)
+    assert found.trials == len(finished) + len(stopped)
     assert ranking(found)[0] == "optimizer.lr"
 
 
@@ -61,14 +61,14 @@ def test_what_makes_training_diverge_counts():
             one = record(one.id, None, values=one.values, state="failed", failure=failure)
         some.append(one)
     assert ranking(importance(spec(), some))[0] == "optimizer.lr"
-    assert importance(spec(), some)["trials"] == 40
+    assert importance(spec(), some).trials == 40
 
 
 def test_conditional_parameters_and_replicates_are_understood():
     found = importance(spec(), trials())
     assert set(ranking(found)) == set(spec().space.names)
     assert ranking(found)[0] == "optimizer.lr"
-    assert found["trials"] == 21  # 24 configurations, of which three failed for reasons of the machine or the code
+    assert found.trials == 21  # 24 configurations, of which three failed for reasons of the machine or the code
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_conditional_parameters_and_replicates_are_understood():
 )
 def test_too_little_to_say_anything_is_said(some, want):
     found = importance(spec(), some)
-    assert found["importance"] == []
-    assert want in found["message"]
+    assert found.shares == ()
+    assert want in found.message
     assert want in shown(found)
 
 

@@ -14,7 +14,7 @@ CONTRACT = ["rank", "trial", "state", "metric", "mean", "ci95", "n", "steps", "c
 
 
 def ids(rows):
-    return [row["trial"] for row in rows]
+    return [row.trial for row in rows]
 
 
 def diverged(key, **more):
@@ -30,7 +30,7 @@ def shown(spec_, rows, width=100, **more):
 
 def test_rows_carry_the_contract_and_only_the_swept_keys():
     rows = leaderboard(spec(), [record(1, 2.0, values={"optimizer.lr": 0.01}, checkpoint="c/1")], {"1": "run-a"})
-    (row,) = json.loads(json.dumps(rows))
+    (row,) = json.loads(json.dumps([row.to_json() for row in rows]))
     assert list(row)[: len(CONTRACT)] == CONTRACT
     assert row == row | {
         "rank": 1,
@@ -52,7 +52,7 @@ def test_best_first_for_either_goal(goal, want):
     metrics = (Metric(name=METRIC, goal=goal),)
     rows = leaderboard(spec(metrics=metrics), [record(1, 5.0), record(2, 1.0), record(3, 3.0)])
     assert ids(rows) == want
-    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert [row.rank for row in rows] == [1, 2, 3]
 
 
 def test_a_pruned_trial_never_outranks_a_finished_one():
@@ -65,26 +65,26 @@ def test_a_pruned_trial_never_outranks_a_finished_one():
     ]
     rows = leaderboard(spec(), some)
     assert ids(rows) == ["1", "4", "3", "2", "5"]
-    assert [row["rank"] for row in rows] == [1, 2, 3, 4, None]
+    assert [row.rank for row in rows] == [1, 2, 3, 4, None]
 
 
 def test_a_diverged_trial_ranks_last_and_never_wins():
     rows = leaderboard(spec(), [diverged(1, reports={500: {METRIC: 0.001}}), record(2, 40.0), diverged(3)])
     assert ids(rows) == ["2", "1", "3"]
-    assert [(row["rank"], row["metric"]) for row in rows[1:]] == [(None, None)] * 2
-    assert rows[1]["failure"] == {"kind": "diverged", "reason": "the loss is nan"}
+    assert [(row.rank, row.metric) for row in rows[1:]] == [(None, None)] * 2
+    assert rows[1].to_json()["failure"] == {"kind": "diverged", "reason": "the loss is nan"}
 
 
 def test_nothing_wins_when_everything_failed():
-    assert [row["rank"] for row in leaderboard(spec(), [diverged(1), diverged(2)])] == [None, None]
+    assert [row.rank for row in leaderboard(spec(), [diverged(1), diverged(2)])] == [None, None]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_has_no_rank(value):
     rows = leaderboard(spec(), [record(1, value), record(2, 3.0)])
     assert ids(rows) == ["2", "1"]
-    assert rows[1]["rank"] is None
-    assert json.dumps(rows[1]["metric"]) == "null"
+    assert rows[1].rank is None
+    assert json.dumps(rows[1].metric) == "null"
 
 
 def test_the_seeds_of_a_configuration_are_one_row_with_mean_and_interval():
@@ -94,9 +94,9 @@ def test_the_seeds_of_a_configuration_are_one_row_with_mean_and_interval():
     some = [record("1", values[0])] + [record(f"1.{i}", values[i], seed=10 + i) for i in (1, 2, 3)]
     (row,) = leaderboard(spec(), some)
     low, high = stats.t.interval(0.95, 3, loc=2.25, scale=stats.sem(values))
-    assert (row["trial"], row["metric"], row["mean"], row["n"]) == ("1", 2.0, 2.25, 4)
-    assert row["ci95"] == pytest.approx([low, high])
-    assert row["seeds"] == {0: 2.0, 11: 2.5, 12: 3.0, 13: 1.5}
+    assert (row.trial, row.metric, row.mean, row.n) == ("1", 2.0, 2.25, 4)
+    assert row.ci95 == pytest.approx([low, high])
+    assert row.seeds == {0: 2.0, 11: 2.5, 12: 3.0, 13: 1.5}
 
 
 def test_a_lucky_first_seed_loses_to_a_better_mean():
@@ -104,7 +104,7 @@ def test_a_lucky_first_seed_loses_to_a_better_mean():
     some += [record("2", 1.2), record("2.1", 1.4, seed=1), record("2.2", 1.3, seed=2)]
     rows = leaderboard(spec(), some)
     assert ids(rows) == ["2", "1"]
-    assert [row["mean"] for row in rows] == pytest.approx([1.3, 4.0])
+    assert [row.mean for row in rows] == pytest.approx([1.3, 4.0])
 
 
 def test_a_single_seed_is_compared_on_the_seed_it_shares():
@@ -119,8 +119,8 @@ def test_a_configuration_of_which_a_seed_diverged_stands_behind_the_sound_ones()
     some.append(record("3", 0.1, state="pruned", steps=500))
     rows = leaderboard(spec(), some)
     assert ids(rows) == ["2", "1", "3"]
-    assert rows[1]["replicates"] == {"finished": 1, "failed": 1}
-    assert rows[1]["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "diverged", "value": None}]
+    assert rows[1].replicates == {"finished": 1, "failed": 1}
+    assert rows[1].to_json()["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "diverged", "value": None}]
 
 
 def seeds(key, *curves):
@@ -140,8 +140,8 @@ def test_a_configuration_of_which_a_seed_collapsed_stands_behind_the_stable_ones
     shaky = seeds(1, [8.0, 2.4], [9.0, 2.1], [8.0, 86.9])
     rows = leaderboard(spec(), [*shaky, *seeds(2, [9.0, 2.8], [9.0, 2.6], [8.0, 2.9]), record("3", 13.0)])
     assert ids(rows) == ["2", "3", "1"]
-    assert rows[2]["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "collapsed", "value": 86.9}]
-    assert (rows[2]["median"], rows[2]["n"], rows[2]["p_value_vs_best"], rows[2]["tied_with_best"]) == (
+    assert rows[2].to_json()["bad_seeds"] == [{"trial": "1.2", "seed": 2, "kind": "collapsed", "value": 86.9}]
+    assert (rows[2].median, rows[2].n, rows[2].p_value_vs_best, rows[2].tied_with_best) == (
         2.4,
         3,
         None,
@@ -169,12 +169,12 @@ def test_a_configuration_of_which_a_seed_collapsed_stands_behind_the_stable_ones
 )
 def test_a_seed_collapsed_if_it_is_far_from_the_best_and_worse_than_that_one_ever_was(goal, curves, bad):
     (row,) = leaderboard(spec(metrics=(Metric(name=METRIC, goal=goal),)), seeds(1, *curves))
-    assert [seed["seed"] for seed in row["bad_seeds"]] == bad
+    assert [seed.seed for seed in row.bad_seeds] == bad
 
 
 def test_replicates_that_still_run_do_not_count_yet():
     (row,) = leaderboard(spec(), [record("1", 2.0), record("1.1", 9.0, state="running", seed=1, steps=500)])
-    assert (row["mean"], row["n"], row["replicates"]) == (2.0, 1, {"running": 1})
+    assert (row.mean, row.n, row.replicates) == (2.0, 1, {"running": 1})
 
 
 def test_differences_are_tested_on_shared_seeds_and_corrected_for_their_number():
@@ -187,11 +187,11 @@ def test_differences_are_tested_on_shared_seeds_and_corrected_for_their_number()
 
     rows = leaderboard(spec(), [*group(1, best), *group(2, near), *group(3, far), record("4", 99.0)])
     assert ids(rows) == ["1", "2", "3", "4"]
-    assert [row["tied_with_best"] for row in rows] == [True, True, False, None]
+    assert [row.tied_with_best for row in rows] == [True, True, False, None]
     raw = [stats.ttest_rel(best, other).pvalue for other in (near, far)]
-    assert rows[2]["p_value_vs_best"] == pytest.approx(2 * raw[1])  # the smaller of two
-    assert rows[1]["p_value_vs_best"] == pytest.approx(raw[0])
-    assert rows[0]["p_value_vs_best"] is None
+    assert rows[2].p_value_vs_best == pytest.approx(2 * raw[1])  # the smaller of two
+    assert rows[1].p_value_vs_best == pytest.approx(raw[0])
+    assert rows[0].p_value_vs_best is None
 
 
 def test_several_metrics_are_ranked_by_pareto_front():
@@ -201,8 +201,8 @@ def test_several_metrics_are_ranked_by_pareto_front():
     points = {1: (1.0, 0.2), 2: (2.0, 0.9), 3: (2.5, 0.8), 4: (3.0, 0.1), 5: (1.5, 0.5)}
     some = [record(k, a, reports={4500: {METRIC: a, "eval/accuracy": b}}) for k, (a, b) in points.items()]
     rows = leaderboard(spec(metrics=metrics), some)
-    assert [(row["trial"], row["front"]) for row in rows] == [("1", 1), ("5", 1), ("2", 1), ("3", 2), ("4", 3)]
-    assert rows[2]["metrics"] == {METRIC: 2.0, "eval/accuracy": 0.9}
+    assert [(row.trial, row.front) for row in rows] == [("1", 1), ("5", 1), ("2", 1), ("3", 2), ("4", 3)]
+    assert rows[2].metrics == {METRIC: 2.0, "eval/accuracy": 0.9}
     assert "front" in shown(spec(metrics=metrics), rows)
 
 

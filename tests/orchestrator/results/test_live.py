@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 from rich.console import Console
@@ -27,8 +28,8 @@ def text_of(renderable, width=100):
 
 def test_running_trials_come_first_then_the_latest():
     found = view(spec(), some(), state="running")
-    assert [row["trial"] for row in found["rows"]] == ["3", "2", "4", "1"]
-    assert found["rows"][0] == {
+    assert [row.trial for row in found.rows] == ["3", "2", "4", "1"]
+    assert dataclasses.asdict(found.rows[0]) == {
         "trial": "3",
         "state": "running",
         "failure": None,
@@ -53,7 +54,7 @@ def test_the_table_says_where_each_trial_stands_and_what_is_best():
 
 def test_the_table_fits_and_is_short_for_many_trials():
     found = view(spec(), trials() * 10, rows=8)
-    assert len(found["rows"]) == 8
+    assert len(found.rows) == 8
     assert max(map(len, text_of(render(found), width=80).splitlines())) <= 80
 
 

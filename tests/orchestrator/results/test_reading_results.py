@@ -45,15 +45,16 @@ def examples():
     rows = leaderboard(spec(), every, {"14": "8c1f0a52"})
     found = status(spec(), every[:20], state="running", wall_seconds=1800.0, concurrency=2)
     compared = compare(spec(), every, "22", "14")
-    measured = importance(spec(), every)
+    measured = importance(spec(), every).to_json()
+
     return {
         "leaderboard": text(leaderboard_table(spec(), rows, limit=6)),
-        "leaderboard-json": data(rows[1:2]),
+        "leaderboard-json": data([row.to_json() for row in rows[1:2]]),
         "status": text(status_table(found)),
-        "status-json": data(found),
+        "status-json": data(found.to_json()),
         "compare": text(compare_table(spec(), compared, rows=4)),
-        "compare-json": data(compared["test"]),
-        "importance": text(importance_table(spec(), measured)),
+        "compare-json": data(compared.test.to_json()),
+        "importance": text(importance_table(spec(), importance(spec(), every))),
         "importance-json": data({**measured, "importance": measured["importance"][:2]}),
     }
 

@@ -20,7 +20,7 @@ def shown(found):
 
 
 def test_the_json_carries_the_contract():
-    found = json.loads(json.dumps(status(spec(), trials(), state="finished", wall_seconds=1800.0)))
+    found = json.loads(json.dumps(status(spec(), trials(), state="finished", wall_seconds=1800.0).to_json()))
     assert {"sweep", "state", "trials", "best", "budget"} <= found.keys()
     assert (found["sweep"], found["state"]) == ("digits-guidance", "finished")
     counts = found["trials"]
@@ -38,12 +38,12 @@ def test_the_budget_sums_every_trial():
         record(2, None, state="failed", failure=Failure("lost", "node"), gpu_seconds=900.0, wasted_seconds=60.0)
     )
     found = status(spec(), some, wall_seconds=120.0)
-    assert found["budget"] == {
+    assert found.to_json()["budget"] == {
         "gpu_hours": {"used": 1.75, "limit": 40.0},
         "wall_clock": {"used": 120.0, "limit": 43200.0},
         "trials": {"used": 3, "limit": None},
     }
-    assert found["wasted_seconds"] == 60.0
+    assert found.wasted_seconds == 60.0
     assert "1m of work lost" in shown(found)
 
 
@@ -53,13 +53,13 @@ def test_the_time_left_allows_for_those_who_will_be_promoted():
     some = [record(0, 2.0, state="at-rung", steps=500, busy_seconds=20.0)]
     some.append(record(1, None, state="running", steps=0, busy_seconds=0.0))
     found = status(sweep, some, state="running")
-    assert (found["trials"]["at-rung"], found["trials"]["running"]) == (1, 1)
+    assert (found.counts["at-rung"], found.counts["running"]) == (1, 1)
     assert "0 of 3 ended, 1 running, 1 at-rung" in shown(found)
     # three come to step 500, one of them to 1500 and to 4500: 5500 steps, of which 500 took 20 s
-    assert found["eta_seconds"] == pytest.approx(5000 * 20 / 500)
-    assert status(sweep, some[1:], state="running")["eta_seconds"] is None
+    assert found.eta_seconds == pytest.approx(5000 * 20 / 500)
+    assert status(sweep, some[1:], state="running").eta_seconds is None
     ended = [record(0, 2.0), *(record(key, 3.0, state="pruned", steps=500, busy_seconds=1.0) for key in (1, 2))]
-    assert status(sweep, ended, state="finished")["eta_seconds"] == 0
+    assert status(sweep, ended, state="finished").eta_seconds == 0
 
 
 def test_the_time_left_is_the_remaining_work_on_what_runs_now():
@@ -71,19 +71,19 @@ def test_the_time_left_is_the_remaining_work_on_what_runs_now():
         record(5, None, state="waiting", busy_seconds=0.0),
     ]
     # mean 75: 28 trials to come, 50 left of trial 3, none of trial 4, 75 of trial 5; two at once
-    assert status(spec(), some, state="running")["eta_seconds"] == pytest.approx((28 * 75 + 50 + 75) / 2)
-    assert status(spec(), some, state="running", concurrency=4)["eta_seconds"] == pytest.approx((28 * 75 + 125) / 4)
+    assert status(spec(), some, state="running").eta_seconds == pytest.approx((28 * 75 + 50 + 75) / 2)
+    assert status(spec(), some, state="running", concurrency=4).eta_seconds == pytest.approx((28 * 75 + 125) / 4)
     near_limit = status(spec(), some, state="running", wall_seconds=43190.0)
-    assert near_limit["eta_seconds"] == pytest.approx(10.0)
+    assert near_limit.eta_seconds == pytest.approx(10.0)
 
 
 def test_the_time_left_is_unknown_before_a_trial_has_ended():
-    assert status(spec(), [record(1, None, state="running")], state="running")["eta_seconds"] is None
+    assert status(spec(), [record(1, None, state="running")], state="running").eta_seconds is None
 
 
 def test_a_stopped_sweep_expects_no_more_trials():
     found = status(spec(), [record(1, 1.0)], state="stopped")
-    assert (found["trials"]["left"], found["trials"]["total"], found["eta_seconds"]) == (0, 1, 0.0)
+    assert (found.left, found.total, found.eta_seconds) == (0, 1, 0.0)
     assert "time left" not in shown(found)
 
 

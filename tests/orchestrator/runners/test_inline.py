@@ -27,7 +27,7 @@ from orchestrator.runners.inline import run_inline
 from tests.orchestrator.simulation import open_engine
 engine = open_engine(Home(__import__("pathlib").Path(sys.argv[1])), json.loads(sys.argv[2]))
 print("ready", flush=True)
-print(run_inline(engine)["state"])
+print(run_inline(engine).state)
 """
 
 
@@ -65,8 +65,8 @@ def test_a_signal_ends_cleanly_and_the_trial_goes_on_later(tmp_path: Path, numbe
     assert ledger.trials()[0].steps in (30, 60)
     engine = open_engine(Home(tmp_path), content)
     with engine.ledger:
-        summary = run_inline(engine)
-    assert summary["trials"]["finished"] == 2
+        status = run_inline(engine)
+    assert status.counts["finished"] == 2
     assert [attempt for trial in engine.ledger.trials() for attempt in trial.attempts] == []
 
 

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from meanflow_core.errors import ConfigError
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.planning.plan import make_plan
 from orchestrator.search import METHODS, RULES
@@ -78,15 +79,8 @@ def test_a_sampler_of_optuna_finds_its_generations_again(tmp_path: Path) -> None
     assert [trial.state for trial in trials] == [TrialState.FINISHED] * 20
     random = run(Home(tmp_path / "random"), {**content, "method": "random"})
     assert [trial.values for trial in trials[8:]] != [trial.values for trial in random[8:]]
-    generations = {str(trial["birth"]["sampler"]) for trial in births(tmp_path)}
+    generations = {str(history.birth.sampler) for history in Ledger.open(Home(tmp_path).sweep("toy")).histories()}
     assert len(generations) == 3  # of eight, eight and four
-
-
-def births(folder: Path) -> list[dict[str, Any]]:
-    from orchestrator.ledger.ledger import Ledger
-
-    ledger = Ledger.open(Home(folder).sweep("toy"))
-    return [{"birth": history.birth} for history in ledger.histories()]
 
 
 @pytest.mark.parametrize("word", ["brute", "nsga3", "tpr", "Grid", ""])

@@ -116,7 +116,7 @@ def test_choices_have_their_probabilities():
 def test_membership(p, value, inside):
     assert p.contains(value) is inside
     if not inside:
-        with pytest.raises(ValueError, match="no value of x"):
+        with pytest.raises(ValueError, match="not a value of x"):
             p.to_unit(value)
 
 
@@ -125,7 +125,7 @@ def test_choices_that_are_lists_have_labels_that_lead_back():
     assert p.labels == ("[0.99]", "[0.99, 0.999]")
     assert p.labelled("[0.99, 0.999]") == [0.99, 0.999]
     assert parameter("categorical", choices=("b", 2, None)).labels == ("b", 2, None)
-    with pytest.raises(ValueError, match="no label"):
+    with pytest.raises(ValueError, match="not a label"):
         p.labelled("[0.9]")
 
 

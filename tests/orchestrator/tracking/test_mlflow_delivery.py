@@ -126,7 +126,7 @@ def test_a_run_that_a_slow_server_makes_late_is_deleted(outbox, store):
     late = delivery.client.create_run(delivery.sent.experiments["e"], tags=tags).info.run_id
     report = check(outbox.folder, store)
     assert (report.doubles, report.complete) == (1, False)
-    assert "1 runs stand twice" in str(report)
+    assert "1 duplicate runs" in str(report)
     sync(outbox.folder, store)
     assert check(outbox.folder, store).complete
     assert delivery.client.get_run(late).info.lifecycle_stage == "deleted"

@@ -157,7 +157,7 @@ def test_a_wrong_password_is_an_outage_not_a_refusal(tmp_path, store, proxy):
         sweep.report(step)
     sweep.wait(lambda: sweep.tracker.problem)
     assert sweep.end(5) > 0
-    with pytest.raises(ConnectionError, match="does not take this user and password"):
+    with pytest.raises(ConnectionError, match="rejects this user and password"):
         sync(tmp_path / "outbox", wrong)
     assert sync(tmp_path / "outbox", store) > 0
     assert_whole(tmp_path, store)
