@@ -26,6 +26,7 @@ from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.exported import load_network as load_network
+from meanflow_core.training.graphs import begin_graphs, structure_of
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
 from meanflow_core.training.precision import in_its_precision
@@ -34,8 +35,6 @@ from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
-GRAPHS = 1000
-"""Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
 
 
 class Trainer:
@@ -97,8 +96,7 @@ class Trainer:
         )
         self._diagnostics = loss.diagnostics
         if options.compile:
-            # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
-            torch._dynamo.config.recompile_limit = GRAPHS
+            begin_graphs(structure_of(self.config.to_dict(), self.dataset.shape))
             loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
         self._plain_loss = loss
         self._loss: nn.Module = self.world.wrap(loss, self.device)

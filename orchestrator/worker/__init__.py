@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.worker.group import WorkerGroup as WorkerGroup
     from orchestrator.worker.process import SharedData as SharedData
     from orchestrator.worker.process import Work as Work
-    from orchestrator.worker.process import allocated_memory as allocated_memory
+    from orchestrator.worker.process import leftover_memory as leftover_memory
     from orchestrator.worker.process import prepare_process as prepare_process
     from orchestrator.worker.process import run_on_this_worker as run_on_this_worker
     from orchestrator.worker.process import wait_for_gpu_memory as wait_for_gpu_memory

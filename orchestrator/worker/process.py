@@ -107,12 +107,12 @@ def prepare_process(work: Work) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def allocated_memory() -> int:
-    """Return the bytes of GPU memory that live tensors of this process hold."""
+def leftover_memory() -> int:
+    """Return the bytes of GPU memory that this process holds: live tensors, and pools of graphs and allocator."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return 0
-    return int(torch.cuda.memory_allocated())
+    return int(torch.cuda.memory_reserved())
 
 
 def wait_for_gpu_memory(

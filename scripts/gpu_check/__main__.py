@@ -46,7 +46,7 @@ CHECKS = (
     Check("attention", "the tangent of attention is right and takes bounded memory", attention, 60),
     Check("memory", "running out of memory is called that, and the process trains on", out_of_memory, 40),
     Check("ranks", "two ranks train and evaluate as one process does", ranks, 90),
-    Check("shares", "trials take what Ray granted them, and two halves of a GPU do not meet", shares, 60),
+    Check("shares", "trials take what Ray granted them, and two halves of a GPU do not meet", shares, 90),
     Check("graphs", "compiled steps on CUDA graphs are the eager ones, and their memory comes back", graphs, 120),
     Check("launches", "what launching costs a small network, and what compiling saves", launches, 90),
     Check("cost", "a step costs what its arithmetic says, in units of flow matching", cost, 150),

@@ -14,7 +14,10 @@ def shares(setting: Setting) -> Figures:
         import ray
     except ModuleNotFoundError as error:
         raise NotRun("ray is not installed") from error
-    ray.init(num_cpus=4, num_gpus=None if setting.on_gpu else 1, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=4, num_gpus=None if setting.on_gpu else 1, include_dashboard=False, log_to_driver=False,
+        _node_ip_address="127.0.0.1", object_store_memory=10**8,
+    )  # fmt: skip
     half = ray.remote(num_cpus=1, num_gpus=0.5)(_Half)
     actors = [half.remote() for _ in range(2)]
     rows: list[dict[str, Any]] = ray.get([actor.train.remote(setting) for actor in actors])
@@ -23,7 +26,8 @@ def shares(setting: Setting) -> Figures:
     figures: Figures = {"halves": rows, "seen_without_grant": seen, "gpus_free_while_both_run": free}
     apart = rows[0]["began"] < rows[1]["ended"] and rows[1]["began"] < rows[0]["ended"]
     alike = abs(rows[0]["loss"] - rows[1]["loss"]) / rows[0]["loss"]
-    return demand(figures, both_ran_at_once=apart, neither_disturbs_the_other=alike < 1e-3, the_gpu_is_taken=free == 0)
+    rules = {"who_was_granted_none_sees_none": seen["gpus"] == 0}
+    return demand(figures, **rules, both_ran_at_once=apart, neither_disturbs_the_other=alike < 1e-3, the_gpu_is_taken=free == 0)
 
 
 class _Half:
@@ -43,6 +47,10 @@ class _Half:
 def _seen() -> dict[str, Any]:
     import os
 
+    from orchestrator.worker import hide_gpus
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hide_gpus()  # as a worker without a grant does first of all
     import torch
 
-    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "gpus": torch.cuda.device_count()}
+    return {"shown_by_ray": shown, "gpus": torch.cuda.device_count()}

@@ -19,6 +19,7 @@ from meanflow_core.config import (
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.training import graphs
 from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import batch
 
@@ -137,3 +138,20 @@ def test_cuda_graphs_replay_the_step(name):
     config, shape = NETS[name]
     net = randomise_(build_net(config, shape, 3))
     check_compiled_equals_eager(net, shape, GUIDED, device="cuda", calls=3, mode="reduce-overhead")
+
+
+def test_graphs_are_kept_for_the_same_structure_and_let_go_for_another(monkeypatch):
+    resets = []
+    monkeypatch.setattr(graphs, "_structure", None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(graphs._structure))
+
+    def begin(*overrides):
+        config = load_config({"model": {"name": "mlp", "width": 8, "depth": 1}}, overrides)
+        graphs.begin_graphs(graphs.structure_of(config.to_dict(), (1, 8, 8)))
+
+    begin("optimizer.lr=1e-3")
+    begin("optimizer.lr=1e-4", "seed=2", "objective.weight.power=0.7", "objective.guidance.omega=1.5")
+    assert resets == []
+    begin("model.width=16")
+    begin("trainer.batch_size=512", "model.width=16")
+    assert len(resets) == 2
