@@ -27,7 +27,9 @@ def shares(setting: Setting) -> Figures:
     apart = rows[0]["began"] < rows[1]["ended"] and rows[1]["began"] < rows[0]["ended"]
     alike = abs(rows[0]["loss"] - rows[1]["loss"]) / rows[0]["loss"]
     rules = {"who_was_granted_none_sees_none": seen["gpus"] == 0}
-    return demand(figures, **rules, both_ran_at_once=apart, neither_disturbs_the_other=alike < 1e-3, the_gpu_is_taken=free == 0)
+    return demand(
+        figures, **rules, both_ran_at_once=apart, neither_disturbs_the_other=alike < 1e-3, the_gpu_is_taken=free == 0
+    )
 
 
 class _Half:
