@@ -142,7 +142,7 @@ def attention(
     with torch.no_grad():
         heads = (query.head, key.head, value.head, query.tangent, key.tangent, value.tangent)
         parts = [x.flatten(0, -3) for x in heads]
-        chunks = [_attention_tangent(*chunk, factor).flatten(0, 1) for chunk in _attention_chunks(parts)]
+        chunks = [_attention_tangent(chunk, factor).flatten(0, 1) for chunk in _attention_chunks(parts)]
         tangent = chunks[0] if len(chunks) == 1 else torch.cat(chunks)  # of queries, head by head and row by row
         return RowDual(primal, tangent.reshape(-1, *primal.shape[1:]))
 
@@ -164,7 +164,8 @@ def _attention_chunks(parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
                 yield q[:, at : at + length], k, v, dq[:, at : at + length], dk, dv
 
 
-def _attention_tangent(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, factor: float) -> Tensor:
+def _attention_tangent(parts: tuple[Tensor, ...], factor: float) -> Tensor:
+    q, k, v, dq, dk, dv = parts
     q, kt = q * factor, k.mT
     p = torch.softmax(torch.bmm(q, kt), -1)
     ds = torch.baddbmm(torch.bmm(dq, kt), q, dk.mT, beta=factor)

@@ -38,6 +38,6 @@ def begin_graphs(structure: str) -> None:
     if _structure not in (None, structure):
         torch.compiler.reset()
         gc.collect()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
     _structure = structure

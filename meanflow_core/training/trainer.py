@@ -208,15 +208,32 @@ class Trainer:
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
-                    samples = sampling.draw(self.net, weights, nfe, scale)
-                    if not samples.isfinite().all():
+                    samples, labels = self._samples(sampling, weights, nfe, scale)
+                    if self._total((~samples.isfinite()).any().double()):
                         reason = f"the samples of the weights {name!r} are not finite"
                         raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
+                    judged[scale] = evaluator.evaluate(samples, labels, self._total if self._shares else None)
                 result |= {
                     f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
                 }
         return result
+
+    @property
+    def _shares(self) -> bool:
+        """Whether each process judges its own share of the samples, and only sums pass between them."""
+        enough = self.config.evaluation.samples >= self.world.size
+        return self.world.size > 1 and enough and self.shared.evaluator.sums_suffice
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        return self.world.total(tensor.to(self.device)).cpu()
+
+    def _samples(
+        self, sampling: Sampling, weights: dict[str, Tensor], nfe: int, scale: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return samples to judge here, with their labels: all of them, or this process's share."""
+        if self._shares:
+            return sampling.draw_share(self.net, weights, nfe, scale)
+        return sampling.draw(self.net, weights, nfe, scale), sampling.labels
 
     def evaluation_record(self) -> dict[str, Any]:
         """Return the protocol of `evaluate`: without it a Frechet distance means nothing."""
@@ -248,6 +265,7 @@ class Trainer:
         scale = guidance_scale(self.config, guidance, "guidance")
         return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
 
+    @in_its_precision
     def sample(
         self,
         n: int,
