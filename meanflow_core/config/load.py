@@ -103,7 +103,7 @@ def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
             kinds = _sections(annotation)
             given = raw.get(name)
             chosen = given.get("name") if isinstance(given, Mapping) and not prefix else None
-            if len(kinds) > 1 and is_named(chosen):
+            if len(kinds) > 1 and isinstance(given, Mapping) and is_named(chosen):
                 found.update(dict.fromkeys(_leaves(given, f"{key}."), Any))
                 continue
             kinds = [kind for kind in kinds if not issubclass(kind, CustomSection)] if len(kinds) > 1 else kinds

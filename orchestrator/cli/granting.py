@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +13,24 @@ if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
 
-def read_with_grant(file: Path, words: Sequence[str], *, inline: bool = False) -> tuple[SweepSpec, Mapping[str, float]]:
-    """Read a sweep's file. Where there are GPUs and it does not say, each worker of a trial gets one; a note says so.
+def with_grant(
+    spec: SweepSpec, file: Path, words: Sequence[str], *, on_cluster: bool
+) -> tuple[SweepSpec, Mapping[str, float]]:
+    """Return the sweep with one GPU for each worker of a trial, where there are GPUs and its file does not say.
+
+    A note among the sweep's says so.
 
     Args:
-        file: the sweep's.
-        words: `key=value`, which replace keys of it.
-        inline: whether trials run in this process, whatever cluster $RAY_ADDRESS names.
+        spec: as read.
+        file: it was read from.
+        words: `key=value`, which replaced keys of it.
+        on_cluster: whether to ask the cluster that $RAY_ADDRESS names what it has, and not this machine.
 
     Returns:
-        The sweep, and `{cpu, gpu, <custom>}` of the cluster that $RAY_ADDRESS names, or of this machine.
-
-    Raises:
-        ConfigError: everything that is wrong with the file.
-        ConnectionError: the cluster does not answer.
+        The sweep, and `{cpu, gpu, <custom>}` of what was asked.
     """
     from orchestrator.spec import read_spec
 
-    spec = read_spec(file, words)
-    on_cluster = bool(os.environ.get("RAY_ADDRESS")) and not inline
     there = _available(on_cluster)
     if not there.get("gpu") or not wants_default(spec):
         return spec, there

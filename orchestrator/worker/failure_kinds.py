@@ -27,6 +27,7 @@ _TYPES: dict[str, OutcomeKind] = {
     "ConnectionError": "infrastructure",
     "TimeoutError": "infrastructure",
     "CheckpointError": "infrastructure",
+    "StorageError": "infrastructure",  # whatever the store says is no bug of the code
     "DistError": "infrastructure",
 }
 _MESSAGES: tuple[tuple[OutcomeKind, str], ...] = (

@@ -2,17 +2,21 @@
 
 import pytest
 
-from orchestrator.cli.granting import read_with_grant
+from orchestrator.cli.granting import with_grant
+from orchestrator.spec.sweep import read_spec
 from tests import ROOT
 
 QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
+
+
+def read_with_grant(file, words, on_cluster=False):
+    return with_grant(read_spec(file, words), file, words, on_cluster=on_cluster)
 
 
 @pytest.fixture
 def there(monkeypatch):
     """What this machine and the cluster have."""
     here, cluster = {"cpu": 2.0, "gpu": 0.0}, {"cpu": 64.0, "gpu": 8.0}
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("orchestrator.planning.probe.available_here", lambda: here)
     monkeypatch.setattr("orchestrator.runners.ray_nodes.available_on_cluster", lambda: cluster)
     return here
@@ -38,9 +42,7 @@ def test_without_a_gpu_there_is_none_to_get(there):
     assert read_with_grant(QUICKSTART, [])[0].resources.gpu == 0
 
 
-def test_on_a_cluster_its_gpus_count_and_not_those_of_this_machine(there, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    spec, available = read_with_grant(QUICKSTART, [])
+def test_on_a_cluster_its_gpus_count_and_not_those_of_this_machine(there):
+    spec, available = read_with_grant(QUICKSTART, [], on_cluster=True)
     assert (spec.resources.gpu, available["cpu"]) == (1.0, 64.0)
     assert spec.notes[0].startswith("the cluster has 8 GPUs")
-    assert read_with_grant(QUICKSTART, [], inline=True)[0].resources.gpu == 0
