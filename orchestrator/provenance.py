@@ -7,6 +7,8 @@ import functools
 import getpass
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -186,3 +188,9 @@ def _git(folder: Path, *words: str, fine: tuple[int, ...] = (0,)) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode in fine else None
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler that torch.compile would find; None: it cannot compile here."""
+    names = [*([os.environ["CC"]] if os.environ.get("CC") else []), "cc", "gcc", "clang"]
+    return next((name for name in names if shutil.which(name)), None)

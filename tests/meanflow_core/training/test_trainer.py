@@ -472,3 +472,43 @@ def test_on_a_device_that_is_not_looked_at_the_flag_is_raised_with_the_right_ste
         m.row(4)
     assert caught.value.step == 3
     assert caught.value.last_finite["step"] == 1
+
+
+def switches():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"),
+    [("float32", "highest", False), ("fp32", "highest", False), ("tf32", "high", True), ("bf16", "highest", False)],
+)
+def test_a_precision_means_the_same_on_every_kernel_and_only_for_this_trainer(
+    shared, precision, products, convolutions
+):
+    seen = []
+    trainer = Trainer(changed([f"trainer.precision={precision}"]), shared=shared)
+    before = switches()
+    trainer.net.register_forward_hook(lambda *_: seen.append(switches()))
+    next(trainer.net.parameters()).register_hook(lambda *_: seen.append(switches()))  # in backward
+    trainer.train(1)
+    trainer.evaluate()
+    trainer.sample_grid()
+    assert len(seen) > 4
+    assert set(seen) == {(products, convolutions)}
+    assert switches() == before
+
+
+def test_the_older_name_of_float32_is_the_same_configuration():
+    old, new = changed(["trainer.precision=fp32"]), changed(["trainer.precision=float32"])
+    assert old == new
+    assert old.hash() == new.hash() != changed(["trainer.precision=tf32"]).hash()
+
+
+def test_what_a_step_sees_is_drawn_on_no_device(shared):
+    """Equal numbers on every device: none has a generator of its own in this (the meta device cannot have one)."""
+    config = changed(["objective.guidance.dropout=0.2"])
+    there = next(Batches(config, shared.dataset, torch.device("meta"), World()).parts(7, 224))
+    here = next(Batches(config, shared.dataset, torch.device("cpu"), World()).parts(7, 224))
+    for name in ("x", "noise", "r", "t", "labels", "dropped"):
+        assert getattr(there, name).device.type == "meta"
+        assert getattr(there, name).shape == getattr(here, name).shape
