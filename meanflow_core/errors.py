@@ -40,6 +40,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class DataError(RuntimeError):
+    """Data are there and not what they should be; the message names the file or row, and what was expected."""
+
+
 class TrainingDiverged(RuntimeError):
     """Training has left the finite numbers (or exploded). A result of the configuration, not a bug.
 

@@ -28,6 +28,8 @@ class Conditioned(nn.Module):
         guided: whether it is told the scale of guidance: labels are then [B, 2].
     """
 
+    null: Tensor
+
     def __init__(self, inner: nn.Module, spec: ConditionSpec, *, labelled: bool, guided: bool = False) -> None:
         super().__init__()
         self.inner, self.spec = inner, spec
@@ -47,8 +49,8 @@ class Conditioned(nn.Module):
             labels: packed [B, 3 + K]; or classes [B], beside `condition`; None: no class and no condition.
             condition: [B, *spec.shape], where labels are not packed; None: absent.
         """
-        null = getattr(self.inner, "null_condition", None)
-        null = self.null if null is None else null
+        own = getattr(self.inner, "null_condition", None)
+        null: Tensor = own if isinstance(own, Tensor) else self.null
         if labels is not None and labels.dim() == 2 and condition is None and labels.shape[1] == 3 + self.spec.size:
             classes, scales, absent, condition = self.spec.unpack(labels)
             condition = torch.where(absent, null, condition)

@@ -46,7 +46,7 @@ def asked_for(
             raise ValueError("labels were given, and these data have none")
         chosen = _one_each(torch.as_tensor(labels).to(torch.int64), (), n, "label")
         if n and not (int(chosen.min()) >= 0 and int(chosen.max()) <= classes):
-            raise ValueError(f"labels are 0 to {classes - 1} ({classes}: no class); got {chosen.unique().tolist()}")
+            raise ValueError(f"labels are 0 to {classes - 1} ({classes}: no class); got {sorted(set(chosen.tolist()))}")
     if spec is None:
         return torch.arange(n) % classes if chosen is None and classes is not None else chosen
     rows = conditions_of(dataset, n)

@@ -82,9 +82,9 @@ def _forward_flops(model: str, data: str) -> float:
         own = isinstance(config.model, CustomSection) or isinstance(config.data, CustomSection)
         if not own:
             return float(forward_flops(config.model, row_shape(config.data)))
-        data = build_dataset(config.data)
-        condition = getattr(data, "condition", None)
-        return float(forward_flops(config.model, data.shape, data.num_classes, condition=condition))
+        rows = build_dataset(config.data)
+        condition = getattr(rows, "condition", None)
+        return float(forward_flops(config.model, rows.shape, rows.num_classes, condition=condition))
     except ConfigError:  # what is wrong with it, if it is for the MeanFlow trainer, is said before a probe
         return 1.0
     except Exception:
