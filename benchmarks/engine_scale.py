@@ -80,11 +80,11 @@ def run(method: str, trials: int, folder: Path) -> dict[str, Any]:
             break
         work, index = flying.pop(0)
         step = work.steps[index]
-        verdict = timed(
+        decision = timed(
             "report", work.trial, Report(step=step, metrics={"loss": loss(work.config, step, noise)}, seconds=1.0)
         )
         timed("poll")
-        if verdict is Decision.CONTINUE:
+        if decision is Decision.CONTINUE:
             flying.append((work, index + 1))
         else:
             timed("ended", work.trial, Outcome(kind="stopped"))

@@ -47,7 +47,7 @@ PARAMETERS = {
 
 
 def final_value(x: dict[str, Any]) -> float:
-    """What a trial comes to: a bent valley in (lr, power), a slope in scale, one law better than the other."""
+    """What a trial comes to: a bent valley in (lr, power), a slope in scale, one distribution better than the other."""
     lr = math.log10(x["lr"]) + 2.6
     bend = x["power"] - 1.0 + 0.4 * lr
     return (

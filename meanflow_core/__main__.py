@@ -108,7 +108,7 @@ def evaluate(config: TrainConfig, out: Path, options: argparse.Namespace) -> int
 
 
 def _trained(config: TrainConfig, out: Path) -> Any:
-    """Return a trainer that stands at the last checkpoint of the folder."""
+    """Return a trainer with the state of the folder's last checkpoint."""
     from meanflow_core.run import RunFolder
     from meanflow_core.training import Trainer
 

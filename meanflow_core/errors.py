@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 _MISSING: Any = object()
+LONGEST = 300
+"""Characters of a value that a message shows."""
+MOST_LISTED = 100
+"""Mistakes that one message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        got = "" if self.value is _MISSING else f" (got {self.value!r})"
+        got = "" if self.value is _MISSING else f" (got {_short(self.value)})"
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
         return ": ".join(part for part in (place, self.key) if part) + f": {self.rule}{got}{hint}"
 
@@ -37,7 +41,9 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: list[Problem] = list(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[:MOST_LISTED]]
+        more = len(self.problems) - MOST_LISTED
+        super().__init__("\n".join([*lines, f"and {more} more"] if more > 0 else lines))
 
 
 class DataError(RuntimeError):
@@ -64,6 +70,12 @@ class TrainingDiverged(RuntimeError):
         return f"diverged at step {self.step}: {self.reason}" + (
             "" if last is None else f"; last finite at step {int(last)}"
         )
+
+
+def _short(value: Any) -> str:
+    """Return the representation of a value, without its middle where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 60]} ... {text[-40:]}"
 
 
 def nearest(word: str, valid: Sequence[str]) -> str | None:

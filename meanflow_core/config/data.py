@@ -27,7 +27,7 @@ class MnistConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Toy2dConfig(Section):
-    """An endless sample of a law on the plane, drawn from a seed."""
+    """An endless sample of a distribution on the plane, drawn from a seed."""
 
     name: Literal["toy2d"] = "toy2d"
     law: Literal["gaussian", "gaussians", "moons", "checkerboard", "spiral"] = "gaussians"

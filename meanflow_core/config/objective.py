@@ -20,7 +20,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeConfig(Section):
-    """The law of the two times (sec. 4.3, Table 1a, 1d)."""
+    """The distribution of the two times (sec. 4.3, Table 1a, 1d)."""
 
     law: Literal["lognorm", "uniform"] = "lognorm"
     """`lognorm`: the logit-normal law, sigmoid(N(mean, std)); `uniform`: U(0, 1). The two times are independent."""
@@ -110,6 +110,9 @@ class WeightConfig(Section):
     `meanflow`."""
     eps: float | None = None
     """The paper's c, in units of the summed squared error. null: the objective's own, 1e-3 for `meanflow`."""
+    of: Literal["quotient", "difference"] = "quotient"
+    """The error D of a finite split: e = (u - u*) / a, or u - u* with w = a^2 / (|D|^2 + eps)^power (alpha-Flow's own,
+    which fades its rows out as a falls)."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -173,6 +176,9 @@ class ObjectiveConfig(Section):
     `ema.rampup`. null: the network itself."""
     gap_weight: float = 0.0
     """g of a further weight 1 / ((1 + g h) sqrt(1 + g h^2)), h = t - r, for short gaps (TEMF has 1). 0: none."""
+    clip: float | None = None
+    """u* of a finite split is cut to [-clip, clip], entry by entry (4 in the codes of alpha-Flow and Shortcut). null:
+    it is not."""
     tangent: Literal["v01", "v00", "v10", "v11"] = "v01"
     """Tangent of (z, r, t) in du/dt. Only `v01` is MeanFlow; the others reproduce the paper's Table 1b."""
     derivative: Literal["auto", "dual", "jvp", "finite_difference"] = "auto"
@@ -231,7 +237,9 @@ class ObjectiveConfig(Section):
         """Yield what does not go together."""
         split, (start, end) = self.split, self.split.bounds
         low, least = ("end", end) if end < start else ("start", start)
-        yield from self._bounds(direction=(0, 1, "[]"), gap_weight=(0, INF, "[)"), teacher=(0, 1, "[)"))
+        yield from self._bounds(
+            direction=(0, 1, "[]"), gap_weight=(0, INF, "[)"), teacher=(0, 1, "[)"), clip=(0, INF, "()")
+        )
         if split.law == "exponential" and least <= 0:
             yield Problem(key=f"split.{low}", value=least, rule="`exponential` needs `split.start` and `.end` above 0")
         elif self.preset.leg == "own":

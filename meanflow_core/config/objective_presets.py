@@ -22,7 +22,7 @@ class Preset:
     law: SplitLaw = "constant"
     """`objective.split.law` where it is not set."""
     start: float | None = None
-    """`objective.split.start`; None: the law's (`SPLITS`). 0 is the derivative at t; 1, on the network's own leg, that
+    """`objective.split.start`; None: that of `SPLITS`. 0 is the derivative at t; 1, on the network's own leg, that
     at r."""
     direction: float = 0.0
     """`objective.direction`."""
@@ -52,7 +52,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class SplitDefaults:
-    """The values of `objective.split` that a law has where neither the configuration nor the preset says."""
+    """The values of `objective.split` that a distribution has where neither the configuration nor the preset says."""
 
     start: float
     end: float

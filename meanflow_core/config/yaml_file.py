@@ -8,14 +8,65 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from meanflow_core.errors import ConfigError, Problem
 
+MOST_BYTES = 2 * 2**20
+MOST_VALUES = 50_000
+"""Of a file, counted where aliases are expanded; larger ones are no configurations."""
+MOST_KEYS = 1000
+MOST_DIGITS = 300
+DEEPEST = 50
+"""Levels of mappings and lists."""
+
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
-    """PyYAML's safe loader, reading `1e-3` as a number (YAML 1.2) where PyYAML (YAML 1.1) reads a string."""
+    """PyYAML's safe loader, with bounds; `1e-3` is a number (YAML 1.2) where PyYAML (YAML 1.1) reads a string."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._count = 0
+        self._sizes: dict[int, int] = {}
+        """Values below each finished node, by its identity."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """Compose a node, counting what it stands for before anything is expanded."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self._sizes:
+                raise ComposerError(None, None, "a mapping or list that holds itself by an alias", mark)
+            self._count += self._sizes[id(node)]
+        else:
+            before, self._count, self._depth = self._count, self._count + 1, self._depth + 1
+            if self._depth > DEEPEST:
+                raise ComposerError(None, None, f"nested more than {DEEPEST} levels deep", mark)
+            node = super().compose_node(parent, index)
+            if isinstance(node, yaml.MappingNode) and len(node.value) > MOST_KEYS:
+                raise ComposerError(None, None, f"a mapping of more than {MOST_KEYS:,} keys", mark)
+            self._sizes[id(node)] = self._count - before
+            self._depth -= 1
+        if self._count > MOST_VALUES:
+            raise ComposerError(None, None, f"more than {MOST_VALUES:,} values", mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct a value; a number that Python refuses is an error of the file."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError) as error:
+            raise ConstructorError(None, None, f"not a number: {error}", node.start_mark) from error
+
+    def construct_yaml_int(self, node: yaml.Node) -> int:
+        """Construct a whole number of at most 300 digits (more than a float reaches)."""
+        if len(node.value) > MOST_DIGITS:
+            raise ConstructorError(None, None, f"a number of more than {MOST_DIGITS} digits", node.start_mark)
+        return int(super().construct_yaml_int(node))
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -29,7 +80,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class YamlFile:
-    """The content of a YAML file, and where each dotted key stands in it (1 is the first line)."""
+    """The content of a YAML file, and the line of each dotted key in it (1 is the first)."""
 
     path: Path
     content: dict[str, Any]
@@ -55,12 +106,16 @@ def read_yaml(path: str | Path, repeats: list[Problem] | None = None) -> YamlFil
     """
     path = Path(path)
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            rule = f"is of {size / 2**20:.0f} MiB; a configuration has at most {MOST_BYTES >> 20} MiB"
+            raise ConfigError([Problem(key="", rule=rule, file=str(path))])
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError([Problem(key="", rule=f"cannot be read: {reason}", file=str(path))]) from error
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         problems: list[Problem] = [] if repeats is None else repeats
         lines: dict[tuple[str, ...], int] = {}
@@ -74,7 +129,8 @@ def read_yaml(path: str | Path, repeats: list[Problem] | None = None) -> YamlFil
             [Problem(key="", rule=f"not YAML: {_explained(error)}", file=str(path), line=line)]
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(content, dict):
         rule = f"must hold a mapping of keys, but holds a {type(content).__name__}"
         raise ConfigError([*problems, Problem(key="", rule=rule, file=str(path), line=1)])
@@ -92,7 +148,7 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError([Problem(key="", value=text, rule="not a YAML value")]) from error
+        raise ConfigError([Problem(key="", value=text, rule=f"not a YAML value: {_explained(error)}")]) from error
 
 
 def write_yaml(content: Any) -> str:
@@ -109,7 +165,7 @@ def _explained(error: yaml.YAMLError) -> str:
     if "flow" in str(getattr(error, "context", "")) and opened is not None:
         return f"{problem}; is the bracket of line {opened.line + 1} closed?"
     if "<block end>" in problem or "mapping values are not allowed" in problem:
-        return f"{problem}; is this line indented like its neighbours, and does a text with ': ' stand in quotes?"
+        return f"{problem}; is this line indented like its neighbours, and is a text with ': ' quoted?"
     return problem
 
 

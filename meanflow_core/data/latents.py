@@ -1,4 +1,4 @@
-"""Latents of an autoencoder: memory-mapped shards of mean and standard deviation, sampled anew at each step.
+"""Latents of an autoencoder: memory-mapped shards of mean and standard deviation, sampled again at each step.
 
 A folder holds `index.json` and, for each shard, three arrays: `mean-00000.npy` and `std-00000.npy`, float16 or float32
 [rows, c, h, w], and `labels-00000.npy`, int64 [rows]. `python -m meanflow_core.data.encode_latents` writes them.

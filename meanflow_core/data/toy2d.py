@@ -16,7 +16,7 @@ Labelled = tuple[Tensor, Tensor | None]
 
 GAUSSIAN_MEAN = (0.3, -0.2)
 GAUSSIAN_FACTOR = ((0.5, 0.0), (0.3, 0.4))
-"""x = mean + factor @ n: the one law whose average velocity is known in closed form."""
+"""x = mean + factor @ n: the one distribution whose average velocity is known in closed form."""
 
 HELD_ROWS = 8192
 
@@ -67,7 +67,7 @@ LAWS: dict[str, tuple[Callable[[int, torch.Generator], Labelled], int | None]] =
 
 
 class Toy2d:
-    """A fixed training sample of a law on the plane, and a fixed sample to compare with.
+    """A fixed training sample of a distribution on the plane, and a fixed sample to compare with.
 
     Args:
         config: which law, and how many training rows.
@@ -94,7 +94,7 @@ class Toy2d:
         return self._x[indices], None if self._labels is None else self._labels[indices]
 
     def held_out(self) -> Labelled:
-        """Return 8,192 rows of another draw, with labels where the law has them."""
+        """Return 8,192 rows of another draw, with labels where the distribution has them."""
         return self._held
 
     def reference(self) -> Iterator[Tensor]:

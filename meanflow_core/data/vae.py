@@ -22,7 +22,7 @@ class Vae(Protocol):
 
 
 class DiffusersVae:
-    """A diffusers `AutoencoderKL` behind the protocol, without gradients.
+    """A diffusers `AutoencoderKL` with the protocol's methods, without gradients.
 
     Args:
         model: the autoencoder, in evaluation mode.

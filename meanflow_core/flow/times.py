@@ -23,7 +23,7 @@ def logit_normal(n: int, law: TimeConfig, generator: Generator | None, device: t
 
 
 LAWS: dict[str, Draw] = {"uniform": uniform, "lognorm": logit_normal}
-"""Every law of a single time. A new one is a function and a line here (and its name in `TimeConfig.law`)."""
+"""Every distribution of a single time. A new one is a function and a line here (and its name in `TimeConfig.law`)."""
 
 
 def spanning_rows(n: int, ratio: float) -> int:

@@ -30,7 +30,7 @@ class DigitsClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the features [B, 64] of images [B, 1, h, w]; a smooth activation keeps their law closer to normal."""
+        """Return the features [B, 64] of images [B, 1, h, w]; a smooth activation keeps them closer to normal."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(x))))
         x = F.gelu(self.conv3(F.avg_pool2d(x, 2)))
         return F.gelu(self.hidden(F.adaptive_avg_pool2d(x, 4).flatten(1)))

@@ -1,4 +1,4 @@
-"""The Frechet distance between two laws, seen as Gaussians of the same mean and covariance (FID)."""
+"""The Frechet distance between two distributions, taken as Gaussians of the same mean and covariance (FID)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def median_distance(rows: Tensor) -> float:
 
 
 def mmd(samples: Tensor, reference: Tensor, *, limit: int = ROWS) -> float:
-    """Return the unbiased estimate of the squared MMD: 0 in the mean for equal laws, so slightly negative at times.
+    """Return the unbiased estimate of the squared MMD: 0 in the mean for equal distributions, so sometimes negative.
 
     The kernel is the mean of Gaussians whose widths are multiples of the reference's median distance: it depends on
     the reference alone, so figures of different samples are comparable.

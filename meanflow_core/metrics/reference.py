@@ -19,7 +19,7 @@ from meanflow_core.metrics.frechet import Moments, MomentSum
 KEPT_ROWS = 10_000
 """Rows of features kept for the metrics that need more than moments."""
 CACHED_FROM = 10_000
-"""Statistics over fewer rows are computed anew: that takes less time than a file is worth."""
+"""Statistics over fewer rows are recomputed each time: it is faster than keeping a file."""
 VERSION = 2
 
 

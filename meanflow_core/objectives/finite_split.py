@@ -60,7 +60,7 @@ class FiniteSplit:
             arrived = _second_pass(at, z_s, s, drawn)
         with torch.no_grad():
             share = per_row(a, z)
-            return u, share * at.velocity + (1 - share) * arrived
+            return u, clipped(share * at.velocity + (1 - share) * arrived, at.config.clip)
 
     def _own_legs(self, at: SplitInput, a: Tensor) -> Tensor:
         """Return u*, made by the teacher alone."""
@@ -70,7 +70,7 @@ class FiniteSplit:
         first = constant_pass(at.teacher, z, s, t, labels)
         second = constant_pass(at.teacher, z - per_row(step, z) * first, r, s, labels)
         share = per_row(a, z)
-        return share * first + (1 - share) * second
+        return clipped(share * first + (1 - share) * second, at.config.clip)
 
 
 Generators = tuple[Tensor, ...]
@@ -97,3 +97,8 @@ def _second_pass(at: SplitInput, z: Tensor, t: Tensor, drawn: Generators | None)
     for state in drawn[1:]:
         torch.cuda.set_rng_state(state, z.device)
     return without_gradient(at.teacher, torch.cat([z, at.z[m:]]), at.r, torch.cat([t, at.t[m:]]), at.labels)[:m]
+
+
+def clipped(target: Tensor, bound: float | None) -> Tensor:
+    """Return u* cut to [-bound, bound], or as it is."""
+    return target if bound is None else target.clamp(-bound, bound)

@@ -184,7 +184,10 @@ def meanflow_loss(
     if made.divisor is not None:
         share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[rows:], dtype=x.dtype)])
         squared_error = squared_error / share.square()
-    weight = row_weight(squared_error, objective.weight)
+    if share is not None and objective.weight.of == "difference":
+        weight = share.square() * row_weight(share.square() * squared_error, objective.weight)
+    else:
+        weight = row_weight(squared_error, objective.weight)
     if objective.gap_weight:
         weight = weight * gap_weight(t - r, objective.gap_weight)
     weighted = weight * squared_error if share is None else weight * share * squared_error

@@ -30,7 +30,7 @@ DONE: dict[str, Law] = {"constant": lambda split, x: 0.0, "linear": _linear, "co
 
 
 def split_at(split: SplitConfig, progress: float) -> float:
-    """Return a of a law that is not drawn.
+    """Return a of a distribution that is not drawn.
 
     Args:
         split: `objective.split`, resolved.

@@ -121,7 +121,7 @@ def finish_sending(close: Callable[[float], int], name: str, *, seconds: float =
     began = time.monotonic()
     try:
         left = close(2.0)
-        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is away
+        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is down
             typer.echo(
                 f"waiting for MLflow, at most {seconds:g} s (Ctrl-C ends the wait): {left} events left", err=True
             )

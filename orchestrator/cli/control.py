@@ -66,7 +66,7 @@ def edit(
         typer.echo("nothing would change")
     elif not dry_run:
         said = control.request(paths, command)
-        typer.echo(said.replace(f": {revised.said}", ""))  # that stands above
+        typer.echo(said.replace(f": {revised.said}", ""))  # that was printed above
 
 
 def retry(

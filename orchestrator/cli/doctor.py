@@ -134,7 +134,7 @@ def check_token() -> Check:
         detail="asked for" if closed else "not asked for" + (" (this machine's own Ray)" if local else ""),
         what_to_do=""
         if closed or local
-        else "whoever reaches the cluster can run code on it: `ray get-auth-token --generate`, the token into "
+        else "anyone who reaches the cluster can run code on it: `ray get-auth-token --generate`, the token into "
         "~/.ray/auth_token on every node and here, RAY_AUTH_MODE=token, then start the cluster again",
     )
 

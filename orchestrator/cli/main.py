@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
     # Before torch is loaded: threads that spin while they wait are up to 30 times slower beside another process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # A trainer may stand in the current folder, as with `python -m`; last, so that no file there hides a package.
+    # A trainer may be in the current folder, as with `python -m`; last, so that no file there hides a package.
     sys.path.append(os.getcwd())
     words = list(sys.argv[1:] if arguments is None else arguments)
     code = run(words)

@@ -281,7 +281,7 @@ def _prediction(correlation: float | None, count: int) -> str:
 
 
 def _weights(home: Home, model: str) -> Path:
-    """Return the weights file that a model's name, folder or registry address stands for."""
+    """Return the weights file of a model's name, folder or registry address."""
     if model.startswith("models:/"):
         from orchestrator.final import resolve
         from orchestrator.tracking import Store

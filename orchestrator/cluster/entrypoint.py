@@ -27,8 +27,8 @@ _OUT = ("-o", "--out", "--csv")
 def main(words: Sequence[str]) -> int:
     """Run `meansweep WORDS` and print its result; with `--follow` first, let its output pass as it comes."""
     with tempfile.TemporaryDirectory(prefix="meansweep-job-") as scratch:
-        # In a copy of the shipped code: where two Ray nodes share a machine, the second one unpacks it anew, and the
-        # folder that a long-lived driver stands in would be gone.
+        # In a copy of the shipped code: where two Ray nodes share a machine, the second one unpacks it again, and the
+        # working folder of a long-lived driver would be gone.
         code = Path(scratch, "code")
         shutil.copytree(Path.cwd(), code)
         if words and words[0] == "--follow":

@@ -78,7 +78,7 @@ def connect(address: str) -> Any:
         raise ClusterError(explain(address, str(error))) from error
     if os.environ["RAY_AUTH_MODE"] != "token":
         print(
-            f"warning: RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']!r}: {address} takes jobs from everyone who can "
+            f"warning: RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']!r}: {address} accepts jobs from anyone who can "
             "reach it",
             file=sys.stderr,
         )
@@ -90,7 +90,7 @@ def explain(address: str, error: str) -> str:
     lower = error.lower()
     if any(words in lower for words in ("no authentication token", "no token was found", "find an authentication")):
         return (
-            f"no token for {address} is known here. Clusters ask for one, so that nobody else can run code on them. "
+            f"no token for {address} is known here. Clusters ask for one, so that no one else can run code on them. "
             "Put the cluster's token into the file ~/.ray/auth_token (or the variable RAY_AUTH_TOKEN): "
             "`ray get-auth-token` prints it on the head node, `ray get-auth-token --generate` makes one before the "
             "cluster is started. For a cluster that was started without authentication: RAY_AUTH_MODE=disabled."

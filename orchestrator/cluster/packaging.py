@@ -40,7 +40,7 @@ def staged(trainer: str | None = None, files: Sequence[Path] = ()) -> Iterator[P
 
 
 def sweep_content(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sweep file that stands alone: its base configuration is in it, not beside it."""
+    """Return a self-contained sweep file: its base configuration is inside."""
     content: dict[str, Any] = json.loads(json.dumps(source["sweep"]))
     return {**content, "base": source["base"]}
 

@@ -94,7 +94,7 @@ class Endings:
         return TrialState.WAITING if self._curves.rung(history) is None else TrialState.AT_RUNG
 
     def leave_behind(self, history: TrialHistory) -> None:
-        """End a trial at a rung from which nobody is promoted any more, unless the sweep is extended."""
+        """End a trial at a rung from which no trial is promoted any more, unless the sweep is extended."""
         self.end(history, TrialState.PRUNED, self._curves.place(history), left_behind=True)
 
     def failed(self, history: TrialHistory, outcome: Outcome, *, reached: int, wasted: float) -> None:

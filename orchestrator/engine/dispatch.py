@@ -1,4 +1,4 @@
-"""What is handed out: which trial goes on, from which checkpoint, and what its worker is told."""
+"""Assignments: which trial goes on, from which checkpoint, and what its worker gets."""
 
 from __future__ import annotations
 

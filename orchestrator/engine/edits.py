@@ -145,7 +145,7 @@ def _goals(spec: SweepSpec) -> str:
 
 
 def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
-    """The values that a trial was born with must still mean the same training: base and `set`, the same length."""
+    """The values that a trial started with must still mean the same training: base and `set`, the same length."""
     changed = []
     for history in ledger.histories():
         born = history.birth

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def turn_generation(ledger: Ledger, *, complete: bool) -> None:
-    """Once the whole population stands at the same report, let its members take over from each other.
+    """Once the whole population is at the same report, let its worst members copy the best.
 
-    Recorded first, copied after, and nobody goes on before both are done: a killed engine's successor finds the same
+    Recorded first, copied after, and no member goes on before both are done: a killed engine's successor finds the same
     members at the same step, decides the same, and copies again.
 
     Args:
         ledger: the sweep's ledger, open for writing; no runner holds a trial.
-        complete: whether all members have been born.
+        complete: whether all members exist.
     """
     spec = ledger.spec()
     searched = [history for history in ledger.histories() if not history.replicate]

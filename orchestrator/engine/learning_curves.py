@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
 from orchestrator.search import Curve
+from orchestrator.spec import flat
 from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """One `Curve` for each trial of the search; replicates are compared with nobody and have none.
+    """One `Curve` for each trial of the search; replicates are not compared and have none.
 
     Args:
         ledger: the sweep's ledger.
@@ -60,7 +62,7 @@ class Curves:
         return rule.held_at(self._curves[history.id], history.passed)
 
     def place(self, history: TrialHistory) -> str:
-        """Return in words where a trial stands at its rung."""
+        """Return in words a trial's place at its rung."""
         spec, rung = self._ledger.spec(), self.rung(history)
         if rung is None:
             return "its rung no longer exists"
@@ -97,5 +99,8 @@ class Curves:
     def _made(self, history: TrialHistory) -> Curve:
         born = self._ledger.spec(history.birth.revision)
         config = born.config_for(history.birth.values, seed=history.birth.seed)
-        rungs = tuple(self._ledger.spec().rungs(config))
-        return Curve(number=history.config_id, length=int(config["trainer"]["steps"]), rungs=rungs)
+        spec = self._ledger.spec()
+        key = spec.early_terminate.group_key
+        group = None if key is None else json.dumps(flat(config).get(key), sort_keys=True)
+        length, rungs = int(config["trainer"]["steps"]), tuple(spec.rungs(config))
+        return Curve(number=history.config_id, length=length, rungs=rungs, group=group)

@@ -50,7 +50,7 @@ class Proposals:
     def next_configuration(self, *, wall: float, gpu: float, drift: Sequence[str]) -> TrialHistory | None:
         """Draw the next configuration and record its trial; None when there is none.
 
-        One that another sweep has finished is born with those reports and the label `reused`: it is at its end already.
+        One that another sweep has finished starts with those reports and the label `reused`: it has ended already.
 
         Args:
             wall: the sweep's clock.

@@ -31,7 +31,7 @@ class Known:
     """Its reports by step."""
 
     def carry(self) -> Carry:
-        """Return its reports as a trial is born with them, at no cost."""
+        """Return its reports as a new trial starts with them, at no cost."""
         return Carry(points={step: replace(point, order=0, seconds=0.0) for step, point in self.points.items()})
 
 

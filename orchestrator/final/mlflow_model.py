@@ -34,7 +34,7 @@ class Sampler(PythonModel):  # type: ignore[misc]
             context: unused; MLflow passes it.
             model_input: one row a sample: `label` (a class; -1 or no column: none, unconditional) and `seed`
                 (no column: 0). Sample i of a seed is the same however many are asked for.
-            params: `nfe`, the number of network evaluations a sample, by default 1; `guidance`, the scale, of a model
+            params: `nfe`, the number of network evaluations per sample, by default 1; `guidance`, the scale, of a model
                 trained with it as an input (by default the first that it was evaluated at).
 
         Returns:

@@ -138,7 +138,7 @@ def _own_code(content: Mapping[str, Any]) -> list[str]:
 
 
 def resolve(store: Store, address: str) -> Path:
-    """Return the weights file behind `models:/NAME/VERSION`, `models:/NAME/latest` or `models:/NAME@ALIAS`.
+    """Return the weights file of `models:/NAME/VERSION`, `models:/NAME/latest` or `models:/NAME@ALIAS`.
 
     Raises:
         ConfigError: there is no such model, or it is not one of ours.

@@ -32,7 +32,7 @@ def draw_samples(
     Args:
         weights: of `Trainer.export`.
         count: number of samples.
-        nfe: network evaluations a sample.
+        nfe: network evaluations per sample.
         labels: classes, dealt out in turn; None takes every class of a labelled model.
         seed: of the noise. Sample i is the same for any number of samples.
         guidance: the scale, of a network that takes it as an input; None: the first of its `evaluation.guidance`.

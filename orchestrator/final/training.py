@@ -65,7 +65,7 @@ def train_final(
         folder: config, metrics, checkpoints, weights and pictures; with several nodes on storage that all share.
         workers: 0 trains in this process; more: that many workers of Ray Train, restarted from the last checkpoint
             when one dies.
-        gpus: GPUs a worker; None: one where the cluster has any.
+        gpus: GPUs per worker; None: one where the cluster has any.
         address: of the Ray cluster; None: $RAY_ADDRESS, or this machine.
         logger: shows the training.
         on_row: called with every row of metrics as it is written.
@@ -113,7 +113,7 @@ def is_complete(config: TrainConfig, folder: Path) -> bool:
 
 
 def result_of(config: TrainConfig, folder: Path) -> FinalResult:
-    """Read what stands in the folder of a training."""
+    """Read the folder of a training."""
     rows = read_rows(folder / "metrics.jsonl")
     evaluations = {step: row for step, row in rows if any(name.startswith("eval/") for name in row)}
     last = max(evaluations, default=0)
@@ -146,7 +146,7 @@ def _curve(config: TrainConfig) -> dict[int, float]:
 class _Follower:
     """Follows the metrics file that the training writes, wherever it runs, and passes each row on once.
 
-    The training itself knows no MLflow and waits for nobody; a row that stood there before a resume is passed on
+    The training itself does not use MLflow and never waits for it; a row that was there before a resume is passed on
     again, and the logger keeps each point once.
     """
 

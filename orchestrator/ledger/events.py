@@ -50,7 +50,7 @@ class Point(_Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Carry(_Event):
-    """What a trial is born with: what is kept of its former life, or of an equal trial of another sweep."""
+    """What a trial starts with: kept from an earlier life, or from an equal trial of another sweep."""
 
     points: dict[int, Point] = field(default_factory=dict)
     busy: float = 0.0
@@ -69,7 +69,7 @@ class Carry(_Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NewTrial(_Event):
-    """What is decided when a trial is born; written as one line."""
+    """What is decided when a trial is created; written as one line."""
 
     id: str
     config_id: int

@@ -118,7 +118,7 @@ class TrialHistory:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The swept parameters: as it was born with them, or as population based training has last changed them."""
+        """The swept parameters: as at its creation, or as population based training has last changed them."""
         lineage = self.labels.get("lineage")
         return dict(lineage[-1]["values"] if lineage else self.birth.values)
 

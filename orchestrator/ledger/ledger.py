@@ -164,7 +164,7 @@ class Ledger:
         return self._trials[trial_id]
 
     def histories(self) -> Iterator[TrialHistory]:
-        """Yield the histories of all trials, in the order in which they were born. Do not change them."""
+        """Yield the histories of all trials, in the order in which they were created. Do not change them."""
         yield from self._trials.values()
 
     def spec(self, revision: int | None = None) -> SweepSpec:

@@ -109,7 +109,7 @@ class Studies:
 
         Args:
             params: Optuna's view of the values, (value, distribution) by name, for tools that read studies.
-            attributes: what it is born with.
+            attributes: what it starts with.
             replicate: it is none of the search.
         """
         from optuna.trial import TrialState as Native

@@ -45,7 +45,9 @@ def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -
     """
     loop = config["trainer"]
     batch_size = int(loop.get("batch_size", 1))
-    return spec.early_terminate.expected(trials, int(loop["steps"]), batch_size=batch_size)
+    rule = spec.early_terminate
+    groups = next((p.size for p in spec.space.parameters if rule.group_key in p.keys and p.discrete), 1)
+    return rule.expected(trials, int(loop["steps"]), batch_size=batch_size, groups=groups)
 
 
 def estimate_cost(
@@ -62,7 +64,7 @@ def estimate_cost(
         spec: the sweep.
         trials: trainings of the search.
         replicates: additional trainings, which are never stopped.
-        configs: configurations drawn at random; each in turn stands for all, and the mean is taken.
+        configs: configurations drawn at random; the mean over them is taken.
         concurrency: trainings at once.
         probe: measurements; costs of other configurations lie between the cheapest and the dearest, by `work_of`.
     """

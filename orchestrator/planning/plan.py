@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.planning.cost import Estimate, estimate_cost
+from orchestrator.planning.objectives import annealing_notes, step_costs
 from orchestrator.planning.probe import Measurement, drawn_configs
 from orchestrator.spec import SweepSpec
 
@@ -49,6 +50,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """What the trials would not find on this machine."""
+    step_costs: dict[str, float] = field(default_factory=dict)
+    """What a step of each swept objective costs, in steps of flow matching: passes of the network, counted."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `plan --json` prints."""
@@ -98,7 +101,8 @@ def make_plan(
         concurrency=concurrency,
         estimate=estimate,
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
-        notes=tuple(notes),
+        notes=(*notes, *annealing_notes(spec, configs)),
+        step_costs=step_costs(spec, configs),
         missing=tuple(str(replace(problem, file=None)) for problem in missing),
     )
 
@@ -247,6 +251,9 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"replicates      up to {plan.replicates} more trainings")
     lines.append(f"at once         {plan.concurrency}")
     lines += _estimate_lines(plan.estimate)
+    if plan.step_costs:
+        costs = ", ".join(f"{name} {cost:.2f}" for name, cost in plan.step_costs.items())
+        lines.append(f"cost of a step  {costs}, in steps of flow matching (passes counted)")
     lines += [f"note: {note}" for note in plan.notes]
     lines += [f"does not fit: {reason}" for reason in plan.over_budget]
     lines += [f"missing here: {problem}" for problem in plan.missing]

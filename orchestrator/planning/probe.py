@@ -60,11 +60,19 @@ def work_of(config: Mapping[str, Any]) -> float:
     """
     rows = float(config["trainer"].get("batch_size", 1))
     flops = _forward_flops(*(json.dumps(config.get(section), sort_keys=True) for section in ("model", "data")))
-    objective = flat(config.get("objective") or {})
-    kappa, scale = objective.get("guidance.kappa", 0.0), objective.get("guidance.scale")
-    omega = objective.get("guidance.omega", 1.0) if scale is None else (1 - kappa) * scale
-    passes = 2.0 if kappa else 1.0 if omega != 1.0 else 0.0  # of the network, for the guided velocity
-    return rows * flops * (3.0 + float(objective.get("time.ratio", 0.0)) + passes)
+    return rows * flops * step_cost(config)
+
+
+def step_cost(config: Mapping[str, Any]) -> float:
+    """Return the cost of a step by its objective, in flow-matching steps; 1 for what is no MeanFlow configuration."""
+    from meanflow_core.objectives import relative_cost
+
+    try:
+        read = load_config({key: config[key] for key in ("objective", "evaluation") if config.get(key)})
+    except ConfigError:
+        return 1.0
+    low = (config.get("trainer") or {}).get("precision") == "bf16"
+    return relative_cost(read.objective, low_precision=low)
 
 
 @cache

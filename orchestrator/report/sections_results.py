@@ -1,4 +1,4 @@
-"""The sections of the report about results. Every text of a user goes through `escape`."""
+"""The sections of the report about results. Every text from a user is escaped."""
 
 from __future__ import annotations
 

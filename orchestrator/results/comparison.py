@@ -70,7 +70,7 @@ class PairedTest:
 
 
 def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: str) -> Comparison:
-    """Compare two configurations over all their seeds; a replicate stands for its configuration.
+    """Compare two configurations over all their seeds; a replicate means its configuration.
 
     Args:
         spec: the sweep.

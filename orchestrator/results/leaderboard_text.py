@@ -69,7 +69,7 @@ def state_text(row: Row) -> str:
 def leaderboard_table(
     spec: SweepSpec, rows: Sequence[Row], *, limit: int | None = None, width: int = 100
 ) -> RenderableType:
-    """Return the table for a terminal; where it is too narrow for all columns, the parameters stand in tables below.
+    """Return the table for a terminal; where it is too narrow for all columns, the parameters are in tables below.
 
     Args:
         spec: the sweep.

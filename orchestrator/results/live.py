@@ -1,4 +1,4 @@
-"""The picture of a running sweep: a table that renews itself in a terminal, one line a trial everywhere else."""
+"""The display of a running sweep: a table that is redrawn in a terminal, one line per trial everywhere else."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LiveDisplay:
         per_second: see above.
         clock: seconds that never jump.
         log: a file that gets the lines too.
-        before: the trials as they were when this driver began; how they stood then is not told again.
+        before: the trials as they were when this driver began; their states then are not printed again.
     """
 
     def __init__(

@@ -167,7 +167,7 @@ def rebuild_study(
             )
         )
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" is nobody's business
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" concerns no user
     try:
         study = optuna.create_study(direction=goal)
         study.add_trials(frozen)
@@ -179,7 +179,7 @@ def rebuild_study(
 def distributions_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, BaseDistribution]:
     """Return key -> Optuna's distribution in natural units, wide enough for every value the records have.
 
-    Values may lie outside of the present space: of an earlier revision of the sweep, or of a law without bounds.
+    Values may lie outside the present space: of an earlier revision of the sweep, or of an unbounded distribution.
     """
     parameters = {key: parameter for parameter in spec.space.parameters for key in parameter.keys}
     names = dict.fromkeys(name for record in records for name in record.values)

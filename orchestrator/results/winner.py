@@ -58,7 +58,7 @@ def winning_mapping(
 ) -> dict[str, Any]:
     """Return the same for a trainer of the user's own: what the trainer got, with `evidence` beside it.
 
-    A length that only the sweep's `set` has stays: the base knows no other.
+    A length that only the sweep's `set` has is kept: the base has none.
     """
     record, evidence = _chosen(spec, trials, rows, trial, environment)
     config = spec.config_for(dict(record.values), seed=record.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 
@@ -14,6 +15,7 @@ class Curve:
         number: the trial's number in the sweep; it decides the bracket.
         length: the trial's last step.
         rungs: the rungs' steps for a trial of this length, all brackets' together.
+        group: rules compare it with trials of the same group alone (their `by`).
     """
 
     number: int
@@ -24,6 +26,7 @@ class Curve:
     values: list[float] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     """The position of each report among all reports of the sweep."""
+    group: Hashable = None
 
     def add(self, step: int, value: float, order: int) -> None:
         """Append the next report."""

@@ -1,4 +1,4 @@
-"""What a search is told and what it says: recorded trials, combinations to try, and draws that need no model."""
+"""Input and output of a search: recorded trials, combinations to try, and draws that need no model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A search method that asks one of Optuna's samplers, through a study that is made of the recorded trials.
 
-The sampler is made anew for each draw, with a seed from the sweep's seed and the position. What it notes in the system
+The sampler is made for each draw, with a seed from the sweep's seed and the position. What it notes in the system
 attributes of the asked trial (generations, the state of an evolution strategy) is recorded with it and shown again.
 """
 

@@ -21,7 +21,7 @@ class Coordinate:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """Return Optuna's distribution; a law that Optuna lacks is searched over its quantiles."""
+    """Return Optuna's distribution; a distribution that Optuna lacks is searched over its quantiles."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not parameter.native:

@@ -28,6 +28,8 @@ class Rule:
     """What it does, in a line."""
     several_metrics: ClassVar[bool] = True
     """Whether it makes sense where several metrics are optimised."""
+    compares: ClassVar[bool] = False
+    """Whether it compares a trial with others at the same step."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Keys of W&B's without a use here, and why: noted, and otherwise passed over."""
 
@@ -53,10 +55,16 @@ class Rule:
         """
         if curves[trial].steps[-1] >= curves[trial].length:
             return None
-        return self._reason(1.0 if goal == "minimize" else -1.0, curves, trial)
+        peers = {name: curve for name, curve in curves.items() if curve.group == curves[trial].group}
+        return self._reason(1.0 if goal == "minimize" else -1.0, peers, trial)
 
     def _reason(self, sign: float, curves: Mapping[str, Curve], trial: str) -> str | None:
-        """The same, before a trial's last step; `sign` times a value is smaller where it is better."""
+        """The same, before a trial's last step, among its group; `sign` times a value is smaller where it is better."""
+        return None
+
+    @property
+    def group_key(self) -> str | None:
+        """The key whose value makes trials comparable; None: all are."""
         return None
 
     # --------------------------------------------------------------------------------------- rungs
@@ -99,17 +107,40 @@ class Rule:
         return None
 
     def place(self, goal: str, curves: Mapping[str, Curve], trial: str, rung: int) -> str:
-        """Return where a trial stands at a rung, in words."""
+        """Return a trial's place at a rung, in words."""
         return ""
 
     # ------------------------------------------------------------------------------------ planning
 
-    def expected(self, trials: int, length: int, *, batch_size: int = 1) -> list[tuple[int, float]]:
+    def expected(
+        self, trials: int, length: int, *, batch_size: int = 1, groups: int = 1
+    ) -> list[tuple[int, float]]:  # fmt: skip
         """Return `(steps, expected trials that get there)` for each rung and for the end of a trial.
 
         What is not known beforehand is not predicted: by default every trial is expected to reach its end.
+
+        Args:
+            trials: of the sweep, dealt evenly to `groups` groups that are compared each by itself.
+            length: steps of a whole trial.
+            batch_size: as in `rungs`.
+            groups: see `group_key`.
         """
         return [(length, float(trials))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(Rule):
+    """A rule that compares trials: all of them, or those alone that agree in a parameter."""
+
+    compares: ClassVar[bool] = True
+
+    by: str | None = None
+    """A parameter: trials are compared with those alone that have the same value of it, e.g. `objective.name`."""
+
+    @property
+    def group_key(self) -> str | None:
+        """See `Rule`."""
+        return self.by
 
 
 @dataclass(frozen=True, kw_only=True)

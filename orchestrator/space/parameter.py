@@ -18,7 +18,7 @@ from orchestrator.space.condition import Predicate, same
 Kind = Literal["constant", "categorical", "int", "float", "normal", "beta"]
 
 _EDGE = 1e-6
-"""Unbounded laws are cut at these quantiles (4.75 sigma): u = 0 and 1 have no finite value there."""
+"""Unbounded distributions are cut at these quantiles (4.75 sigma): u = 0 and 1 have no finite value there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Parameter:
         distribution: the name it has in the sweep file.
         low: smallest value, inclusive, on the lattice of `step`; for `normal` an optional cut.
         high: largest value, inclusive, likewise.
-        log: the law is that of the logarithm (`float`, `int`: log-uniform; `normal`: log-normal).
+        log: the distribution is that of the logarithm (`float`, `int`: log-uniform; `normal`: log-normal).
         step: values are whole multiples of it (the file's q); whole numbers if it is one.
         choices: of `constant` and `categorical`; of a zipped parameter, its rows (tuples).
         probabilities: of the choices; None: all alike.
@@ -167,7 +167,7 @@ class Parameter:
 
     @cached_property
     def labels(self) -> tuple[str | float | bool | None, ...]:
-        """The choices as plain scalars, for a store that knows no lists: JSON text where a choice is none."""
+        """The choices as plain scalars, for a store without lists: JSON text where a choice is not a scalar."""
         plain = all(choice is None or isinstance(choice, str | int | float | bool) for choice in self.choices)
         return self.choices if plain else tuple(json.dumps(choice) for choice in self.choices)
 
@@ -200,7 +200,7 @@ class Parameter:
 
     @property
     def sound(self) -> bool:
-        """Whether the bounds of a normal law leave enough of it to draw from, and its values are numbers."""
+        """Whether the bounds of a normal distribution leave enough of it to draw from, and its values are numbers."""
         low, high = self._cut
         try:
             return high - low >= _EDGE and self.from_unit(0.0) <= self.from_unit(1.0)
@@ -218,7 +218,7 @@ class Parameter:
 
     @cached_property
     def _cut(self) -> tuple[float, float]:
-        """The quantiles of the plain normal law between which it is cut off."""
+        """The quantiles of the plain normal distribution between which it is cut off."""
 
         def quantile(bound: float | None, otherwise: float) -> float:
             if bound is None:

@@ -161,6 +161,10 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         if not spec.early_terminate.several_metrics:
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
+    group = spec.early_terminate.group_key
+    if group is not None and group not in spec.space.names and not _unreadable(reader, "parameters"):
+        rule = f"is not a parameter of this sweep: they are {', '.join(spec.space.names)}"
+        reader.wrong(("early_terminate", "by"), rule, group, close=nearest(group, spec.space.names))
 
 
 def _unreadable(reader: Reader, key: str) -> bool:

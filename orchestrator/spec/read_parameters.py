@@ -244,7 +244,9 @@ def _shaped(reader: Reader, path: Path, key: str, name: str, definition: Mapping
     )
     if not found.sound:
         of = "the logarithm is " if log else ""
-        rule = f"holds next to nothing of the law ({of}mu {mu:g}, sigma {sigma:g}) that a number can hold"
+        rule = (
+            f"leaves almost nothing of the distribution ({of}mu {mu:g}, sigma {sigma:g}) within what a number can hold"
+        )
         reader.wrong(path, rule, str(found))
         return None
     return found

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, cast, get_args, get
 
 from orchestrator.limits import Limits
 from orchestrator.search import RULES, Replicates, Rule
+from orchestrator.spec.names import check_key
 from orchestrator.spec.reader import Path, Reader
 from orchestrator.spec.settings import Budget, Metric, Resources
 
@@ -78,6 +79,7 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
     if block.get("name") is None:
         reader.wrong((*path, "name"), "is missing, e.g. eval/fid_1nfe")
     name = reader.text((*path, "name"), block.get("name"), "eval/fid_1nfe")
+    check_key(reader, (*path, "name"), name)
     goal = reader.choice((*path, "goal"), block.get("goal"), ("minimize", "maximize"), "minimize")
     target = reader.number((*path, "target"), block.get("target"))
     return Metric(name=name, goal=cast(Literal["minimize", "maximize"], goal), target=target)

@@ -10,7 +10,7 @@ from meanflow_core.config import YamlFile
 from meanflow_core.errors import Problem, nearest
 
 Path = tuple[str, ...]
-"""Where a value stands in the file: the keys on the way to it."""
+"""The place of a value in the file: the keys on the way to it."""
 _MISSING: Any = object()
 
 

@@ -20,6 +20,7 @@ from meanflow_core.errors import ConfigError, Problem
 from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
 from orchestrator.space import Space
 from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
+from orchestrator.spec.names import check_groups, check_key, check_sweep_name
 from orchestrator.spec.read_parameters import read_parameters
 from orchestrator.spec.read_relations import read_space
 from orchestrator.spec.read_settings import (
@@ -43,7 +44,6 @@ from orchestrator.spec.sweep_file import (
     refuse_training_configuration,
 )
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -215,6 +215,11 @@ def _assemble(
     draft = read_parameters(reader, content.get("parameters"))
     if own:
         check_keys(reader, draft, settings, base)
+    else:
+        places = [*((path, key) for key, path in draft.paths.items()), *((("set", key), key) for key in settings)]
+        for path, key in places:
+            check_key(reader, path, key)
+        check_groups(reader, places, flat(base))
     reader.places = draft.paths
     for key in settings:
         if key in draft.paths:
@@ -250,8 +255,7 @@ def _assemble(
         max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
         report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
-    if not _NAME.fullmatch(name):
-        reader.wrong(("name",), "must consist of letters, digits, `.`, `_` and `-`: it is also a folder's name", name)
+    check_sweep_name(reader, name)
     check_together(reader, spec)
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec

@@ -147,7 +147,8 @@ def _checked(reader: Reader, prefix: tuple[str, ...], values: dict[str, Any], de
     """Return the complete training configuration of dotted values; those that are wrong are noted and taken out."""
     while True:
         try:
-            return load_config(values, defaults=defaults).to_dict()
+            # what follows the objective's name does so in each trial
+            return load_config(values, defaults=defaults).as_given()
         except ConfigError as error:
             broken = set[str]()
             for problem in error.problems:

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Unsendable(Exception):
-    """An event that no store can take: its file has gone, its picture is damaged."""
+    """An event that no store can take: its file is gone, its picture is damaged."""
 
 
 class Delivery:
@@ -268,7 +268,7 @@ class Delivery:
             case "file":
                 path = self._file(data)
                 if not path.exists():
-                    raise Unsendable(f"{path} has gone")
+                    raise Unsendable(f"{path} is gone")
                 put = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
                 put(run_id, str(path), data.get("folder"))
             case "image":

@@ -36,7 +36,7 @@ class Tracker(Protocol):
 
     @property
     def refused(self) -> int:
-        """How many events the store will never take (a picture that has gone, a run that somebody deleted)."""
+        """Number of events that the store will never take (a picture that is gone, a run that was deleted)."""
         ...
 
     def sweep_started(self, spec: SweepSpec, info: Mapping[str, Any]) -> None:

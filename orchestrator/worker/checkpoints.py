@@ -73,7 +73,7 @@ class CheckpointStore:
             return dict(load_checkpoint(download(place, Path(scratch) / "checkpoint")))
 
     def begin(self, start: int) -> None:
-        """Delete what an earlier run wrote after `start`, whole or torn: nobody has recorded it."""
+        """Delete what an earlier run wrote after `start`, complete or not: it was never recorded."""
         kept, first_new = self._kept(), self._paths.checkpoint(start).name
         for name in [name for name in kept if name > first_new or start == 0]:
             self._delete(name)

@@ -15,7 +15,7 @@ JOIN_PATIENCE = 120.0
 def use_rays_network() -> None:
     """Let gloo listen where Ray reaches this node.
 
-    By itself it takes the address that the host's name stands for: on many machines that of the machine itself
+    By itself it takes the address that the host name resolves to: on many machines that of the machine itself
     (127.0.1.1 in /etc/hosts), where no other node can reach it. A `GLOO_SOCKET_IFNAME` that is set already stays.
     """
     interface = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

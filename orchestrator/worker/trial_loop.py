@@ -239,7 +239,7 @@ def _ready(assignment: Assignment, make_trainer: MakeTrainer, checkpoints: Check
     trainer.load_state_dict(checkpoints.load(assignment.checkpoint))
     at = getattr(trainer, "step", assignment.start)
     if at != assignment.start:
-        raise RuntimeError(f"{assignment.checkpoint} stands at step {at}, and step {assignment.start} was expected")
+        raise RuntimeError(f"{assignment.checkpoint} is at step {at}; expected step {assignment.start}")
     return trainer
 
 

@@ -42,7 +42,7 @@ class ScriptedEngine:
         self.events: list[tuple[str, str]] = []
         self.polls = 0
         self.to_stop: set[str] = set()
-        self._verdict, self._retry = decision, retry
+        self._decision, self._retry = decision, retry
 
     def next(self) -> Assignment | Wait | Done:
         if self.queue:
@@ -57,7 +57,7 @@ class ScriptedEngine:
         assert trial in self.running
         self.reports.setdefault(trial, []).append(report)
         self.events.append((f"report {report.step}", trial))
-        return Decision.STOP if report.step == self.given[trial].steps[-1] else self._verdict(trial, report)
+        return Decision.STOP if report.step == self.given[trial].steps[-1] else self._decision(trial, report)
 
     def ended(self, trial: str, outcome: Outcome) -> None:
         assert trial in self.running

@@ -21,7 +21,7 @@ from orchestrator.space import Parameter, Space
 QUANTILE = 0.25
 """The share of the population that is replaced, and the share that it is replaced from."""
 RESAMPLE = 0.25
-"""Chance that a value is drawn anew instead of moved."""
+"""Probability that a value is drawn again instead of moved."""
 MOVE = 0.1
 """How far a value moves, as a share of its distribution; at least to the next choice or number."""
 KEPT = ("data", "model", "ema", "trainer", "evaluation", "seed")
@@ -105,7 +105,7 @@ class Pbt(Method):
 def explore(
     space: Space, values: Mapping[str, Any], chance: random.Random, valid: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    """Return values near the given ones: each is moved by a tenth of its range, or drawn anew.
+    """Return values near the given ones: each is moved by a tenth of its range, or drawn again.
 
     What belongs to the weights themselves (`KEPT`) stays. Conditions and forbidden combinations are kept to; if nothing
     allowed is found, the values stay as they are.

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from meanflow_core.errors import Problem
 from orchestrator.limits import Limits
 from orchestrator.search.curve import Curve
-from orchestrator.search.rule import Rule
+from orchestrator.search.rule import Comparing
 from orchestrator.search.rules.arrivals import arrivals, keep_count, promotions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asha(Rule):
+class Asha(Comparing):
     """At rungs min_iter, min_iter eta, ... only the best 1/eta of what has reached one goes on."""
 
     name: ClassVar[str] = "asha"
@@ -75,12 +75,14 @@ class Asha(Rule):
         steps = sorted({math.ceil(round(point / scale, 6)) for point in points})
         return [step for step in steps if 0 < step < length][bracket % self.brackets :]
 
-    def expected(self, trials: int, length: int, *, batch_size: int = 1) -> list[tuple[int, float]]:
+    def expected(
+        self, trials: int, length: int, *, batch_size: int = 1, groups: int = 1
+    ) -> list[tuple[int, float]]:  # fmt: skip
         """Trials are taken to arrive in random order of quality, and to keep their order from rung to rung."""
         reaching = dict.fromkeys((*self.rungs(length, batch_size=batch_size), length), 0.0)
-        for bracket in range(self.brackets):
-            own = self.rungs(length, batch_size=batch_size, bracket=bracket)
-            dealt = len(range(bracket, trials, self.brackets))
+        for part in range(self.brackets * groups):
+            own = self.rungs(length, batch_size=batch_size, bracket=part % self.brackets)
+            dealt = len(range(part, trials, self.brackets * groups))
             counts = (promotions if self.promote else arrivals)(dealt, len(own), self.eta)
             at = 0
             for step in reaching:
@@ -138,8 +140,9 @@ class Asha(Rule):
         """
         for rung in sorted(set(held.values()), reverse=True):
             found = []
-            for bracket in range(self.brackets):
-                order = self._ranking(goal, curves, rung, bracket)
+            there = {(curves[trial].number % self.brackets, curves[trial].group) for trial in held}
+            for bracket, group in there:
+                order = self._ranking(goal, curves, rung, bracket, group)
                 count = keep_count(len(order), self.eta) if last else math.floor(len(order) / self.eta + 1e-9)
                 found += [entry for entry in order[:count] if held.get(entry[2]) == rung]
             if found:
@@ -149,16 +152,19 @@ class Asha(Rule):
     def place(self, goal: str, curves: Mapping[str, Curve], trial: str, rung: int) -> str:
         """See `Rule`."""
         curve = curves[trial]
-        order = [entry[2] for entry in self._ranking(goal, curves, rung, curve.number % self.brackets)]
+        ranking = self._ranking(goal, curves, rung, curve.number % self.brackets, curve.group)
+        order = [entry[2] for entry in ranking]
         return self._said(1 + order.index(trial), len(order), curve.rungs[rung])
 
-    def _ranking(self, goal: str, curves: Mapping[str, Curve], rung: int, bracket: int) -> list[tuple[float, int, str]]:
-        """All trials that have come to a rung, best first: (value, number, id) each, a smaller value being better."""
+    def _ranking(
+        self, goal: str, curves: Mapping[str, Curve], rung: int, bracket: int, group: Hashable
+    ) -> list[tuple[float, int, str]]:
+        """The comparable trials that have come to a rung, best first: (value, number, id), smaller being better."""
         sign = 1.0 if goal == "minimize" else -1.0
         found = []
         for trial, curve in curves.items():
             value = curve.at_rung(rung)
-            if value is not None and curve.number % self.brackets == bracket:
+            if value is not None and curve.number % self.brackets == bracket and curve.group == group:
                 found.append((sign * value, curve.number, trial))
         return sorted(found)
 

@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar
 
 from orchestrator.limits import Limits
 from orchestrator.search.curve import Curve
-from orchestrator.search.rule import JudgedFrom
+from orchestrator.search.rule import Comparing, JudgedFrom
 
 
 @dataclass(frozen=True, kw_only=True)
-class Median(JudgedFrom):
+class Median(JudgedFrom, Comparing):
     """Stops a trial whose best value so far is worse than the median of what the others had at the same step."""
 
     name: ClassVar[str] = "median"

@@ -13,7 +13,7 @@ from orchestrator.search.rule import JudgedFrom
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(JudgedFrom):
-    """Stops a trial whose last value lies outside of [lower, upper]; it ranks nobody."""
+    """Stops a trial whose last value lies outside [lower, upper]; it does not rank trials."""
 
     name: ClassVar[str] = "threshold"
     about: ClassVar[str] = "stop a trial that leaves [lower, upper]"

@@ -11,6 +11,7 @@ from tests import ROOT
 
 TABLES = re.findall(r"(?:^\|.*\n)+", (ROOT / "docs" / "mathematics.md").read_text(), re.MULTILINE)
 IMAGENET = ["b4", "b2", "m2", "l2", "xl2", "xl2plus"]
+FAMILY = ["b2_imf", "xl2_imf", "b2_alphaflow", "xl2_alphaflow"]
 ABLATIONS = {
     "1a": "table1a_ratio", "1b": "table1b_tangent", "1c": "table1c_embedding", "1d": "table1d_times",
     "1e": "table1e_weight", "1f": "table1f_guidance", "5": "table5_kappa",
@@ -51,6 +52,7 @@ def stated(beginning, columns):
 
 CELLS = [
     *stated("| | B/4", [[f"imagenet256_{name}"] for name in IMAGENET]),
+    *stated("| | iMF-B/2", [[f"imagenet256_{name}"] for name in FAMILY]),
     *stated("| | ImageNet", [[f"imagenet256_{name}" for name in IMAGENET], ["cifar10_unet"]]),
 ]
 

@@ -387,6 +387,39 @@ def test_the_weight_by_gap_is_one_where_r_is_t_and_falls_with_the_gap():
     assert torch.equal(weighted.weight[ROWS:], torch.ones(4).double())
 
 
+@pytest.mark.parametrize("name", ["alphaflow", "split"])
+def test_the_target_of_a_finite_split_can_be_cut(name):
+    net, (x, noise, r, t) = small_net("mlp"), batch((3,))
+    plain, cut = (
+        meanflow_loss(net, x, noise, r, t, objective=objective(name, clip=clip), split=SPLITS) for clip in (None, 0.8)
+    )
+    assert plain.target[:ROWS].abs().max() > 1
+    torch.testing.assert_close(cut.target[:ROWS], plain.target[:ROWS].clamp(-0.8, 0.8), rtol=0, atol=0)
+    assert torch.equal(cut.target[ROWS:], plain.target[ROWS:])
+
+
+@pytest.mark.parametrize(("split", "share"), [(0.1, 0.91), (0.02, 0.29), (0.005, 0.024)])
+def test_alphaflows_own_weight_fades_its_rows_out_as_the_split_falls(split, share):
+    """a |u - u*|^2 / (|u - u*|^2 + c) against MeanFlow's; `share` is that of an error of 1 with c = 1e-3."""
+    net, (x, noise, r, t) = small_net("mlp"), batch((3,))
+    weight = {"power": 1.0, "eps": 1e-3}
+    own, plain = (
+        meanflow_loss(
+            net, x, noise, r, t, objective=objective("alphaflow", weight=WeightConfig(of=of, **weight)), split=split
+        )
+        for of in ("difference", "quotient")
+    )
+    difference = (own.u - own.target).square().sum(1)
+    torch.testing.assert_close(
+        own.weighted[:ROWS], (split * difference / (difference + 1e-3))[:ROWS], rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(own.weighted[ROWS:], plain.weighted[ROWS:], rtol=1e-12, atol=0)
+    error = own.squared_error[:ROWS]
+    ratio = (own.weight / plain.weight)[:ROWS] * error / (error + 1e-3)
+    torch.testing.assert_close(ratio, 1 / (1 + 1e-3 / (split**2 * error)), rtol=1e-12, atol=0)
+    assert 1 / (1 + 1e-3 / split**2) == pytest.approx(share, abs=0.006)
+
+
 def test_a_split_that_moves_must_be_given():
     x, noise, r, t = batch((3,))
     with pytest.raises(ValueError, match="the split of 'soflow' changes"):

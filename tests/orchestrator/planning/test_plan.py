@@ -370,3 +370,60 @@ def test_this_machine_has_processors(monkeypatch):
     assert available_here()["cpu"] >= 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert available_here()["gpu"] == 0
+
+
+# ------------------------------------------------------------------------------------------------ objectives
+
+
+def over_objectives(tmp_path, *names, **changes):
+    parameters = {"objective.name": {"values": list(names)}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}
+    return spec_of(tmp_path, parameters=parameters, run_cap=30, **changes)
+
+
+def test_a_plan_over_objectives_says_what_a_step_of_each_costs(tmp_path):
+    plan = make_plan(over_objectives(tmp_path, "meanflow", "imf", "soflow", "shortcut", "lsd"))
+    quarter = 0.25 / 3
+    assert plan.step_costs == pytest.approx({
+        "meanflow": 1 + quarter, "soflow": 1 + quarter, "imf": 1 + 2 * quarter, "shortcut": 1 + 2 * quarter,
+        "lsd": 1 + 2 * quarter,
+    }, abs=1e-4)  # fmt: skip
+    assert "cost of a step  meanflow 1.08, soflow 1.08, imf 1.17" in render_plan(plan)
+    assert json.loads(json.dumps(plan.to_dict()))["step_costs"]["lsd"] == 1.1667
+    guided = {"objective.guidance.scale": 2.0, "objective.guidance.kappa": 0.5}
+    costs = make_plan(over_objectives(tmp_path, "meanflow", "shortcut", set=guided)).step_costs
+    # 90 % of the rows ask for the null label, and of those with r < t for their own; no own leg asks for those rows
+    assert costs["meanflow"] == pytest.approx(1 + (0.25 + 0.9 * 1.25) / 3, abs=1e-4)
+    assert costs["shortcut"] == pytest.approx(1 + (0.5 + 0.9 * 0.75) / 3, abs=1e-4)
+    told = {"objective.guidance.input": True, "evaluation.guidance": [1.0]}
+    metric = {"name": "eval/best_fid_1nfe"}
+    costs = make_plan(over_objectives(tmp_path, "meanflow", "imf", set=told, metric=metric)).step_costs
+    assert costs["meanflow"] == pytest.approx(1 + (0.25 + 0.9 * 1.25) / 3, abs=1e-4)
+    low = make_plan(over_objectives(tmp_path, "meanflow", "soflow", set={"trainer.precision": "bf16"})).step_costs
+    assert low == pytest.approx({"meanflow": 1 + quarter, "soflow": 1 + 2 * quarter}, abs=1e-4)
+    assert make_plan(spec_of(tmp_path)).step_costs == {}
+
+
+ASHA = {"type": "asha", "min_iter": 250}
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "warned"),
+    [
+        (("meanflow", "alphaflow"), {"early_terminate": ASHA}, True),
+        (("meanflow", "alphaflow"), {"early_terminate": {**ASHA, "promote": True}}, True),
+        (("meanflow", "alphaflow"), {"early_terminate": {"type": "median"}}, True),
+        (("meanflow", "alphaflow"), {"early_terminate": {**ASHA, "by": "objective.name"}}, False),
+        (("meanflow", "alphaflow"), {"early_terminate": {"type": "patience"}}, False),
+        (("meanflow", "alphaflow"), {}, False),
+        (("meanflow", "shortcut", "split"), {"early_terminate": ASHA}, False),
+        (("meanflow", "alphaflow"), {"early_terminate": ASHA, "set": {"objective.split.until": 0.25}}, False),
+        (("alphaflow",), {"early_terminate": ASHA}, False),
+    ],
+)
+def test_a_plan_warns_where_a_rung_would_judge_an_objective_that_still_anneals(tmp_path, names, changes, warned):
+    notes = [note for note in make_plan(over_objectives(tmp_path, *names, **changes)).notes if "anneal" in note]
+    assert len(notes) == warned
+    if warned:
+        assert "from step 250 on" in notes[0]
+        assert "alphaflow until step 1000" in notes[0]
+        assert "by: objective.name" in notes[0]

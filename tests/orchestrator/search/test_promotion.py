@@ -372,3 +372,23 @@ def test_the_tracker_is_told_that_a_trial_waits_and_that_it_goes_on(home: Home) 
         come_to(engine, work_of(engine), 10, 3.0)
         assert work_of(engine).trial == "0"
         assert tracker.runs["0"].tags["meansweep.state"] == "running"
+
+
+def test_trials_of_another_value_of_a_parameter_are_judged_and_promoted_apart(home: Home) -> None:
+    """Those with y = 0.7 are all worse than those with y = 0.1, and one of each three goes on."""
+    parameters = {"x": {"values": [0.1, 0.2, 0.3]}, "y": {"values": [0.1, 0.7]}}
+    grid = {"method": "grid", "run_cap": None, "parameters": parameters}
+    for by, wanted in (("y", {0.1, 0.7}), (None, {0.1})):
+        rules = {key: value for key, value in (PROMOTE | {"by": by}).items() if value is not None}
+        engine = open_engine(Home(home.root / str(by)), content(**grid, early_terminate=rules))
+        with engine.ledger:
+            gone_on = set()
+            while isinstance(work := engine.next(), Assignment):
+                values = work.config
+                if work.start or work.attempt or come_to(engine, work, 10, values["x"] + 10 * values["y"]):
+                    gone_on.add(values["y"])
+                    engine.report(work.trial, at(30, values["x"]))
+                    engine.ended(work.trial, Outcome(kind="stopped"))
+                if len(engine.ledger.trials()) == 6 and gone_on >= wanted:
+                    break
+            assert gone_on == wanted

@@ -204,3 +204,50 @@ def test_a_threshold_is_inclusive(value: float, stopped: bool) -> None:
 def test_without_a_rule_nothing_is_stopped() -> None:
     curves = {"a": Curve(0, LENGTH, (), [10], [1.0], [1]), "b": Curve(1, LENGTH, (), [10], [9e9], [2])}
     assert Rule().reason_to_stop("minimize", curves, "b") is None
+
+
+def grouped(rule: Rule, *trials: tuple[str, float]) -> list[str | None]:
+    """Let trials of groups arrive at step 10 one after the other; what the rule says of each."""
+    curves: dict[str, Curve] = {}
+    said = []
+    for order, (group, value) in enumerate(trials):
+        curves[f"t{order}"] = Curve(order, LENGTH, tuple(rule.rungs(LENGTH)), [10], [value], [order], group)
+        said.append(rule.reason_to_stop("minimize", curves, f"t{order}"))
+    return said
+
+
+@pytest.mark.parametrize("rule", [asha(by="objective.name"), Median(by="objective.name", warmup_trials=2)])
+def test_trials_of_one_group_are_not_judged_by_those_of_another(rule: Rule) -> None:
+    trials = [("a", 1.0), ("a", 1.5), ("b", 9.0), ("b", 9.5), ("b", 20.0), ("a", 8.0)]
+    said = grouped(rule, *trials)
+    assert [reason is not None for reason in said[2:3]] == [False]  # the first of its group, however bad
+    assert said[5] is not None
+    assert said[4] is not None
+    together = grouped(rule, *(("", value) for _, value in trials))
+    assert together[4] is not None
+    if isinstance(rule, Asha):
+        assert "place 3 of 3" in said[4]
+        assert "place 3 of 3" in said[5]  # of the three of its group: 1.0, 1.5 and 8.0
+        assert together[2] is not None
+
+
+def test_promotion_ranks_each_group_by_itself() -> None:
+    rule = asha(promote=True, by="objective.name")
+    values = {"a": [1.0, 2.0, 3.0], "b": [7.0, 8.0, 9.0]}
+    curves = {
+        f"{group}{n}": Curve(3 * (group == "b") + n, LENGTH, (10, 30), [10], [value], [n], group)
+        for group, several in values.items()
+        for n, value in enumerate(several)
+    }
+    held = dict.fromkeys(curves, 0)
+    assert rule.next_promotion("minimize", curves, held, last=False) == "a0"
+    del held["a0"]
+    assert rule.next_promotion("minimize", curves, held, last=False) == "b0"
+    del held["b0"]
+    assert rule.next_promotion("minimize", curves, held, last=False) is None
+    assert rule.place("minimize", curves, "b1", 0) == "asha: place 2 of 3 at step 10, the best 1/3 goes on"
+
+
+def test_groups_of_their_own_let_more_trials_on() -> None:
+    (_, (_, alone), _), (_, (_, apart), _) = (asha().expected(27, LENGTH, groups=groups) for groups in (1, 9))
+    assert alone < apart <= 27

@@ -57,7 +57,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_reports(tmp_path):
 def test_a_checkpoint_of_another_step_is_refused(tmp_path):
     first = next(iter(run_trial(assignment(tmp_path))))
     wrong = assignment(tmp_path / "b", start=4, checkpoint=first.checkpoint)
-    with pytest.raises(RuntimeError, match="stands at step 2, and step 4 was expected"):
+    with pytest.raises(RuntimeError, match="is at step 2; expected step 4"):
         next(run_trial(wrong))
 
 
