@@ -7,8 +7,11 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from meanflow_core.config import is_named
 
 NOTE = "{}.provenance.json"
 """Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
@@ -51,6 +54,22 @@ def code_of(package: str) -> Code:
     root = Path((_git(source.parent, "rev-parse", "--show-toplevel") or "").strip())
     commit = (_git(root, "rev-parse", "HEAD") or "").strip()
     return Code(commit, _changes(root)) if commit else Code()
+
+
+def own_packages(names: Iterable[object]) -> list[str]:
+    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
+
+    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
+    """
+    found = set()
+    for name in names:
+        if not is_named(name):
+            continue
+        package = str(name).partition(":")[0].partition(".")[0]
+        place = importlib.util.find_spec(package)
+        if place is not None and place.origin and "site-packages" not in Path(place.origin).parts:
+            found.add(package)
+    return sorted(found - {"meanflow_core", "orchestrator"} - sys.stdlib_module_names)
 
 
 def leave_note(package: str, folder: Path) -> None:

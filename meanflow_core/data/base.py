@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanflow_core.errors import ConfigError, DataError, Problem
+from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.errors import DataError as DataError
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 

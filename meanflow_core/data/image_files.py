@@ -52,16 +52,13 @@ def find_images(root: Path, classes: Sequence[str] | None = None) -> Found:
     """
 
     def images(folder: Path) -> list[Path]:
-        return sorted(
-            Path(place, name)
-            for place, folders, names in os.walk(folder)
-            for name in (_without_hidden(folders), names)[1]
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        )
+        found: list[Path] = []
+        for place, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]  # `os.walk` goes into these
+            found += filter(_is_image, (Path(place, name) for name in names))
+        return sorted(found)
 
-    beside = sorted(
-        file for file in root.iterdir() if file.is_file() and _shown(file) and file.suffix.lower() in SUFFIXES
-    )
+    beside = sorted(file for file in root.iterdir() if file.is_file() and _is_image(file))
     found = {folder.name: images(folder) for folder in sorted(root.iterdir()) if folder.is_dir() and _shown(folder)}
     found = {name: files for name, files in found.items() if files}
     if classes is not None and (foreign := sorted(set(found) - set(classes))):
@@ -75,13 +72,12 @@ def find_images(root: Path, classes: Sequence[str] | None = None) -> Found:
     return Found(files, labels, names, beside)
 
 
+def _is_image(path: Path) -> bool:
+    return _shown(path) and path.suffix.lower() in SUFFIXES
+
+
 def _shown(path: Path) -> bool:
     return not path.name.startswith(".")
-
-
-def _without_hidden(folders: list[str]) -> None:
-    """Keep `os.walk` out of hidden folders."""
-    folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def training_folder(path: str) -> Path:
