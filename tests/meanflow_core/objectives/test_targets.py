@@ -332,7 +332,7 @@ def test_the_order_of_rows_does_not_matter_to_any_objective(name):
     split = split_of(name)
     options = {"null_label": 3, "objective": objective(name, guidance=GUIDED)}
     static = meanflow_loss(
-        net, x, noise, r, t, labels=LABELS, dropped=DROPPED, split=split, spanning_rows=ROWS, dropped_count=2, **options
+        net, x, noise, r, t, labels=LABELS, dropped=DROPPED, split=split, rows=ROWS, drops=2, **options
     )
     order = torch.tensor([4, 0, 6, 2, 5, 1, 3])
     shuffled = meanflow_loss(
