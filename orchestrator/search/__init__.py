@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from orchestrator.search.method import Method as Method
     from orchestrator.search.methods import ALIASES as ALIASES
     from orchestrator.search.methods import METHODS as METHODS
-    from orchestrator.search.methods.pbt import Exploit as Exploit
     from orchestrator.search.methods.pbt import Member as Member
     from orchestrator.search.replication import Replicates as Replicates
     from orchestrator.search.replication import next_replicate as next_replicate
