@@ -120,12 +120,17 @@ class Home:
     @classmethod
     def default(cls) -> Home:
         """The home that the environment names."""
-        return cls(Path(os.environ.get("MEANSWEEP_HOME") or "meansweep-data").absolute())
+        return cls(Path(os.environ.get("MEANSWEEP_HOME") or "meansweep-data").expanduser().absolute())
 
     @property
     def mlflow_db(self) -> Path:
         """MLflow's SQLite file."""
         return self.root / "mlflow.db"
+
+    @property
+    def credentials(self) -> Path:
+        """Passwords and keys, readable by its owner alone; written by people, never by this program."""
+        return self.root / "credentials"
 
     @property
     def artifacts(self) -> Path:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import getpass
 import importlib.util
 import json
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict, dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 NOTE = "{}.provenance.json"
@@ -53,6 +57,75 @@ def code_of(package: str) -> Code:
     return Code(commit, _changes(root)) if commit else Code()
 
 
+def own_files(module: str) -> list[Path]:
+    """Return the files of a module and of all that it imports from outside the installed packages and this tool.
+
+    Found by reading their source: nothing is imported. Imports inside of functions count, those by a computed name do
+    not. First come those of the module's whole top-level package, by path, then the others, by name.
+    """
+    top = module.partition(".")[0]
+    package = _find(top)
+    whole = [] if package is None else sorted(f for root in _folders(package) for f in root.rglob("*.py"))
+    found = dict.fromkeys(whole or ([Path(package.origin)] if package is not None and package.origin else []))
+    outside: dict[Path, None] = {}
+    waiting, seen = [module], set[str]()
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in seen else _find(name)
+        seen.add(name)
+        if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
+            continue
+        file = Path(spec.origin or "")
+        if file not in found:
+            outside[file] = None
+        stat = file.stat()
+        waiting += _imported(file, name, stat.st_mtime_ns, stat.st_size)
+    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
+
+
+def _find(name: str) -> ModuleSpec | None:
+    """Where a module is; None for one that does not exist, or is this tool's own."""
+    parts = name.split(".")
+    if parts[0] == __package__:
+        return None
+    spec = PathFinder.find_spec(parts[0])
+    for end in range(2, len(parts) + 1):
+        if spec is None or spec.submodule_search_locations is None or _installed_at(Path(spec.origin or "")):
+            return None
+        spec = PathFinder.find_spec(".".join(parts[:end]), spec.submodule_search_locations)
+    return spec
+
+
+def _folders(spec: ModuleSpec) -> list[Path]:
+    return [Path(place) for place in spec.submodule_search_locations or ()]
+
+
+def _installed_at(file: Path) -> bool:
+    """Whether a file belongs to Python or to an installed package, whose version says what it is."""
+    places = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(file.is_relative_to(place) for place in places)
+
+
+@functools.cache
+def _imported(file: Path, name: str, *version: int) -> list[str]:
+    """The modules that a file imports, and those above them; empty where it cannot be read as Python."""
+    del version  # of the file: when it changes it is read again
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
+            base = ".".join(filter(None, [*above, node.module or ""]))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
+
+
 def leave_note(package: str, folder: Path) -> None:
     """Write what is known of a package's code beside a copy of it in `folder`."""
     (folder / NOTE.format(package)).write_text(json.dumps(asdict(code_of(package))))
@@ -73,6 +146,12 @@ def recorded(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted(folder.glob("*-*.*"))}
 
 
+def first_packages(folder: Path) -> str:
+    """Return the packages that `record` wrote first into a folder; empty where it has not."""
+    files = sorted(folder.glob("packages-*.txt"))
+    return files[0].read_text() if files else ""
+
+
 @functools.cache
 def packages() -> str:
     """Return the packages installed when this process began, one `name==version` a line, as pip takes them."""
@@ -82,6 +161,14 @@ def packages() -> str:
             name, _, version = entry.name.removesuffix(".dist-info").partition("-")
             known.setdefault(name.lower().replace("_", "-"), version)
     return "".join(f"{name}=={version}\n" for name, version in sorted(known.items()))
+
+
+def user_name() -> str:
+    """Return who runs this; empty for a container's user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def _changes(root: Path) -> str:

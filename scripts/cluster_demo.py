@@ -90,7 +90,7 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 600) -> A
 
 
 class Laptop:
-    """A folder elsewhere, from which commands are typed; it has the cluster's token and MLflow's password, no more."""
+    """A folder elsewhere, from which commands are typed; it has the cluster's token, no more."""
 
     def __init__(self, folder: Path, cluster: LocalCluster, mlflow: str) -> None:
         self.folder, self.address, self.log = folder, cluster.address, folder / "log.txt"
@@ -102,8 +102,6 @@ class Laptop:
             "HOME": str(folder),
             "RAY_AUTH_TOKEN": TOKEN,
             "MLFLOW_TRACKING_URI": mlflow,
-            "MLFLOW_TRACKING_USERNAME": USER,
-            "MLFLOW_TRACKING_PASSWORD": PASSWORD.replace("%40", "@"),
         }
 
     def types(self, command: str, *, there: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -218,6 +216,10 @@ class Demo:
         self.store = Store(self.url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@"))
         write_sweeps(self.laptop_folder, self.size)
         home = self.cluster.home
+        home.mkdir(parents=True, exist_ok=True)
+        secret = home / "credentials"
+        secret.touch(mode=0o600)
+        secret.write_text(f"MLFLOW_TRACKING_USERNAME={USER}\nMLFLOW_TRACKING_PASSWORD={PASSWORD.replace('%40', '@')}\n")
         checks = self.laptop.types(f"doctor --remote-home {home}").stdout
         claim("the doctor finds nothing wrong on three nodes", "3 node(s)" in checks)
 

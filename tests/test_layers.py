@@ -46,7 +46,7 @@ PACKAGES = {
         *("final", "cluster"),
     },
 }
-LEAVES = {"paths", "provenance", "statistics", "formatting", "limits"}
+LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
 TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 
@@ -173,6 +173,21 @@ def test_the_table_has_no_circle_and_every_package_says_what_it_is_for(root, tab
         own = {path.stem for path in (ROOT / root / name).glob("*.py")}
         modules_in_face = {n for n in getattr(package, "__all__", ()) if isinstance(getattr(package, n), ModuleType)}
         assert not own & set(getattr(package, "__all__", ())) - modules_in_face, f"{name}: a name is that of a module"
+
+
+def test_a_face_lists_what_others_import_and_nothing_else():
+    imported = {
+        (first, name)
+        for module, own, (top, first, *_), names, _ in crossings("orchestrator", LEAVES)
+        if top == "orchestrator"
+        for name in names
+    }
+    faces = {
+        (name, each)
+        for name in PACKAGES
+        for each in getattr(importlib.import_module(f"orchestrator.{name}"), "__all__", ())
+    }
+    assert sorted(faces - imported) == []
 
 
 LONGEST = 350

@@ -18,6 +18,7 @@ from tests import ROOT
 PRIVATE = {
     r"\bTuneController\b": "orchestrator/runners/ray_tune.py",
     r"\bpickled_error_file\b|\brun_metadata\b|\bevaluated_params\b": "orchestrator/runners/ray_tune.py",
+    r"\bclass_cache\b": "orchestrator/runners/ray_tune.py",
     r"\btemporary_state\b": "orchestrator/runners/ray_session.py",
     r"\bbackend_cls\b": "orchestrator/worker/process_group.py",
     r"\b_private\.runtime_env\b": "orchestrator/cluster/jobs.py",
@@ -56,12 +57,14 @@ def test_the_versions_of_libraries_with_private_interfaces_have_an_upper_bound_a
 
 
 def test_ray_tune_has_the_loop_and_the_state_that_the_runner_uses() -> None:
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Experiment, Trial
     from ray.tune.experiment.trial import _TemporaryTrialState, _TrainingRunMetadata
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
+    assert isinstance(ENV_VARS_TO_PROPAGATE, set)  # we take the keys out of it
     options = {"search_alg", "scheduler", "callbacks", "reuse_actors", "storage", "checkpoint_period"}
     assert options <= set(inspect.signature(TuneController).parameters)
     loop = ("step", "is_finished", "cleanup", "update_max_pending_trials")

@@ -16,6 +16,7 @@ import typer
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.cluster import HELP, REMOTE
+from orchestrator.credentials import load_credentials
 from orchestrator.paths import Home, SweepPaths, valid_name
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def register_commands(app: typer.Typer, panel: str, *commands: Callable[..., Any
 
 
 def home_at(path: Path | None) -> Home:
-    """Return the home that an option names, or the default one."""
-    return Home.default() if path is None else Home(path.absolute())
+    """Return the home that an option names, or the default one; its credentials become part of the environment."""
+    home = Home.default() if path is None else Home(path.expanduser().absolute())
+    load_credentials(home)
+    return home
 
 
 def find_sweep(home: Home, name: str | None) -> SweepPaths:
@@ -107,6 +110,8 @@ def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger,
         ledger = Ledger.open(paths)
     except LedgerError as error:
         raise CommandFailed(str(error)) from error
+    if ledger.foreign:
+        typer.echo(f"note: {len(ledger.foreign)} rows of its study are not meansweep's, and do not count", err=True)
     return paths, ledger, ledger.spec(), standing(ledger)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from orchestrator.cli.doctor_nodes import ENOUGH_GIB, Check, first_line, judge_nodes, marked, this_node
 from orchestrator.cluster import check_reachable, job_server
+from orchestrator.credentials import without_password
 from orchestrator.paths import Home
-from orchestrator.tracking import is_refusal_of_user, without_password
+from orchestrator.tracking import is_refusal_of_user
 
 _UNREACHED = (
     "is the address right, the cluster up, the Ray version here the cluster's, the token in ~/.ray/auth_token? Without "
@@ -167,11 +168,10 @@ def _ask_nodes(there: Mapping[str, Mapping[str, Any]], home: Home) -> dict[str, 
 
 
 def _check_remotely(address: str, home: str | None) -> list[Check]:
-    from orchestrator.cluster import ClusterError, connect, run_json
+    from orchestrator.cluster import ClusterError, run_json
 
     try:
-        client = connect(address)
-        found = run_json(client, ["doctor", "--json"], home)
+        found = run_json(address, ["doctor", "--json"], home)
     except ClusterError as error:
         text = str(error)
         return [Check(name="job server", ok=False, detail=text.partition(". ")[0], what_to_do=text.partition(". ")[2])]

@@ -25,8 +25,8 @@ def leaderboard(
     home: HomeOption = None,
 ) -> None:
     """Rank the configurations, best first. With intervals where there are several seeds."""
+    from orchestrator.results import audit_warnings, leaderboard_table
     from orchestrator.results import leaderboard as rank
-    from orchestrator.results import leaderboard_table
     from orchestrator.tracking import run_ids
 
     paths, _, spec, trials = read_sweep(home, sweep)
@@ -35,7 +35,8 @@ def leaderboard(
         print_json([row.to_json() for row in rows[:limit]])
     else:
         out = console()
-        out.print(leaderboard_table(spec, rows, limit=limit, width=out.width))
+        footer = audit_warnings(spec, trials)
+        out.print(leaderboard_table(spec, rows, limit=limit, width=out.width, footer=footer))
 
 
 def compare(

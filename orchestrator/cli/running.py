@@ -51,7 +51,7 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
-    from orchestrator.engine import environment, known_configurations
+    from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         available_here,
         choose_probe_configs,
@@ -67,7 +67,7 @@ def plan(
     if probe:
         demand_ready(spec)
     measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
-    known = known_configurations(home_at(home), spec, environment(spec), without=spec.name)
+    known = known_configurations(home_at(home), spec)
     made = make_plan(
         spec, history=known, resources_available=available_here(), probe=measured, missing=missing_here(spec)
     )
@@ -124,14 +124,17 @@ def submit(
 
     `status`, `logs`, `stop`, `resume`, `leaderboard`, `best` and others take `--address` too.
     """
-    from orchestrator.cluster import ClusterError
+    from orchestrator.cluster import DEFAULT_HOME, ClusterError
     from orchestrator.cluster import submit as submit_sweep
+    from orchestrator.credentials import left_behind
 
     try:
         sweep = submit_sweep(file, address, _words(overrides, name), home=remote_home, follow=follow)
     except ClusterError as error:
         raise CommandFailed(str(error)) from error
     typer.echo(sweep)
+    for line in left_behind(remote_home or DEFAULT_HOME):
+        typer.echo(f"note: {line}", err=True)
     typer.echo(f"next: meansweep status {sweep} --address {address}", err=True)
 
 
@@ -209,10 +212,12 @@ def rerun(
 
 def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
     """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks."""
-    if inline or not os.environ.get("RAY_ADDRESS"):
-        from orchestrator.planning import demand_ready
+    from orchestrator.planning import demand_ready, demand_storage
 
+    if inline or not os.environ.get("RAY_ADDRESS"):
         demand_ready(spec)
+    else:
+        demand_storage()
 
 
 def _words(overrides: list[str] | None, name: str | None) -> list[str]:
@@ -287,20 +292,24 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
         run_inline(engine, on_event=show)
     else:
-        from orchestrator.runners import run_ray
+        from orchestrator.runners import RayGone, run_ray
 
-        run_ray(engine, on_event=show)
+        try:
+            run_ray(engine, on_event=show)
+        except RayGone as error:
+            again = f"nothing is lost. Go on with: meansweep resume {engine.spec.name}"
+            raise CommandFailed(f"{error}; {again}") from error
 
 
 def _conclude(ledger: Ledger) -> None:
     """Print the leaderboard, the best trial's picture, and what to type next."""
-    from orchestrator.results import leaderboard, leaderboard_table
+    from orchestrator.results import audit_warnings, leaderboard, leaderboard_table
     from orchestrator.trials import BAD_REGION, TrialState
 
     spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
     rows = leaderboard(spec, trials)
     out = console()
-    out.print(leaderboard_table(spec, rows, limit=12, width=out.width))
+    out.print(leaderboard_table(spec, rows, limit=12, width=out.width, footer=audit_warnings(spec, trials)))
     typer.echo(f"{spec.name}: {state.state}" + (f" ({state.reason})" if state.reason else ""))
     if state.traceback:
         typer.echo(state.traceback, err=True)

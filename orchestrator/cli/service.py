@@ -103,10 +103,16 @@ def doctor(
     remote_home: Annotated[
         str | None, typer.Option(help="The home there, as for `submit` (with http://...).", show_default=False)
     ] = None,
+    repair: Annotated[
+        str | None,
+        typer.Option("--repair", metavar="SWEEP", help="Save a damaged ledger: all but the damaged lines."),
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Check that what a sweep needs is there. Before it costs money."""
+    if repair is not None:
+        return _repair(home, repair)
     from orchestrator.cli.doctor import check_all, checks_table
     from orchestrator.tracking import Store
 
@@ -118,3 +124,16 @@ def doctor(
         console().print(checks_table(checks))
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _repair(home: Path | None, sweep: str) -> None:
+    from orchestrator.ledger import Ledger, repair
+
+    paths = find_sweep(home_at(home), sweep)
+    lines, aside = repair(paths)
+    if aside is None:
+        typer.echo(f"{paths.name}: its ledger is not damaged")
+        return
+    trials = len(Ledger.open(paths).trials())
+    said = ", ".join(map(str, lines))
+    typer.echo(f"{paths.name}: line {said} taken out, {trials} trials are there; the damaged file is {aside}")

@@ -34,7 +34,7 @@ from orchestrator.cluster.jobs import (
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import staged, sweep_content
+from orchestrator.cluster.packaging import staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import SweepSpec, read_spec
@@ -90,7 +90,7 @@ def submit(
 
 def write_sweep(spec: SweepSpec, folder: Path) -> None:
     """Write a sweep's file, standing alone, into a folder that is shipped."""
-    (folder / SWEEP_FILE).write_text(write_yaml(sweep_content(spec.source)), encoding="utf-8")
+    (folder / SWEEP_FILE).write_text(write_yaml(spec.standalone), encoding="utf-8")
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -272,14 +272,14 @@ class _Remote:
         )
 
 
-def run_json(client: Any, words: Sequence[str], home: str | None = None) -> Any:
-    """Run a command with `--json` on the cluster and return what it printed.
+def run_json(address: str, words: Sequence[str], home: str | None = None) -> Any:
+    """Run a command with `--json` on the cluster behind a job server and return what it printed.
 
     Raises:
         ClusterError: it could not be run there, or printed no JSON.
     """
     with staged() as folder:
-        result = run_there(client, folder, words, home)
+        result = run_there(connect(address), folder, words, home)
     try:
         return json.loads(result["out"])
     except ValueError as error:

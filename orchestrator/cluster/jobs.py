@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.entrypoint import BEGIN
+from orchestrator.credentials import without_password
 
 DEFAULT_HOME = "~/meansweep-data"
 """On the cluster, where neither `--remote-home` nor its own $MEANSWEEP_HOME says otherwise."""
 SWEEP_TAG, TRAINING_TAG = "meansweep", "meansweep-training"
 """Keys of a job's metadata: the sweep that it drives, or the final training that it runs."""
 UNDER_WAY = ("PENDING", "RUNNING")
-FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MEANSWEEP_STORAGE")
-"""Variables of this machine's environment that a job gets."""
+FORWARDED = ("MLFLOW_TRACKING_URI", "MEANSWEEP_STORAGE")
+"""Variables of this machine's environment that a job gets, without passwords: Ray logs them on the node."""
 
 
 class ClusterError(RuntimeError):
@@ -143,7 +144,7 @@ def start(
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": str(shutil.get_terminal_size((100, 24)).columns),
         **(variables or {}),
-        **{name: os.environ[name] for name in FORWARDED if name in os.environ},
+        **{name: without_password(os.environ[name]) for name in FORWARDED if name in os.environ},
     }
     return str(
         client.submit_job(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.provenance import leave_note
@@ -37,12 +35,6 @@ def staged(trainer: str | None = None, files: Sequence[Path] = ()) -> Iterator[P
         for file in files:
             shutil.copy2(file, folder)
         yield folder
-
-
-def sweep_content(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a self-contained sweep file: its base configuration is inside."""
-    content: dict[str, Any] = json.loads(json.dumps(source["sweep"]))
-    return {**content, "base": source["base"]}
 
 
 def copy_package(name: str, folder: Path) -> None:

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from orchestrator.engine import control as control
     from orchestrator.engine import edits as edits
     from orchestrator.engine.engine import Engine as Engine
-    from orchestrator.engine.environment_check import environment as environment
     from orchestrator.engine.reuse import known_configurations as known_configurations
     from orchestrator.engine.start import MakeTracker as MakeTracker
     from orchestrator.engine.start import neighbours as neighbours

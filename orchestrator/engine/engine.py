@@ -17,11 +17,10 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine import control, mailbox
 from orchestrator.engine.budget import SweepClock, natural_end, reached_target, room_for_trials, spent
 from orchestrator.engine.completion import Endings
-from orchestrator.engine.dispatch import assignment, next_waiting, resume_point, trial_resources
-from orchestrator.engine.environment_check import drift, learn
+from orchestrator.engine.dispatch import LiveTrials, assignment, next_waiting, resume_point, trial_resources
+from orchestrator.engine.environment_check import drift_of, learn
 from orchestrator.engine.generations import turn_generation
 from orchestrator.engine.learning_curves import Curves
-from orchestrator.engine.live_trials import LiveTrials
 from orchestrator.engine.new_trials import Proposals
 from orchestrator.engine.reuse import Known
 from orchestrator.ledger import Ledger, TrialHistory
@@ -81,11 +80,10 @@ class Engine:
         self._live = LiveTrials(clock)
         self._proposals = Proposals(ledger, known or {})
         self.spec: SweepSpec = ledger.spec()
-        # An edit counts from the next driver on, as for its workers.
-        self._resources = trial_resources(self.spec, resources)
-        self.drift: list[str] = drift(ledger.environment(), environment or {})
+        self._resources = trial_resources(self.spec, resources)  # an edit counts from the next driver on
+        self.drift: list[str] = drift_of(ledger, environment or {})
         self._begin()
-        self._curves = Curves(ledger)
+        self._curves = Curves(ledger, self._proposals.forecast)
         self._endings = Endings(ledger, self._curves, self._clock, tracker)
         self._endings.settle()
         self._bug = sweep_breaking_bug(ledger.trials())
@@ -98,6 +96,7 @@ class Engine:
         mailbox.drop_stale(self.paths)
         if self.tracker is not None:
             info = {
+                "id": self.ledger.id,
                 "environment": self.ledger.environment(),
                 "trials": self.ledger.trials(),
                 "plan": self.ledger.fact("plan"),

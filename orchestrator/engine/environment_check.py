@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import platform
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import FIRST, difference
-from orchestrator.provenance import code_of
+from orchestrator.provenance import code_of, first_packages, own_files, packages
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 COMPARED = {
     "code": "the training code",
     "torch": "torch",
+    "packages": "the installed packages",
     "device": "the device type",
     "data": "the data",
     "fingerprint": "the data's fingerprint",
@@ -44,6 +44,7 @@ def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str 
         "code": code_version(spec.trainer),
         "commit": code_of(package_of(spec.trainer)).name,
         "torch": _version("torch"),
+        "packages": hashlib.sha256(packages().encode()).hexdigest()[:16],
         "device": device,
         "data": described_data(spec),
         "fingerprint": fingerprint,
@@ -60,6 +61,23 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old is not None and new is not None and old != new:
             lines.append(f"{name}: {old} -> {new}")
     return lines
+
+
+def drift_of(ledger: Ledger, now: Mapping[str, Any]) -> list[str]:
+    """Return what differs from the environment that a sweep was started in, the packages by their names."""
+    lines = drift(ledger.environment(), now)
+    before, here = _versions(first_packages(ledger.paths.code)), _versions(packages())
+    changed = [
+        f"{name} {before[name]} -> {here.get(name, 'gone')}" for name in before if here.get(name) != before[name]
+    ]
+    new = [f"{name} {version}" for name, version in here.items() if name not in before]
+    said = ", ".join([*changed, *(f"{line} is new" for line in new)][:5]) + (" ..." if len(changed + new) > 5 else "")
+    prefix = f"{COMPARED['packages']}: "
+    return [f"{prefix}{said}" if line.startswith(prefix) and before and said else line for line in lines]
+
+
+def _versions(text: str) -> dict[str, str]:
+    return dict(line.split("==", 1) for line in text.splitlines() if "==" in line)
 
 
 def learn(ledger: Ledger, history: TrialHistory, facts: Mapping[str, str]) -> list[str]:
@@ -143,19 +161,13 @@ def _size(path: Path) -> int | None:
 
 
 def code_version(trainer: str) -> str:
-    """Return a hash of the source that trains: the trainer's whole package, or its module if it stands alone.
+    """Return a hash of the source that trains: the trainer's whole package, or its module, and all that it imports.
 
-    Nothing is imported.
+    What installed packages hold is left out: their versions are compared. Nothing is imported.
     """
-    package = package_of(trainer)
-    spec = importlib.util.find_spec(package)
-    if spec is None:
+    files = own_files(trainer.partition(":")[0])
+    if not files:
         return "unknown"
-    if spec.submodule_search_locations:
-        roots = [Path(place) for place in spec.submodule_search_locations]
-        files = sorted(file for root in roots for file in root.rglob("*.py"))
-    else:
-        files = [Path(spec.origin)] if spec.origin else []
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -44,7 +44,7 @@ def turn_generation(ledger: Ledger, *, complete: bool) -> None:
         if not lineage or lineage[-1]["step"] < step:
             ledger.label(change.trial, "lineage", [*lineage, change.to_dict()])
     for change in changes:
-        store = CheckpointStore.at(ledger.paths.trial(change.trial), spec.name, change.trial)
+        store = CheckpointStore.at(ledger.paths.trial(change.trial), spec.name, change.trial, ledger.id)
         store.adopt(step, change.checkpoint)
     ledger.note("generation", step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.search import Curve
@@ -19,10 +20,12 @@ class Curves:
 
     Args:
         ledger: the sweep's ledger.
+        forecast: returns what trials are expected to come to at their end, by number, as far as the search can tell.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, forecast: Callable[[], Mapping[int, float]]) -> None:
         self._ledger = ledger
+        self._forecast = forecast
         self._curves: dict[str, Curve] = {}
         for history in ledger.histories():
             self.read(history)
@@ -72,7 +75,12 @@ class Curves:
         """Return the trials that wait at rungs."""
         return [history for history in self._ledger.histories() if history.state is TrialState.AT_RUNG]
 
-    def next_promoted(self, also: TrialHistory | None = None, *, last: bool = False) -> TrialHistory | None:
+    def next_promoted(
+        self,
+        also: TrialHistory | None = None,
+        *,
+        last: bool = False,
+    ) -> TrialHistory | None:
         """Return the trial at a rung that goes on first, None if none does.
 
         One that was left behind when the sweep had nothing more to do may go on too, once there are more trials.
@@ -93,7 +101,9 @@ class Curves:
                 return history  # the sweep was edited, and its rungs are others
         if not held:
             return None
-        chosen = spec.early_terminate.next_promotion(spec.metric.goal, self._curves, held, last=last)
+        chosen = spec.early_terminate.next_promotion(
+            spec.metric.goal, self._curves, held, last=last, forecast=self._forecast()
+        )
         return None if chosen is None else self._ledger.history(chosen)
 
     def _made(self, history: TrialHistory) -> Curve:

@@ -27,6 +27,7 @@ class Proposals:
         self._ledger = ledger
         self._known = known
         self._observed: dict[str, tuple[TrialRecord, Observation]] = {}
+        self._lengths: dict[str, int] = {}
         self._identities: dict[str, str] = {}
         self.renew()
 
@@ -77,7 +78,11 @@ class Proposals:
         if draw is None:
             self.exhausted = True
             return None
-        return self._born(draw, found["hash"], number=len(trials), wall=wall, gpu=gpu, drift=drift)
+        return self._born(draw, found["hash"], number=self._next_number(trials), wall=wall, gpu=gpu, drift=drift)
+
+    def _next_number(self, trials: Sequence[TrialHistory]) -> int:
+        """Return the next configuration's number; one of a line that was lost is not given again."""
+        return max((history.config_id + 1 for history in trials), default=0)
 
     def _identity(self, history: TrialHistory) -> str:
         if history.id not in self._identities:
@@ -112,6 +117,10 @@ class Proposals:
         self._ledger.add_trial(new, params=self._search.params(draw.values), wall=wall)
         return self._ledger.history(new.id)
 
+    def forecast(self) -> Mapping[int, float]:
+        """Return what the trials are expected to come to at their end, by number, as far as the search can tell."""
+        return self._search.forecast(self.observations(self.searched()))
+
     def observations(self, trials: Sequence[TrialHistory]) -> list[Observation]:
         """Return what the search may know: the observations of other sweeps, then these trials by number."""
         names = [metric.name for metric in self._spec.metrics]
@@ -123,7 +132,7 @@ class Proposals:
             record = history.record()
             cached = self._observed.get(record.id)
             if cached is None or cached[0] is not record:
-                cached = self._observed[record.id] = record, _observation(history, record, names)
+                cached = self._observed[record.id] = record, self._observation(history, record, names)
             seen.append(cached[1])
         return seen
 
@@ -154,15 +163,27 @@ class Proposals:
         self._ledger.add_trial(new, params=self._search.params(searched.values), wall=wall)
         return self._ledger.history(new.id)
 
+    def _observation(self, history: TrialHistory, record: TrialRecord, names: Sequence[str]) -> Observation:
+        last = record.reports.get(record.steps, {})
+        reports = {
+            step: value for step, report in record.reports.items() for value in finite([report.get(names[0])]) or ()
+        }
+        return Observation(
+            number=record.config_id,
+            values=record.values,
+            state=record.state,
+            metrics=finite(last.get(name) for name in names),
+            step=record.steps,
+            bad=record.failure is not None and record.failure.kind in BAD_REGION,
+            sampler=history.birth.sampler,
+            reports=reports,
+            arrivals={step: int(history.points[step].order) for step in reports},
+            length=self._length(history),
+        )
 
-def _observation(history: TrialHistory, record: TrialRecord, names: Sequence[str]) -> Observation:
-    last = record.reports.get(record.steps, {})
-    return Observation(
-        number=record.config_id,
-        values=record.values,
-        state=record.state,
-        metrics=finite(last.get(name) for name in names),
-        step=record.steps,
-        bad=record.failure is not None and record.failure.kind in BAD_REGION,
-        sampler=history.birth.sampler,
-    )
+    def _length(self, history: TrialHistory) -> int:
+        if history.id not in self._lengths:
+            born = self._ledger.spec(history.birth.revision)
+            config = born.config_for(history.birth.values, seed=history.birth.seed)
+            self._lengths[history.id] = int(config["trainer"]["steps"])
+        return self._lengths[history.id]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from orchestrator.engine.environment_check import recorded
+from orchestrator.engine.environment_check import environment, recorded
 from orchestrator.engine.identity import identity
 from orchestrator.ledger import Carry, Ledger, LedgerError, Point, WarmStart
 from orchestrator.paths import Home, SweepPaths
@@ -35,26 +35,26 @@ class Known:
         return Carry(points={step: replace(point, order=0, seconds=0.0) for step, point in self.points.items()})
 
 
-def known_configurations(
-    home: Home, spec: SweepSpec, environment: Mapping[str, Any], *, without: str
-) -> dict[str, Known]:
-    """Return, by configuration hash, what sweeps of this home finished with the same code, data and metrics.
+def known_configurations(home: Home, spec: SweepSpec, here: Mapping[str, Any] | None = None) -> dict[str, Known]:
+    """Return, by configuration hash, what other sweeps of this home finished with the same code, data and metrics.
 
     Args:
         home: where to look.
         spec: the sweep that asks.
-        environment: its environment; only results of the same code and data count.
-        without: name of a sweep to leave out: the one that asks.
+        here: its environment, by default that of this machine; only results of the same code and data count.
     """
+    here = environment(spec) if here is None else here
     found: dict[str, Known] = {}
     for paths in home.all_sweeps():
-        if paths.name == without:
+        if paths.name == spec.name:
             continue
         ledger = _open(paths)
         if ledger is None:
             continue
         theirs = recorded(ledger)
-        if any(theirs.get(key) is None or theirs.get(key) != environment.get(key) for key in ("code", "data")):
+        if any(theirs.get(key) is None or theirs.get(key) != here.get(key) for key in ("code", "data")):
+            continue
+        if theirs.get("packages") not in (None, here.get("packages")):
             continue
         for history in ledger.histories():
             sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()

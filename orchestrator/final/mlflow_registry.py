@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.tracking import Store, connect, final_description, final_run_id, without_password
+from orchestrator.credentials import without_password
+from orchestrator.tracking import Store, connect, final_description, final_run_id
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from meanflow_core.config import write_yaml
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, SweepState, WarmStart
+from orchestrator.ledger.facts import SweepFacts, new_id, owner_here
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
 
-class Ledger:
+class Ledger(SweepFacts):
     """See the module. Open it with `Ledger.open`; a writer must be closed."""
 
     def __init__(self, paths: SweepPaths, studies: Studies) -> None:
         self.paths = paths
         self._studies = studies
-        self._facts = studies.facts
+        super().__init__(studies.facts)
+        self.foreign: list[int] = []
+        """Numbers of the rows in Optuna's study that are no trials of ours; they are passed over."""
         self._trials: dict[str, TrialHistory] = {}
         self._specs: dict[int, SweepSpec] = {}
         self._read()
@@ -61,6 +64,8 @@ class Ledger:
             ledger = cls(paths, Studies.load(paths, lock))
             if not ledger._facts.get("spec:0"):
                 raise LedgerError(f"{paths.journal}: the sweep was never started; `meansweep run` starts it")
+            if write and not ledger.id:  # of a release that gave none
+                ledger._studies.set_fact("id", new_id())
             return ledger
         except BaseException:
             if lock is not None:
@@ -70,7 +75,7 @@ class Ledger:
     @classmethod
     def create(
         cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
-        warm: Sequence[WarmStart] = (),
+        warm: Sequence[WarmStart] = (), sweep_id: str | None = None,
     ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
 
@@ -79,6 +84,7 @@ class Ledger:
             spec: the sweep.
             environment: see `orchestrator.engine.environment_check`.
             warm: observations of other sweeps.
+            sweep_id: from `new_id`, where somebody has to know it before; None makes one.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -95,6 +101,8 @@ class Ledger:
             studies = ledger._studies
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
+            studies.set_fact("id", sweep_id or new_id())
+            studies.set_fact("owner", owner_here())
             studies.set_fact("environment", dict(environment or {}))
             for observation in warm[len(ledger.warm()) :]:
                 studies.add_observation(observation.to_json())
@@ -113,9 +121,13 @@ class Ledger:
                 f"up to {FORMAT})"
             )
         for row in self._studies.rows():
+            if "trial" not in row.user_attrs:  # of another tool that has written into the study, or lost and repaired
+                self.foreign.append(row.number)
+                continue
             history = TrialHistory(row._trial_id)
             for key, event in row.user_attrs.items():
-                history.apply(key, event)
+                if isinstance(event, dict):  # what others have added is none of ours
+                    history.apply(key, event)
             history.moved_to(self.paths.root)
             self._trials[history.id] = history  # a later row of the same id is the trial's next life
             if history.end and not row.state.is_finished() and self.writable:
@@ -191,18 +203,6 @@ class Ledger:
         """Return every revision, the sweep as it was started first."""
         return [Revision.from_json(self._facts[f"spec:{number}"]) for number in range(self.revision + 1)]
 
-    def environment(self) -> dict[str, Any]:
-        """Return the environment the sweep was started in."""
-        return dict(self._facts.get("environment", {}))
-
-    def sessions(self) -> list[Session]:
-        """Return every driver so far."""
-        return [Session.from_json(session) for session in self._facts.get("sessions", [])]
-
-    def state(self) -> SweepState:
-        """Return where the sweep stands; one that says "running" but has no driver was interrupted."""
-        return SweepState.from_json(self._facts.get("state", {}))
-
     @property
     def wall_seconds(self) -> float:
         """Seconds in which drivers have run this sweep, up to the last event."""
@@ -212,10 +212,6 @@ class Ledger:
     def warm(self) -> list[WarmStart]:
         """Return the observations taken over from other sweeps."""
         return [WarmStart.from_json(observation) for observation in self._studies.observations()]
-
-    def fact(self, key: str, default: Any = None) -> Any:
-        """Return a fact noted with `note`."""
-        return self._facts.get(f"note:{key}", default)
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -261,7 +257,7 @@ class Ledger:
         return number
 
     def _copy_spec(self, spec: SweepSpec) -> None:
-        self.paths.spec.write_text(write_yaml(spec.source["sweep"]), encoding="utf-8")
+        self.paths.spec.write_text(write_yaml(spec.standalone), encoding="utf-8")
 
     def add_trial(self, new: NewTrial, *, params: Mapping[str, tuple[Any, Any]], wall: float) -> TrialRecord:
         """Record a new trial, with everything decided about it, in one line.
@@ -304,6 +300,9 @@ class Ledger:
             images=report.images_seen, at=time.time(), wall=wall, run=history.run,
         )  # fmt: skip
         self._append(history, f"report:{report.step}", point.to_json())
+        value = report.metrics.get(history.birth.metric, math.nan)
+        if math.isfinite(value):
+            self._studies.set_intermediate(history.row, report.step, float(value))
         return True
 
     def end_run(

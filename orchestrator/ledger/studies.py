@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.repair import UNREADABLE, damaged_lines
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import TrialState
 
@@ -56,8 +57,14 @@ class Studies:
                 log.warning("%s: cut off %d bytes of an unfinished last entry", paths.journal, len(torn))
         try:
             storage = JournalStorage(Journal(paths.journal))
-        except (ValueError, KeyError, AttributeError, AssertionError) as error:
-            raise LedgerError(f"{paths.journal}: is damaged ({type(error).__name__}: {error})") from error
+        except Exception as error:
+            if not isinstance(error, UNREADABLE) and type(error).__module__.partition(".")[0] != "optuna":
+                raise
+            where = ", ".join(map(str, damaged_lines(paths.journal)))
+            raise LedgerError(
+                f"{paths.journal}: is damaged in line {where or '?'} ({type(error).__name__}: {error}); "
+                f"`meansweep doctor --repair {paths.name}` saves all but that"
+            ) from error
         return cls(paths, storage, lock)
 
     @property
@@ -81,7 +88,8 @@ class Studies:
         """Return the observations of other sweeps."""
         if _WARM not in self._ids:
             return []
-        return [row.user_attrs["observation"] for row in self._storage.get_all_trials(self._ids[_WARM], deepcopy=False)]
+        rows = self._storage.get_all_trials(self._ids[_WARM], deepcopy=False)
+        return [row.user_attrs["observation"] for row in rows if "observation" in row.user_attrs]
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -127,6 +135,11 @@ class Studies:
         """Set an attribute of a row."""
         self._require_lock()
         self._storage.set_trial_user_attr(row, key, value)
+
+    def set_intermediate(self, row: int, step: int, value: float) -> None:
+        """Give a row a value at a step, for Optuna's tools: its own report is what counts."""
+        self._require_lock()
+        self._storage.set_trial_intermediate_value(row, step, value)
 
     def close_row(self, row: int, state: TrialState, values: list[float] | None) -> None:
         """Give a row the state that Optuna's own tools understand.

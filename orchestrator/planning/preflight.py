@@ -5,7 +5,9 @@ The sweep file itself may be read anywhere, also where neither data nor trainer 
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from meanflow_core.config import ill_fitting, is_named, load_config
 from meanflow_core.data import missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
+from orchestrator.provenance import own_files
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -25,7 +28,7 @@ DRAWS = 32
 def missing_here(spec: SweepSpec) -> list[Problem]:
     """Return what trials would not find here, each thing once.
 
-    Nothing is read, and nothing imported but networks and data of the user's own, to see whether they take their
+    No data is read, and nothing imported but networks and data of the user's own, to see whether they take their
     arguments.
     """
     found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
@@ -34,7 +37,31 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
             whole = load_config(config)
             problems = list(missing(whole)) or ill_fitting(whole)
             found += [problem for problem in problems if problem not in found]
-    return [replace(problem, file=spec.file) for problem in found]
+    return [*(replace(problem, file=spec.file) for problem in found), *missing_storage()]
+
+
+def missing_storage() -> list[Problem]:
+    """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there."""
+    url = os.environ.get("MEANSWEEP_STORAGE", "").strip()
+    if not url:
+        return []
+    from orchestrator.worker import StorageError, check_writable
+
+    try:
+        check_writable(url)
+    except StorageError as error:
+        return [Problem(key="MEANSWEEP_STORAGE", rule=f"takes no checkpoint: {error}")]
+    return []
+
+
+def demand_storage() -> None:
+    """Refuse to start what could keep no checkpoint.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if problems := missing_storage():
+        raise ConfigError(problems)
 
 
 def demand_ready(spec: SweepSpec) -> None:
@@ -53,12 +80,19 @@ def demand_ready(spec: SweepSpec) -> None:
 def _trainer_module(trainer: str) -> Iterator[Problem]:
     module = trainer.partition(":")[0]
     try:
-        there = importlib.util.find_spec(module) is not None
+        found = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # of the package above it
-        there = False
-    if not there:
+        found = None
+    if found is None:
         rule = f"there is no module {module!r}; it is looked for in the current folder and among installed packages"
         yield Problem(key="trainer", value=trainer, rule=rule)
+    for file in own_files(module):
+        try:
+            ast.parse(file.read_bytes(), str(file))
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, "lineno", None)
+            rule = f"cannot be imported: {type(error).__name__}: {getattr(error, 'msg', error)} ({file}, line {line})"
+            yield Problem(key="trainer", value=trainer, rule=rule)
 
 
 def _unknown(spec: SweepSpec) -> Iterator[Problem]:
@@ -69,6 +103,9 @@ def _unknown(spec: SweepSpec) -> Iterator[Problem]:
             import_trainer(spec.trainer)
         except ConfigError as error:
             yield from error.problems
+        except Exception as error:  # its own code runs
+            rule = f"cannot be imported here: {type(error).__name__}: {error}"
+            yield Problem(key="trainer", value=spec.trainer, rule=rule)
         return
     from meanflow_core.metrics import METRICS
 

@@ -15,8 +15,8 @@ from orchestrator.report import sections_results as results
 from orchestrator.report import sections_run as running
 from orchestrator.report.charts import View
 from orchestrator.report.parts import Facts
-from orchestrator.results import Row, importance, leaderboard, order
-from orchestrator.trials import TrialRecord, TrialState, group_by_config
+from orchestrator.results import Row, importance, leaderboard
+from orchestrator.trials import TrialRecord, TrialState
 
 if TYPE_CHECKING:
     from orchestrator.paths import SweepPaths
@@ -53,12 +53,12 @@ def write_report(
         wall_seconds: for how long drivers have run it.
         now: unix seconds that are printed as the date; None: the present.
     """
-    groups, _ = order(group_by_config(trials), {metric.name: metric.goal for metric in spec.metrics})
+    rows = leaderboard(spec, trials, run_ids)
     facts = Facts(
         spec=spec,
         trials=trials,
-        rows=leaderboard(spec, trials, run_ids),
-        view=View(spec, groups, importance(spec, trials)),
+        rows=rows,
+        view=View(spec, [row.group for row in rows], importance(spec, trials)),
         plan=plan,
         images=images or {},
         environment=environment or {},

@@ -16,11 +16,10 @@ from orchestrator.report.parts import Facts, chart_place, colour_keys, html_tabl
 from orchestrator.results import (
     Row,
     against_best,
+    audit_rungs,
     bad_seeds_text,
-    collapsed,
     interval_text,
     notes,
-    rung_predictions,
     state_text,
     varying,
     verdict,
@@ -118,7 +117,7 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
     names = varying(row.config for row in facts.rows)
     short = short_names(names)
     tested = any(row.p_value_vs_best is not None for row in facts.rows)
-    scale = _scale([row for row in facts.ranked if row.state is TrialState.FINISHED and not collapsed(row)])
+    scale = _scale([row for row in facts.ranked if row.state is TrialState.FINISHED and not row.collapsed])
     heads = ["rank", "trial", "state", facts.spec.metric.name, "", *(m.name for m in facts.spec.metrics[1:]), "seeds"]
     heads += [*(["vs best"] if tested else []), "steps", *(short[name] for name in names)]
     right = {"rank", "trial", "seeds", "steps", *(metric.name for metric in facts.spec.metrics)}
@@ -152,7 +151,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float, bool] | None:
 
 
 def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
-    if scale is None or row.mean is None or row.state is not TrialState.FINISHED or collapsed(row):
+    if scale is None or row.mean is None or row.state is not TrialState.FINISHED or row.collapsed:
         return ""
     low, high, log = scale
 
@@ -183,8 +182,8 @@ def curves_section(facts: Facts) -> str:
         "thin lines. Circles mark where a trial was stopped early, crosses where one failed or a seed collapsed"
         + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
     )
-    told = rung_predictions(facts.spec, facts.trials, rungs)
-    words = "; ".join(f"step {t.step}: {t.correlation:.2f} ({t.trials} trials)" for t in told)
+    told = audit_rungs(facts.spec, facts.trials)
+    words = "; ".join(map(str, told))
     tail = (
         '<p class="caption">Did the rungs predict the end? Rank correlation of the value there with the final one, '
         f"over the trials that finished: {escape(words)}. 1 is a perfect prediction, 0 none.</p>"

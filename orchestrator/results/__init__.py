@@ -9,14 +9,11 @@ if TYPE_CHECKING:
     from orchestrator.results.comparison import compare_table as compare_table
     from orchestrator.results.export import to_csv as to_csv
     from orchestrator.results.findings import notes as notes
-    from orchestrator.results.findings import rung_predictions as rung_predictions
     from orchestrator.results.findings import verdict as verdict
     from orchestrator.results.leaderboard_rows import Row as Row
     from orchestrator.results.leaderboard_rows import leaderboard as leaderboard
-    from orchestrator.results.leaderboard_rows import order as order
     from orchestrator.results.leaderboard_text import against_best as against_best
     from orchestrator.results.leaderboard_text import bad_seeds_text as bad_seeds_text
-    from orchestrator.results.leaderboard_text import collapsed as collapsed
     from orchestrator.results.leaderboard_text import interval_text as interval_text
     from orchestrator.results.leaderboard_text import leaderboard_table as leaderboard_table
     from orchestrator.results.leaderboard_text import state_text as state_text
@@ -27,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
     from orchestrator.results.parameter_importance import rebuild_study as rebuild_study
+    from orchestrator.results.rung_audit import audit_rungs as audit_rungs
+    from orchestrator.results.rung_audit import audit_warnings as audit_warnings
     from orchestrator.results.sweep_status import Status as Status
     from orchestrator.results.sweep_status import best_so_far as best_so_far
     from orchestrator.results.sweep_status import best_text as best_text

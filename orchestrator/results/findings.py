@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.formatting import count, join, number, p_value, short_names
 from orchestrator.results.leaderboard_rows import Row
 from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text
 from orchestrator.results.parameter_importance import Importance
-from orchestrator.statistics import rank_correlation
-from orchestrator.trials import TrialRecord, TrialState, better, value_of
+from orchestrator.results.rung_audit import audit_warnings
+from orchestrator.trials import TrialRecord, TrialState, better
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -79,42 +78,13 @@ def notes(spec: SweepSpec, trials: Sequence[TrialRecord], rows: Sequence[Row], i
     failed = sum(row.failure is not None for row in rows)
     if failed * 4 > len(rows):
         yield f"{failed} of {count(len(rows), 'configuration')} failed: see the failures."
+    yield from audit_warnings(spec, trials)
     drifted = [trial.id for trial in trials if trial.labels.get("drift")]
     if drifted:
         yield f"{count(len(drifted), 'trial')} ran in another environment than the sweep's: {_few(drifted)}."
     reused = [trial.id for trial in trials if trial.labels.get("reused")]
     if reused:
         yield f"{count(len(reused), 'trial')} took over the result of an equal configuration: {_few(reused)}."
-
-
-@dataclass(frozen=True)
-class RungPrediction:
-    """How well the order of the trials at a step predicted their final one."""
-
-    step: int
-    correlation: float
-    """Spearman's rank correlation, 1 for a perfect prediction."""
-    trials: int
-    """Number of trials that it is taken over."""
-
-
-def rung_predictions(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequence[int]) -> list[RungPrediction]:
-    """Return for each step how well the order there predicted the final one.
-
-    Only finished trials can tell, and they are those that did well early: the true correlation is rather higher.
-    """
-    found = []
-    done = [t for t in trials if t.state is TrialState.FINISHED and not t.replicate and value_of(t) is not None]
-    for step in steps:
-        pairs = [
-            (t.reports[step][spec.metric.name], value_of(t) or 0.0)
-            for t in done
-            if step < t.steps and spec.metric.name in t.reports.get(step, {})
-        ]
-        correlation = rank_correlation([early for early, _ in pairs], [late for _, late in pairs])
-        if correlation is not None and len(pairs) >= 5:
-            found.append(RungPrediction(step, correlation, len(pairs)))
-    return found
 
 
 def _against(best: Row, finished: Sequence[Row]) -> str:

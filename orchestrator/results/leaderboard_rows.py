@@ -96,9 +96,20 @@ class Row:
         return self.group.median()
 
     @property
+    def reused(self) -> str | None:
+        """The `sweep/trial` whose result it is, where it was not trained here."""
+        origin = self.group.searched.labels.get("reused")
+        return str(origin) if origin else None
+
+    @property
     def replicates(self) -> dict[str, int]:
         """Number of its replicates by state."""
         return dict(Counter(record.state.value for record in self.group.replicates))
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether one of its seeds collapsed."""
+        return any(seed.kind == "collapsed" for seed in self.bad_seeds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row of `leaderboard --json`."""
@@ -122,6 +133,7 @@ class Row:
             "replicates": self.replicates,
             "metrics": self.metrics,
             "front": self.front,
+            "reused": self.reused,
             "failure": {"kind": self.failure.kind, "reason": self.failure.reason} if self.failure else None,
         }
 

@@ -30,16 +30,11 @@ def varying(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def interval_text(row: Row) -> str:
     """Return `12.3 ± 0.4`, or the value alone; where a seed collapsed `2.1 to 87`, as no mean speaks for both."""
-    if collapsed(row):
+    if row.collapsed:
         values = row.seeds.values()
         low, high = min(values), max(values)
         return f"{number(low, 3)} to {number(high, 3)}"
     return plus_minus(row.mean, row.interval.half_width if row.interval else None)
-
-
-def collapsed(row: Row) -> bool:
-    """Whether a seed of the configuration collapsed."""
-    return any(seed.kind == "collapsed" for seed in row.bad_seeds)
 
 
 def bad_seeds_text(row: Row) -> str:
@@ -67,7 +62,12 @@ def state_text(row: Row) -> str:
 
 
 def leaderboard_table(
-    spec: SweepSpec, rows: Sequence[Row], *, limit: int | None = None, width: int = 100
+    spec: SweepSpec,
+    rows: Sequence[Row],
+    *,
+    limit: int | None = None,
+    width: int = 100,
+    footer: Iterable[str] = (),
 ) -> RenderableType:
     """Return the table for a terminal; where it is too narrow for all columns, the parameters are in tables below.
 
@@ -76,6 +76,7 @@ def leaderboard_table(
         rows: of `leaderboard`.
         limit: how many rows are shown.
         width: columns of the terminal.
+        footer: lines below it, e.g. of `audit_warnings`.
     """
     from rich.console import Group
     from rich.text import Text
@@ -88,7 +89,7 @@ def leaderboard_table(
     tables: list[RenderableType] = []
     for block in _blocks(results, parameters, width):
         tables += [*([""] if tables else []), _table(shown, block, gap=2 if _breadth(block, 2) <= width else 1)]
-    return Group(*tables, *(Text(line, style="dim") for line in _caption(spec, rows, shown)))
+    return Group(*tables, *(Text(line, style="dim") for line in (*_caption(spec, rows, shown), *footer)))
 
 
 def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> list[Column]:
@@ -156,6 +157,8 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
     if any(against_best(row) == "tied" for row in shown):
         yield "tied: a paired test over the shared seeds cannot tell it from the best"
     for row in shown:
+        if row.reused:
+            yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"
         if row.bad_seeds:
             yield f"trial {row.trial} is unstable: {bad_seeds_text(row)}"
 

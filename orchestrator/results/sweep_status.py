@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
 from orchestrator.planning import expected_reaching
 from orchestrator.results.leaderboard_rows import Row, order, unranked
+from orchestrator.results.rung_audit import RungAudit, audit_rungs, audit_warnings
 from orchestrator.trials import TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Status:
     best: Row | None
     budget: dict[str, Spent]
     """`gpu_hours`, `wall_clock` (seconds), `trials`."""
+    rungs: tuple[RungAudit, ...]
+    """How well each rung predicts the end, where enough trials have finished."""
+    warnings: tuple[str, ...]
+    """What should be changed about the sweep."""
     wasted_seconds: float
     eta_seconds: float | None
     reason: str | None = None
@@ -75,6 +80,8 @@ class Status:
             "trials": {**self.counts, "left": self.left, "total": self.total},
             "best": best and {key: best[key] for key in BEST},
             "budget": {name: asdict(spent) for name, spent in self.budget.items()},
+            "rungs": [audit.to_json() for audit in self.rungs],
+            "warnings": list(self.warnings),
             "wasted_seconds": self.wasted_seconds,
             "eta_seconds": self.eta_seconds,
             **{key: value for key, value in {**known, "disk": self.disk}.items() if value is not None},
@@ -115,6 +122,8 @@ def status(
             "wall_clock": Spent(wall_seconds, spec.budget.wall_clock),
             "trials": Spent(len(trials), spec.budget.trials),
         },
+        rungs=tuple(audit_rungs(spec, trials)),
+        warnings=tuple(audit_warnings(spec, trials)),
         wasted_seconds=sum(trial.wasted_seconds for trial in trials),
         eta_seconds=time_left(spec, trials, left=left, wall_seconds=wall_seconds, concurrency=concurrency),
     )
@@ -254,6 +263,10 @@ def status_table(found: Status) -> Table:
         short = short_names(config)
         table.add_row("", ", ".join(f"{short[name]} {number(value, 3)}" for name, value in config.items()))
     table.add_row("spent", spent_text(found))
+    for audit in found.rungs:
+        table.add_row("rung", str(audit))
+    for text in found.warnings:
+        table.add_row("warning", text, style="yellow")
     if found.eta_seconds:
         table.add_row("time left", f"about {duration(found.eta_seconds)}")
     if found.disk:

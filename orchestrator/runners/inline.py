@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.ending import on_signals
 from orchestrator.engine import Engine
 from orchestrator.trials import Assignment, Decision, Done, Outcome, Report, Wait
 from orchestrator.worker import MakeTrainer, OnLog, build_trainer, classify, make_shared, run_trial, shared_key, tidy
@@ -110,7 +109,7 @@ class _Shared:
 
 
 class _Interrupts:
-    """Ctrl-C and SIGTERM: always noticed, raised in the middle of training and never while something is recorded."""
+    """Signals to end: always noticed, raised in the middle of training and never while something is recorded."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -135,12 +134,5 @@ class _Interrupts:
 @contextmanager
 def _interrupts() -> Iterator[_Interrupts]:
     interrupts = _Interrupts()
-    if threading.current_thread() is not threading.main_thread():
+    with on_signals(interrupts.handle):
         yield interrupts
-        return
-    before = {number: signal.signal(number, interrupts.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

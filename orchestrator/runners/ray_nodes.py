@@ -33,7 +33,7 @@ _ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def connected(log: Path, **options: Any) -> Iterator[None]:
+def connected(log: Path, **options: Any) -> Iterator[bool]:
     """Connect to the Ray that `$RAY_ADDRESS` names, or start one for the block (without dashboard).
 
     What Ray logs in this process goes to `log`. A Ray that was already connected is used and left connected.
@@ -41,17 +41,21 @@ def connected(log: Path, **options: Any) -> Iterator[None]:
     Args:
         log: a file.
         options: of `ray.init`, for a Ray that is started here.
+
+    Yields:
+        Whether it was started here: then no other node will ever join it.
     """
     with _environment(), _logging_to(log):
         if ray.is_initialized():
-            yield
+            yield False
             return
-        if os.environ.get("RAY_ADDRESS") or options.get("address"):
+        own = not (os.environ.get("RAY_ADDRESS") or options.get("address"))
+        if not own:
             ray.init(address=options.get("address"), log_to_driver=False)
         else:
             _start(options)
         try:
-            yield
+            yield own
         finally:
             ray.shutdown()
 

@@ -18,6 +18,7 @@ import ray
 from ray.tune.experiment import Trial
 
 from meanflow_core.errors import ConfigError
+from orchestrator.credentials import STORE_KEYS
 from orchestrator.runners.ray_nodes import capacity, nodes
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Decision, Done, Outcome, Report
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 OnEvent = Callable[["Engine"], None]
-FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME")
-"""Variables of the driver's environment that workers see too."""
+FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME", *STORE_KEYS)
+"""Variables of the driver's environment that workers see too; they travel with the work, which Ray does not log."""
 SHOWN_EVERY = 0.25
 """Seconds between two calls of `on_event`."""
 NODE_PATIENCE = 30.0
 """Seconds in which Ray notices a dead node: until then a broken connection may be its doing."""
+RAY_PATIENCE = 15.0
+"""Seconds without any node after which the Ray of a local run counts as dead."""
 PROCESS_PATIENCE = 2.0
 """The same where Ray knows that the process died: the node may be about to follow."""
+
+
+class RayGone(ConnectionError):
+    """Ray itself has died, and nobody will start it again."""
 
 
 class Interrupted(Exception):
@@ -71,12 +78,16 @@ class _Run:
 class Session:
     """What the three Tune hooks share: which Tune trial is which assignment, and how many may run."""
 
-    def __init__(self, engine: Engine, on_event: OnEvent | None, interrupted: threading.Event) -> None:
+    def __init__(
+        self, engine: Engine, on_event: OnEvent | None, interrupted: threading.Event, *, own_ray: bool = False
+    ) -> None:
         self.engine = engine
         self.resources = engine.spec.resources
         """What each trial gets; of an edited sweep, from the next driver on, since Tune makes its workers alike."""
         self._on_event = on_event or (lambda engine: None)
         self._interrupted = interrupted
+        self._own_ray = own_ray
+        self._alone_since = math.inf
         self._live: dict[str, _Run] = {}
         self._environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
         self._cwd = os.getcwd()
@@ -99,6 +110,7 @@ class Session:
                 run.kill()  # it would finish its stretch first
             raise Interrupted
         with self._noting_errors():
+            self._demand_ray()
             stopped = self.engine.poll()
             for tune_id, run in list(self._live.items()):
                 if run.assignment.trial in stopped:
@@ -109,6 +121,16 @@ class Session:
             self._judge_deaths()
             if time.monotonic() - self._shown >= SHOWN_EVERY:
                 self.show()
+
+    def _demand_ray(self) -> None:
+        """Give up when the Ray that was started for this sweep has no node any more: none will join it."""
+        if not self._own_ray or self._alive():
+            self._alone_since = math.inf
+            return
+        now = time.monotonic()
+        self._alone_since = min(self._alone_since, now)
+        if now - self._alone_since >= RAY_PATIENCE:
+            raise RayGone(f"the Ray of this sweep has died (no node answered for {RAY_PATIENCE:g} s)")
 
     def _cut_short(self, tune_id: str, run: _Run, outcome: Outcome) -> None:
         self.ended(tune_id, outcome)
@@ -150,8 +172,16 @@ class Session:
     def _read_nodes(self) -> list[dict[str, Any]]:
         now = time.monotonic()
         if now - self._nodes_read > 1.0:
-            self._nodes, self._nodes_read = nodes(), now
+            self._nodes, self._nodes_read = self._ask_nodes(), now
         return self._nodes
+
+    def _ask_nodes(self) -> list[dict[str, Any]]:
+        try:
+            return nodes()
+        except Exception:  # its control process is gone too
+            if self._own_ray:
+                return []
+            raise
 
     def _alive(self) -> frozenset[str]:
         return frozenset(node["NodeID"] for node in self._read_nodes() if node["Alive"])

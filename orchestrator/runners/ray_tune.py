@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
+from orchestrator.credentials import STORE_KEYS
+from orchestrator.ending import on_signals
 from orchestrator.runners.ray_actor import TrialWorker
 from orchestrator.runners.ray_nodes import check_fits, connected, resource_bundle
 from orchestrator.runners.ray_session import (
@@ -30,6 +32,7 @@ from orchestrator.runners.ray_session import (
     PROCESS_PATIENCE,
     Interrupted,
     OnEvent,
+    RayGone,
     Session,
     outcome_of_loss,
 )
@@ -43,8 +46,8 @@ if TYPE_CHECKING:
 def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) -> Status:
     """Drive a sweep to its end on Ray and return where it stands then.
 
-    Ctrl-C and SIGTERM end it cleanly: workers are stopped at once, what they had not reported is repeated on resume,
-    and the state is then "interrupted".
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it cleanly: workers are stopped at once, what they had not reported is
+    repeated on resume, and the state is then "interrupted".
 
     Args:
         engine: its decisions.
@@ -53,9 +56,10 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
 
     Raises:
         ConfigError: no node can run a trial.
+        RayGone: Ray itself has died; nothing is lost.
     """
-    with connected(engine.paths.driver_log, **options), interruptible() as interrupted:
-        session = Session(engine, on_event, interrupted)
+    with connected(engine.paths.driver_log, **options) as own, interruptible() as interrupted:
+        session = Session(engine, on_event, interrupted, own_ray=own)
         if engine.spec.max_concurrent is None:
             check_fits(session.resources)
         with tempfile.TemporaryDirectory(prefix="meansweep-tune-") as scratch:
@@ -65,6 +69,8 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
             except Interrupted:
                 status = engine.finish("interrupted by a signal")
             except Exception:
+                if isinstance(session.error, RayGone):
+                    engine.finish(str(session.error))
                 if session.error is not None:
                     raise session.error from None  # Tune has wrapped it in its own
                 raise
@@ -76,6 +82,7 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
 
 def _run_tune(session: Session, scratch: str) -> None:
     """Turn Tune's loop until the engine is done (`tune.run` without its reporters, loggers and signal handlers)."""
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(STORE_KEYS)  # into what Ray logs; they travel with the work
     resources = session.resources
     bundles = [resource_bundle(resources)] * max(1, resources.workers)
     experiment = Experiment(
@@ -223,20 +230,13 @@ def _error_of(trial: Trial) -> BaseException | None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM, for the block; a second one interrupts at once, as usual."""
+    """Set an event on a signal to end, for the block; a second one interrupts at once."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
 
-    def note(number: int, frame: Any) -> None:
+    def note(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
         event.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(note):
         yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -29,6 +29,12 @@ class Observation:
     bad: bool = False
     """Diverged or out of memory: as bad as anything seen."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    reports: Mapping[int, float] = field(default_factory=dict)
+    """The first metric by step, where it was finite."""
+    arrivals: Mapping[int, int] = field(default_factory=dict)
+    """The position of each report among all reports of the sweep."""
+    length: int = 0
+    """Steps of the whole trial; 0: not known, and the last report is its end."""
 
 
 @dataclass(frozen=True)

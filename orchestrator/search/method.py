@@ -135,6 +135,14 @@ class Method(ABC):
         values = next((values for values in self.space.grid() if accept(values)), None)
         return None if values is None else Draw(position, values)
 
+    def forecast(self, known: Sequence[Observation]) -> dict[int, float]:
+        """Return what trials are expected to come to at their end, by number; empty where the method cannot tell.
+
+        Args:
+            known: the recorded trials.
+        """
+        return {}
+
     # ------------------------------------------------------------------------------------- populations
 
     def exploits(

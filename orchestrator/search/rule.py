@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from meanflow_core.errors import Problem
@@ -94,8 +95,14 @@ class Rule:
         return None
 
     def next_promotion(
-        self, goal: str, curves: Mapping[str, Curve], held: Mapping[str, int], *, last: bool
-    ) -> str | None:  # fmt: skip
+        self,
+        goal: str,
+        curves: Mapping[str, Curve],
+        held: Mapping[str, int],
+        *,
+        last: bool,
+        forecast: Mapping[int, float] = MappingProxyType({}),
+    ) -> str | None:
         """Return the trial that goes on first, None if none may.
 
         Args:
@@ -103,6 +110,8 @@ class Rule:
             curves: all trials of the search by id.
             held: index of the rung at which each trial waits that may go on.
             last: no new trial will come to the first rung.
+            forecast: what trials are expected to come to at their end, by number, where the search can tell; it
+                ranks them then, and not what they have reported at the rung.
         """
         return None
 

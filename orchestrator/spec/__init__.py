@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from orchestrator.spec.reader import flat as flat
     from orchestrator.spec.reader import put as put
     from orchestrator.spec.settings import Budget as Budget
-    from orchestrator.spec.settings import Metric as Metric
     from orchestrator.spec.settings import Resources as Resources
     from orchestrator.spec.sweep import SweepSpec as SweepSpec
     from orchestrator.spec.sweep import read_spec as read_spec

@@ -97,6 +97,12 @@ class SweepSpec:
         return cast(Mapping[str, int], self.source.get("extended", {}))
 
     @property
+    def standalone(self) -> dict[str, Any]:
+        """The sweep file with its base configuration in it, not beside it: read again, it is the same sweep."""
+        content: dict[str, Any] = json.loads(json.dumps(self.source["sweep"]))
+        return {**content, "base": self.base_config.to_dict() if self.builtin_trainer else self.source["base"]}
+
+    @property
     def builtin_trainer(self) -> bool:
         """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
         return self.trainer == DEFAULT_TRAINER

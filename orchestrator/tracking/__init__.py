@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_store import Store as Store
     from orchestrator.tracking.mlflow_store import connect as connect
     from orchestrator.tracking.mlflow_store import is_refusal_of_user as is_refusal_of_user
-    from orchestrator.tracking.mlflow_store import without_password as without_password
     from orchestrator.tracking.mlflow_sync import check as check
     from orchestrator.tracking.mlflow_sync import sync as sync
     from orchestrator.tracking.mlflow_ui import serve as serve

@@ -71,6 +71,7 @@ class EventTracker:
         self._sweep = RunWriter(sink, SWEEP)
         self._spec: SweepSpec | None = None
         self._environment: Mapping[str, Any] = {}
+        self._id = ""
         self._open: dict[str, None] = {}  # a set that keeps its order
         self._ended: dict[str, TrialRecord] = {}
         self._ranked = 0
@@ -81,12 +82,13 @@ class EventTracker:
         """See `Tracker`."""
         self._spec = spec
         self._environment = info.get("environment") or {}
+        self._id = str(info.get("id", ""))
         new = self._sweep.begin(spec.name, spec.name)
         params = {"method": spec.method.name, "metric": f"{spec.metric.goal} {spec.metric.name}"}
         self._sweep.params(params if spec.run_cap is None else {**params, "run_cap": str(spec.run_cap)})
         self._common_tags(self._sweep, "sweep")
         self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(spec)})
-        self._sweep.text("sweep.yaml", as_yaml(spec.source.get("sweep", {})))
+        self._sweep.text("sweep.yaml", as_yaml(spec.standalone))
         self._sweep.text("plan.json", as_json(info.get("plan")))
         self._sweep.text("environment.json", as_json(self._environment))
         for name, text in (info.get("code") or {}).items():
@@ -211,6 +213,7 @@ class EventTracker:
     def _common_tags(self, run: RunWriter, kind: str) -> None:
         name = self._known.name
         run.common_tags(name, kind, f"meansweep run {name}", self._environment)
+        run.tags({"meansweep.sweep_id": self._id})
 
     def _data_digest(self) -> str:
         return str(self._environment.get("data", "")).rpartition(":")[2]

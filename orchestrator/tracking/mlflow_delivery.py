@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.credentials import without_password
 from orchestrator.paths import relocated
-from orchestrator.tracking.mlflow_store import Sent, Store, connect, without_password
+from orchestrator.tracking.mlflow_store import Sent, Store, connect
 from orchestrator.tracking.outbox import Outbox, Record
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from orchestrator.credentials import without_password
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -83,11 +85,22 @@ class Sent:
 
     @classmethod
     def load(cls, folder: Path, store: Store) -> Sent:
-        """Read the state for a store; a new one where there is none."""
-        path = folder / f"sent-{store.digest}.json"
-        if not path.exists():
-            return cls(path, store.name)
-        return cls(path, **json.loads(path.read_text()))
+        """Read the state for a store; a new one where there is none.
+
+        The data base of the outbox's own home moves with it: where that is does not say what it has been sent.
+        """
+        home = folder.absolute().parents[2].resolve()  # above sweeps/NAME/outbox, final/NAME/outbox
+        own_base = store.artifacts is not None and Path(store.uri.removeprefix("sqlite:///")).parent == home
+        path = folder / f"sent-{'home' if own_base else store.digest}.json"
+        if path.exists():
+            return cls(path, **{**json.loads(path.read_text()), "store": store.name})
+        if own_base:  # releases before named the file by the place where the home was
+            file = Path(store.uri).name
+            notes = [json.loads(each.read_text()) for each in sorted(folder.glob("sent-*.json"), key=_age)]
+            own = [note for note in notes if re.fullmatch(f"sqlite:///.*/{re.escape(file)}", str(note["store"]))]
+            if own:
+                return cls(path, **{**own[-1], "store": store.name})
+        return cls(path, store.name)
 
     def save(self) -> None:
         """Replace the file."""
@@ -95,6 +108,10 @@ class Sent:
         aside = self.path.with_suffix(".tmp")
         aside.write_text(json.dumps(content))
         aside.replace(self.path)
+
+
+def _age(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 @contextlib.contextmanager
@@ -127,11 +144,6 @@ def quiet_mlflow() -> None:
 def _quiet_loggers() -> None:
     for name, level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("urllib3", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
-
-
-def without_password(text: str) -> str:
-    """Return a text with the user and password cut out of every address in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def is_refusal_of_user(error: Exception) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.credentials import without_password
 from orchestrator.tracking.mlflow_delivery import Delivery, stored_value
-from orchestrator.tracking.mlflow_store import Store, is_refusal_of_user, sending, without_password
+from orchestrator.tracking.mlflow_store import Store, is_refusal_of_user, sending
 from orchestrator.tracking.outbox import Outbox
 
 Point = tuple[str, str, int]

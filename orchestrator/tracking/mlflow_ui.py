@@ -7,15 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.ending import interrupt, on_signals
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect, quiet_mlflow
 from orchestrator.tracking.mlflow_views import VIEW_TAG, view_path
@@ -43,17 +43,26 @@ def serve(home: Home, host: str = "127.0.0.1", port: int = 5000, *, say: Callabl
     if store.uri.startswith(("http://", "https://")):
         say(f"MLFLOW_TRACKING_URI names a server, which shows the sweeps: {store.name}")
         return 0
-    with server(store, host, port, log=home.root / "ui.log") as (url, process), _terminate_as_interrupt():
+    with (  # the signals first: one that comes while MLflow starts ends that too
+        _left_as_done(),
+        on_signals(interrupt),
+        server(store, host, port, log=home.root / "ui.log") as (url, process),
+    ):
         say(f"MLflow shows the sweeps of {home.root} at {url} (Ctrl-C stops it)")
         for name, path in _views(store):
             say(f"  {name}: {url}{path}")
         say('From MLflow\'s own home page choose "Model training" (top left) first: it opens for chat applications.')
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("It listens beyond this machine and asks for no password; see docs/mlflow.md for one that does.")
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return 0
+        return process.wait()
+    return 0
+
+
+@contextmanager
+def _left_as_done() -> Iterator[None]:
+    """Take an interrupt for the usual end of a server."""
+    with suppress(KeyboardInterrupt):
+        yield
 
 
 def _views(store: Store, most: int = 10) -> list[tuple[str, str]]:
@@ -61,23 +70,6 @@ def _views(store: Store, most: int = 10) -> list[tuple[str, str]]:
     experiments = connect(store).search_experiments(order_by=["last_update_time DESC"], max_results=100)
     ours = [each for each in experiments if VIEW_TAG in each.tags]
     return [(each.name, view_path(each.experiment_id)) for each in ours[:most]]
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the server goes too."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -115,16 +107,18 @@ def server(
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
     environment.pop("MLFLOW_TRACKING_URI", None)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # a session of its own: stopping it stops its workers, and only those
-            command, stdout=output, stderr=output, env=environment, start_new_session=True
-        )
+    process = None
     try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # a session of its own: stopping it stops its workers, and only those
+                command, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
         url = f"http://{host}:{port}"
         _await(url, process, log)
         yield url, process
     finally:
-        _stop(process)
+        if process is not None:
+            _stop(process)
 
 
 def _claim(host: str, port: int) -> int:

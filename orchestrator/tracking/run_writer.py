@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meanflow_core.config import write_yaml
+from orchestrator.provenance import user_name
 from orchestrator.tracking.mlflow_delivery import metric_name
 
 Points = Iterable[tuple[int, Mapping[str, float]]]
@@ -95,7 +95,7 @@ class RunWriter:
                 "meansweep.kind": kind,
                 "meansweep.code": str(environment.get("code") or ""),
                 "mlflow.source.git.commit": str(environment.get("commit") or "").partition(" ")[0],
-                "mlflow.user": _user(),
+                "mlflow.user": user_name(),
                 "mlflow.source.name": command,
                 "mlflow.source.type": "LOCAL",
             }
@@ -151,10 +151,3 @@ def as_json(value: Any) -> str:
 def as_yaml(value: Any) -> str:
     """Return YAML for people."""
     return write_yaml(json.loads(json.dumps(value, default=str)))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return ""

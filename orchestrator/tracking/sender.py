@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 
+from orchestrator.credentials import without_password
 from orchestrator.tracking.mlflow_delivery import Delivery
-from orchestrator.tracking.mlflow_store import sending, without_password
+from orchestrator.tracking.mlflow_store import sending
 
 log = logging.getLogger(__name__)
 

@@ -33,12 +33,15 @@ class Assignment(_Message):
     trial: str
     """The trial's id: "7", or "7.2" for the second replicate of configuration 7."""
     sweep: str
+    """The sweep's name."""
     config: dict[str, Any]
     """The complete nested training configuration."""
     trainer: str
     """`package.module:Class`."""
     steps: list[int]
     """Every step at which this trial reports, ascending; the last one ends it. Those up to `start` are done."""
+    sweep_id: str = ""
+    """No other sweep has it."""
     start: int = 0
     """The step of `checkpoint`; 0 without one."""
     checkpoint: str | None = None

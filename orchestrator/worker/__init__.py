@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.worker.process import run_on_this_worker as run_on_this_worker
     from orchestrator.worker.process import wait_for_gpu_memory as wait_for_gpu_memory
     from orchestrator.worker.process_group import torch_config as torch_config
+    from orchestrator.worker.storage import StorageError as StorageError
+    from orchestrator.worker.storage import check_writable as check_writable
     from orchestrator.worker.trial_loop import MakeTrainer as MakeTrainer
     from orchestrator.worker.trial_loop import OnLog as OnLog
     from orchestrator.worker.trial_loop import build_trainer as build_trainer

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.training import load_checkpoint, save_checkpoint
+from meanflow_core.training import CheckpointError, load_checkpoint, save_checkpoint
 from orchestrator.paths import SweepPaths, TrialPaths
 from orchestrator.trials import Assignment
+from orchestrator.worker.storage import StorageError, delete, download, upload
 
 KEPT = "checkpoints.json"
 """In a trial's folder: which of its checkpoints there are."""
+OWNER = "meansweep.sweep"
+"""In a checkpoint: the id of the sweep whose it is."""
 
 
 class CheckpointStore:
@@ -24,32 +27,47 @@ class CheckpointStore:
 
     Args:
         paths: the trial's folder; checkpoints go to its `checkpoints` folder.
-        url: an fsspec URL (`s3://bucket/sweep/trial`) to use for the checkpoints instead. Each is then written to a
+        url: an fsspec URL (`s3://bucket/sweep-id/trial`) to use for the checkpoints instead. Each is then written to a
             local scratch folder first and copied, its marker file last, so that a torn copy is never taken for whole.
+        owner: the sweep's id, which is written into each; another sweep's is not loaded. Empty: of none.
     """
 
-    def __init__(self, paths: TrialPaths, url: str | None = None) -> None:
+    def __init__(self, paths: TrialPaths, url: str | None = None, owner: str = "") -> None:
         self._paths = paths
+        self._owner = owner
         self._url = url.rstrip("/") if url else None
         self._kept_file = paths.root / KEPT
 
     @classmethod
     def of(cls, assignment: Assignment) -> CheckpointStore:
         """Return the store of an assignment's trial."""
-        return cls.at(TrialPaths(Path(assignment.folder)), assignment.sweep, assignment.trial)
+        return cls.at(TrialPaths(Path(assignment.folder)), assignment.sweep, assignment.trial, assignment.sweep_id)
 
     @classmethod
-    def at(cls, paths: TrialPaths, sweep: str, trial: str) -> CheckpointStore:
-        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not."""
+    def at(cls, paths: TrialPaths, sweep: str, trial: str, sweep_id: str = "") -> CheckpointStore:
+        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not.
+
+        The sweep's id is part of the URL: other homes have sweeps of the same name in the same bucket.
+        """
         base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
-        return cls(paths, f"{base}/{sweep}/{trial}" if base else None)
+        place = "-".join(filter(None, (sweep, sweep_id)))
+        return cls(paths, f"{base}/{place}/{trial}" if base else None, sweep_id)
 
     def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-        """Write the state reached at `step` and return the name by which `load` finds it."""
+        """Write the state reached at `step` and return the name by which `load` finds it.
+
+        Raises:
+            StorageError: the disk or the store does not take it.
+        """
+        if self._owner:
+            state = {**state, OWNER: self._owner}
         target = self._paths.checkpoint(step)
         name = target.name
         if self._url is None:
-            save_checkpoint(target, state)
+            try:
+                save_checkpoint(target, state)
+            except OSError as error:
+                raise StorageError(f"could not write {target}: {error}") from error
             place, size = str(target), size_of(target)
         else:
             place = f"{self._url}/{name}"
@@ -58,26 +76,28 @@ class CheckpointStore:
                 save_checkpoint(local, state)
                 upload(local, place)
                 size = size_of(local)
-        self._write_kept({**self._kept(), name: {"metrics": dict(metrics), "bytes": size}})
+        self._write_kept({**self._kept(), name: {"metrics": dict(metrics), "bytes": size, "place": place}})
         return place
 
     def load(self, place: str) -> dict[str, Any]:
         """Return the state kept at `place` (a folder or a URL).
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: it is missing or damaged, or another sweep's.
+            StorageError: the store cannot be reached.
         """
-        if "://" not in place:
-            return dict(load_checkpoint(Path(place)))
         with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
-            return dict(load_checkpoint(download(place, Path(scratch) / "checkpoint")))
+            state = dict(load_checkpoint(local_checkpoint(place, Path(scratch))))
+        owner = state.pop(OWNER, "")  # without one: of a release that had no ids
+        if owner and self._owner and owner != self._owner:
+            raise CheckpointError(f"{place}: belongs to another sweep ({owner}; this one is {self._owner})")
+        return state
 
     def begin(self, start: int) -> None:
         """Delete what an earlier run wrote after `start`, complete or not: it was never recorded."""
         kept, first_new = self._kept(), self._paths.checkpoint(start).name
         for name in [name for name in kept if name > first_new or start == 0]:
-            self._delete(name)
-            del kept[name]
+            self._delete(name, kept)
         self._write_kept(kept)
         for torn in self._paths.checkpoints.glob(".*.tmp"):
             shutil.rmtree(torn, ignore_errors=True)
@@ -90,8 +110,7 @@ class CheckpointStore:
         sign = 1.0 if goal == "minimize" else -1.0
         best = min(kept, key=lambda name: sign * kept[name]["metrics"].get(metric or "", math.inf * sign))
         for name in kept.keys() - {best, max(kept)}:
-            self._delete(name)
-            del kept[name]
+            self._delete(name, kept)
         self._write_kept(kept)
 
     def adopt(self, step: int, place: str) -> None:
@@ -107,15 +126,14 @@ class CheckpointStore:
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
 
-    def _delete(self, name: str) -> None:
-        if self._url is None:
-            shutil.rmtree(
-                self._paths.checkpoints / name, ignore_errors=True
-            )  # a second worker of the trial may be faster
-            return
-        files, path = _filesystem(f"{self._url}/{name}")
-        if files.exists(path):
-            files.rm(path, recursive=True)
+    def _delete(self, name: str, kept: dict[str, dict[str, Any]]) -> None:
+        """Delete one that is kept; where the store fails it stays, to be tried again when the next one is deleted."""
+        place = str(kept[name].get("place", ""))
+        if "://" in place and self._url is not None and not place.startswith(f"{self._url}/"):
+            place = ""  # written before there were ids, where other homes may write too: it is left there
+        if "://" not in place or delete(place):
+            shutil.rmtree(self._paths.checkpoints / name, ignore_errors=True)  # a second worker may be faster
+            del kept[name]
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         return read_kept(self._kept_file)
@@ -158,27 +176,3 @@ def _link(source: str, target: str) -> None:
 def local_checkpoint(place: str, scratch: Path) -> Path:
     """Return a local folder with the checkpoint kept at `place`, copied below `scratch` if it is a URL."""
     return download(place, scratch / "checkpoint") if "://" in place else Path(place)
-
-
-def upload(folder: Path, url: str) -> None:
-    """Copy a folder's files to a URL; the checkpoint's own JSON file, which makes it whole, goes last."""
-    files, path = _filesystem(url)
-    files.makedirs(path, exist_ok=True)
-    for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-        files.put_file(str(file), f"{path}/{file.name}")
-
-
-def download(url: str, folder: Path) -> Path:
-    """Copy the files below a URL to a new folder and return it."""
-    files, path = _filesystem(url)
-    folder.mkdir(parents=True)
-    for name in files.ls(path, detail=False) if files.exists(path) else ():
-        files.get_file(name, str(folder / Path(name).name))
-    return folder
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    files, path = url_to_fs(url)
-    return files, path

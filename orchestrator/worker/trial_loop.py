@@ -28,6 +28,7 @@ from orchestrator.paths import TrialPaths
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Outcome, OutcomeKind, Report
 from orchestrator.worker.checkpoints import CheckpointStore
+from orchestrator.worker.storage import StorageError
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 MakeTrainer = Callable[[Assignment, OnLog], Any]
@@ -189,6 +190,8 @@ def classify(
             finite = cause.last_finite or finite
         elif isinstance(cause, FloatingPointError):
             kind, reason = "diverged", said
+        elif isinstance(cause, StorageError):  # by where it was raised: whatever the store says is no bug of the code
+            kind, reason = "infrastructure", said.splitlines()[0]
         elif _is_out_of_memory(cause):
             kind, reason = "oom", said.splitlines()[0]
         elif _is_infrastructure(cause):

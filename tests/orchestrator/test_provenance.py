@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from meanflow_core.errors import ConfigError
 from orchestrator import provenance
 from orchestrator.cluster.packaging import staged
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.environment_check import code_version
 from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.paths import Home
-from orchestrator.provenance import Code, code_of, packages, record, recorded
+from orchestrator.provenance import Code, code_of, own_files, packages, record, recorded
+from orchestrator.results.leaderboard_rows import leaderboard
+from orchestrator.results.leaderboard_text import leaderboard_table
 from orchestrator.tracking.tracker import MemoryTracker
 from tests.orchestrator import toy
+from tests.orchestrator.simulation import run
 
 TRAINER = "class Trainer:\n    rate = 1\n"
 
@@ -120,3 +127,69 @@ def test_every_driver_of_a_sweep_records_its_code_and_the_tracker_shows_it(
     changes = "b"
     resume_sweep(home, "toy", **options).ledger.close()
     assert run.files["code/changes-02.diff"] == "b"
+
+
+# ------------------------------------------------------------------------------- what a trainer imports
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trainer in a folder of its own that imports a helper, which imports another."""
+    files = {
+        "my_trainer.py": "import numpy\nfrom helper import x\ndef late():\n    from parts import loss\n",
+        "helper.py": "from parts.inner import y as x\n",
+        "parts/__init__.py": "",
+        "parts/inner.py": "from . import deeper\ny = deeper.z\n",
+        "parts/deeper.py": "z = 1\n",
+        "parts/loss.py": "w = 1\n",
+        "bystander.py": "raise SystemExit\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_every_module_that_a_trainer_imports_is_its_code(trainer: Path) -> None:
+    first, *others = (str(file.relative_to(trainer)) for file in own_files("my_trainer"))
+    assert first == "my_trainer.py"
+    parts = ("__init__.py", "deeper.py", "inner.py", "loss.py")
+    assert sorted(others) == sorted(["helper.py", *(f"parts/{name}" for name in parts)])
+
+
+@pytest.mark.parametrize("name", ["my_trainer.py", "helper.py", "parts/inner.py", "parts/deeper.py", "parts/loss.py"])
+def test_a_change_of_any_module_that_a_trainer_imports_is_seen(trainer: Path, name: str) -> None:
+    before = code_version("my_trainer:Trainer")
+    (trainer / "bystander.py").write_text("other = 1\n")
+    assert code_version("my_trainer:Trainer") == before
+    (trainer / name).write_text((trainer / name).read_text() + "# changed\n")
+    assert code_version("my_trainer:Trainer") != before
+
+
+def test_other_packages_are_another_environment_and_their_results_are_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    versions = ["numpy==1.0\nray==2.0\n", "numpy==1.1\nray==2.0\nnew==3.0\n"]
+    trials = {}
+    for name, installed in zip(("first", "second"), versions, strict=True):
+        monkeypatch.setattr("orchestrator.engine.environment_check.packages", lambda text=installed: text)
+        monkeypatch.setattr("orchestrator.provenance.packages", lambda text=installed: text)
+        trials[name] = run(home, toy.sweep(name=name, run_cap=1))
+    assert [trial.labels for trial in trials["second"]] == [{}]
+    with pytest.raises(ConfigError, match=r"installed packages: numpy 1.0 -> 1.1, new 3.0 is new"):
+        resume_sweep(home, "first", strict=True)
+
+
+def test_a_result_that_was_reused_says_so_wherever_it_is_shown(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    run(home, toy.sweep(name="first", run_cap=1))
+    [trial] = run(home, toy.sweep(name="second", run_cap=1))
+    assert trial.labels["reused"] == "first/0"
+    spec = toy.spec(toy.sweep(name="second", run_cap=1))
+    [row] = rows = leaderboard(spec, [trial])
+    assert (row.reused, row.to_json()["reused"]) == ("first/0", "first/0")
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(leaderboard_table(spec, rows))
+    assert "trial 0 was not trained here: it is the result of first/0" in console.export_text()

@@ -11,13 +11,14 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from meanflow_core.errors import Problem
 from orchestrator.limits import Limits
 from orchestrator.search.curve import Curve
 from orchestrator.search.rule import Comparing
-from orchestrator.search.rules.arrivals import arrivals, keep_count, promotions
+from orchestrator.search.rules.arrivals import PLAYED, arrivals, keep_count, promotions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Asha(Comparing):
     """Trials wait at each rung, their workers free, until they are among its best 1/eta; none is stopped there."""
     brackets: Annotated[int, Limits(low=1)] = 1
     """Trials are dealt to this many brackets; bracket b has no use of the first b rungs (Hyperband's hedge)."""
+    audit: Annotated[float, Limits(low=0, high=0.5)] = 0.05
+    """The share of trials that no rung judges: they are trained to their end and show whether the rungs mislead."""
     unit: Literal["steps", "images"] = "steps"
     """Of min_iter and max_iter. `images` keeps a sweep over batch sizes comparable."""
 
@@ -82,13 +85,18 @@ class Asha(Comparing):
         reaching = dict.fromkeys((*self.rungs(length, batch_size=batch_size), length), 0.0)
         for part in range(self.brackets * groups):
             own = self.rungs(length, batch_size=batch_size, bracket=part % self.brackets)
-            dealt = len(range(part, trials, self.brackets * groups))
-            counts = (promotions if self.promote else arrivals)(dealt, len(own), self.eta)
+            numbers = range(part, trials, self.brackets * groups)
+            through = sum(map(self.audited, numbers)) if trials <= PLAYED else round(len(numbers) * self.audit)
+            counts = (promotions if self.promote else arrivals)(len(numbers) - through, len(own), self.eta)
             at = 0
             for step in reaching:
-                reaching[step] += counts[at]
+                reaching[step] += counts[at] + through
                 at += step in own
         return list(reaching.items())
+
+    def audited(self, number: int) -> bool:
+        """Whether no rung judges the trial of this number: every so many-th, whatever it reports."""
+        return self.audit > 0 and (number + 1) % round(1 / self.audit) == 0
 
     # ------------------------------------------------------------------------------------- stopping
 
@@ -102,7 +110,7 @@ class Asha(Comparing):
         curve = curves[trial]
         now, previous = curve.order[-1], curve.steps[-2] if len(curve.steps) > 1 else 0
         bracket, index = curve.number % self.brackets, bisect_right(curve.rungs, curve.steps[-1]) - 1
-        if index < bracket or curve.rungs[index] <= previous:
+        if self.audited(curve.number) or index < bracket or curve.rungs[index] <= previous:
             return None
         peers = (other for other in curves.values() if other.number % self.brackets == bracket)
         values = sorted(sign * value for peer in peers if (value := peer.at_rung(index, now)) is not None)
@@ -126,13 +134,24 @@ class Asha(Comparing):
         """See `Rule`."""
         step = curve.steps[-1] if curve.steps else 0
         index = bisect_right(curve.rungs, step) - 1
-        if step >= curve.length or index < curve.number % self.brackets or curve.rungs[index] <= passed:
+        if (
+            self.audited(curve.number)
+            or step >= curve.length
+            or index < curve.number % self.brackets
+            or curve.rungs[index] <= passed
+        ):
             return None
         return index
 
     def next_promotion(
-        self, goal: str, curves: Mapping[str, Curve], held: Mapping[str, int], *, last: bool
-    ) -> str | None:  # fmt: skip
+        self,
+        goal: str,
+        curves: Mapping[str, Curve],
+        held: Mapping[str, int],
+        *,
+        last: bool,
+        forecast: Mapping[int, float] = MappingProxyType({}),
+    ) -> str | None:
         """Return the best of the highest rung that has one to go on.
 
         With `last`, one in eta is rounded up, so that some trial is trained to its end however few there are; before,
@@ -142,7 +161,7 @@ class Asha(Comparing):
             found = []
             there = {(curves[trial].number % self.brackets, curves[trial].group) for trial in held}
             for bracket, group in there:
-                order = self._ranking(goal, curves, rung, bracket, group)
+                order = self._ranking(goal, curves, rung, bracket, group, forecast)
                 count = keep_count(len(order), self.eta) if last else math.floor(len(order) / self.eta + 1e-9)
                 found += [entry for entry in order[:count] if held.get(entry[2]) == rung]
             if found:
@@ -157,7 +176,13 @@ class Asha(Comparing):
         return self._said(1 + order.index(trial), len(order), curve.rungs[rung])
 
     def _ranking(
-        self, goal: str, curves: Mapping[str, Curve], rung: int, bracket: int, group: Hashable
+        self,
+        goal: str,
+        curves: Mapping[str, Curve],
+        rung: int,
+        bracket: int,
+        group: Hashable,
+        forecast: Mapping[int, float] = MappingProxyType({}),
     ) -> list[tuple[float, int, str]]:
         """The comparable trials that have come to a rung, best first: (value, number, id), smaller being better."""
         sign = 1.0 if goal == "minimize" else -1.0
@@ -165,7 +190,7 @@ class Asha(Comparing):
         for trial, curve in curves.items():
             value = curve.at_rung(rung)
             if value is not None and curve.number % self.brackets == bracket and curve.group == group:
-                found.append((sign * value, curve.number, trial))
+                found.append((sign * forecast.get(curve.number, value), curve.number, trial))
         return sorted(found)
 
 

@@ -20,7 +20,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.cluster.client import run_remotely, submit
 from orchestrator.cluster.entrypoint import BEGIN, MARK, read_result, redirect_out
 from orchestrator.cluster.jobs import explain, job_server
-from orchestrator.cluster.packaging import copy_package, staged, sweep_content
+from orchestrator.cluster.packaging import copy_package, staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.spec.sweep import SweepSpec, read_spec
 from tests.orchestrator import toy
@@ -67,7 +67,7 @@ def test_the_sweep_file_that_travels_means_the_same_and_stands_alone(tmp_path):
     content = toy.grid()
     spec = toy.spec(content)
     file = tmp_path / "sweep.yaml"
-    file.write_text(json.dumps(sweep_content(spec.source)))  # JSON is YAML
+    file.write_text(json.dumps(spec.standalone))  # JSON is YAML
     there = read_spec(file)
     assert (there.name, there.base, there.metrics, list(there.space.grid())) == (
         spec.name, spec.base, spec.metrics, list(spec.space.grid()),
@@ -216,7 +216,7 @@ def cluster(monkeypatch):
 
 def test_a_sweep_is_sent_with_the_words_that_replace_keys_of_its_file(cluster, tmp_path, monkeypatch):
     file, sent = tmp_path / "sweep.yaml", {}
-    file.write_text(json.dumps(sweep_content(toy.spec(toy.grid()).source)))
+    file.write_text(json.dumps(toy.spec(toy.grid()).standalone))
 
     def take(**job: Any) -> str:
         sent.update(yaml.safe_load((Path(job["runtime_env"]["working_dir"]) / "sweep.yaml").read_text()))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.engine import control
 from orchestrator.engine.start import resume_sweep, start_sweep
@@ -15,7 +16,9 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.runners.inline import run_inline
 from orchestrator.spec.sweep import SweepSpec, read_spec
+from orchestrator.tracking.tracker import MemoryTracker
 from tests import ROOT
+from tests.orchestrator import toy
 
 DATA = Path(__file__).parents[1] / "data"
 FILE = DATA / "journal-2.yaml"
@@ -31,6 +34,7 @@ def finish(engine):
 def same_code(monkeypatch):
     """The training code is the one of before: of the environment only what the test is about may differ."""
     monkeypatch.setattr("orchestrator.engine.environment_check.code_version", lambda trainer: "the same")
+    monkeypatch.setattr("orchestrator.engine.environment_check.packages", lambda: "the same==1\n")
 
 
 @pytest.fixture
@@ -103,6 +107,7 @@ from meanflow_core.run.folder import RunFolder
 
 assert TimeConfig().skew == 0.5 and TimeConfig().bends == [1, 2] and Toy2dConfig().noise == 0.0
 environment_check.code_version = lambda trainer: "the same"
+environment_check.packages = lambda: "the same==1\\n"
 home, file = Home(Path(sys.argv[1])), sys.argv[2]
 paths = home.sweep("before")
 print(control.request(paths, control.extend(1)))
@@ -150,3 +155,27 @@ def test_a_sweep_goes_on_after_the_configuration_got_new_keys(tmp_path, same_cod
     assert reused == "['before/0', 'before/1']"
     assert folder == "''"
     assert [trial.reports for trial in Ledger.open(home.sweep("before")).trials()[:2]] == [t.reports for t in before]
+
+
+@pytest.mark.parametrize("base", ["a file", "keys", "an own trainer"])
+def test_what_is_stored_of_a_sweep_trains_exactly_the_same(tmp_path, same_code, base):
+    content = yaml.safe_load(FILE.read_text())
+    if base == "a file":
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(content["base"]))
+        content["base"] = "base.yaml"
+    if base == "an own trainer":
+        content = {**toy.sweep(run_cap=2), "base": {"trainer": {"steps": 90, "eval_every": 30}, "y": 0.25, "seed": 3}}
+    file, home = tmp_path / "sweep.yaml", Home(tmp_path / "home")
+    file.write_text(yaml.safe_dump(content))
+    spec = read_spec(file)
+    tracker = MemoryTracker()
+    engine = start_sweep(home, spec, tracker=lambda paths: tracker)
+    first = finish(engine)
+    stored = [home.sweep(spec.name).spec, tmp_path / "artifact.yaml"]
+    stored[1].write_text(tracker.runs["sweep"].files["sweep.yaml"])
+    for number, path in enumerate(stored):
+        again = read_spec(path, [f"name=again-{number}", "on_duplicate=run"])
+        assert (again.base, again.set, again.space) == (spec.base, spec.set, spec.space)
+        trials = finish(start_sweep(home, again))
+        assert [(trial.config_hash, trial.reports) for trial in trials] == [(t.config_hash, t.reports) for t in first]
+        assert "nothing has changed" in control.request(home.sweep(spec.name), control.edit(read_spec(path)))

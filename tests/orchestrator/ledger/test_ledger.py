@@ -21,6 +21,7 @@ from orchestrator.ledger.errors import LedgerError, SweepBusy
 from orchestrator.ledger.events import Carry, Exit, NewTrial, Point, Revision
 from orchestrator.ledger.journal import Journal, driver_of, repair_tail
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.repair import repair
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.trials.protocol import Report
 from orchestrator.trials.trial import Failure, TrialState
@@ -213,14 +214,74 @@ def test_a_tail_longer_than_a_block_is_cut_off_too(tmp_path: Path) -> None:
     assert file.read_bytes() == b""
 
 
-def test_damage_in_the_middle_is_an_error_that_names_the_file(ledger: Ledger) -> None:
+def test_damage_in_the_middle_is_an_error_that_names_the_file_and_the_line(ledger: Ledger) -> None:
     ledger.close()
     lines = ledger.paths.journal.read_bytes().splitlines(keepends=True)
     lines[2] = b"{damaged\n"
     ledger.paths.journal.write_bytes(b"".join(lines))
-    with pytest.raises(LedgerError, match=r"journal\.jsonl: is damaged"):
+    with pytest.raises(LedgerError, match=r"journal\.jsonl: is damaged in line 3 .* doctor --repair toy"):
         Ledger.open(ledger.paths, write=True)
-    assert driver_of(ledger.paths.lock) is None
+
+
+def written(ledger: Ledger) -> list[bytes]:
+    for number in range(3):
+        ledger.add_trial(a_trial(number), params={}, wall=0.0)
+        ledger.add_report(str(number), a_report(30, 1.0 + number), wall=1.0)
+    ledger.close()
+    return ledger.paths.journal.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("what", ["report:30", '"trial":{'])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "garbled"])
+def test_a_repair_saves_all_but_the_damaged_line(ledger: Ledger, what: str, damage: str) -> None:
+    lines, journal = written(ledger), ledger.paths.journal
+    at = [number for number, line in enumerate(lines) if what.encode() in line][1]
+    half = len(lines[at]) // 2
+    broken = {"cut": lines[at][:half] + b"\n", "emptied": b"\n", "garbled": b"\x00\xff" + lines[at][half:]}[damage]
+    journal.write_bytes(b"".join([*lines[:at], broken, *lines[at + 1 :]]))
+    with pytest.raises(LedgerError, match=rf"line {at + 1} .*--repair toy"):
+        Ledger.open(ledger.paths)
+    found, aside = repair(ledger.paths)
+    assert found == [at + 1]
+    assert aside is not None
+    assert broken in aside.read_bytes()
+    seen = {trial.id: trial.reports for trial in Ledger.open(ledger.paths).trials()}
+    assert [reports[30]["loss"] for key, reports in seen.items() if key != "1"] == [1.0, 3.0]
+    assert seen.get("1", {}) == {}
+    assert ("1" in seen) == (what == "report:30")
+    with Ledger.open(ledger.paths, write=True) as again:
+        again.add_trial(a_trial(7), params={}, wall=0.0)
+    assert repair(ledger.paths) == ([], None)
+
+
+def test_what_other_tools_write_into_the_study_is_passed_over_and_counted(ledger: Ledger) -> None:
+    import optuna
+
+    written(ledger)
+    study = optuna.load_study(
+        study_name="search", storage=optuna.storages.JournalStorage(Journal(ledger.paths.journal))
+    )
+    study.enqueue_trial({"x": 0.5})
+    study.ask()
+    study.trials[0]
+    study._storage.set_trial_user_attr(0, "my note", "good")
+    with Ledger.open(ledger.paths, write=True) as again:
+        assert [trial.id for trial in again.trials()] == ["0", "1", "2"]
+        assert len(again.foreign) == 1
+        again.add_report("0", a_report(60, 0.5), wall=2.0)
+    assert Ledger.open(ledger.paths).trial("0").reports[60]["loss"] == 0.5
+
+
+def test_reports_are_intermediate_values_of_optuna(ledger: Ledger) -> None:
+    import optuna
+
+    ledger.add_trial(a_trial(), params={}, wall=0.0)
+    for step, loss in ((30, 1.5), (60, float("nan")), (90, 0.5)):
+        ledger.add_report("0", a_report(step, loss), wall=1.0)
+    study = optuna.load_study(
+        study_name="search", storage=optuna.storages.JournalStorage(Journal(ledger.paths.journal))
+    )
+    assert study.trials[0].intermediate_values == {30: 1.5, 90: 0.5}
 
 
 def test_a_full_disk_loses_nothing_that_was_recorded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

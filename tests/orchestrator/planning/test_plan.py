@@ -148,8 +148,22 @@ def test_the_expected_steps_are_those_that_the_rule_itself_leaves(tmp_path):
         assert expected[step] == pytest.approx(total / repeats, rel=0.05)
 
 
+PROMOTE = {"type": "asha", "min_iter": 100, "eta": 3, "promote": True}
+
+
+@pytest.mark.parametrize("promote", [True, False])
+def test_the_trials_that_no_rung_judges_are_planned_to_their_end(tmp_path, promote):
+    kept, let = (
+        dict(expected_reaching(spec, 60, spec.config_for({})))
+        for audit in (0, 0.1)
+        for spec in [spec_of(tmp_path, early_terminate={**PROMOTE, "promote": promote, "audit": audit}, run_cap=60)]
+    )
+    assert kept[100] == let[100] == 60
+    assert let[1000] - kept[1000] == pytest.approx(6, abs=1)  # six of sixty
+
+
 def test_with_promotion_about_one_in_eta_gets_to_the_next_rung(tmp_path):
-    spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 100, "eta": 3, "promote": True}, run_cap=81)
+    spec = spec_of(tmp_path, early_terminate={**PROMOTE, "audit": 0}, run_cap=81)
     reaching = dict(expected_reaching(spec, 81, spec.config_for({})))
     assert list(reaching) == [100, 300, 900, 1000]
     assert reaching[100] == 81
@@ -179,7 +193,7 @@ def test_brackets_save_less_and_other_rules_are_not_predicted(tmp_path):
 
 
 def test_a_very_long_sweep_is_planned_by_the_shares_of_a_long_one(tmp_path):
-    spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 100, "eta": 3})
+    spec = spec_of(tmp_path, early_terminate={"type": "asha", "min_iter": 100, "eta": 3, "audit": 0})
     config = spec.config_for({})
     long, very_long = (expected_reaching(spec, trials, config) for trials in (2000, 2_000_000_000))
     assert very_long[0][1] == 2_000_000_000

@@ -67,3 +67,34 @@ def test_a_trainer_is_looked_for_by_its_module_and_its_class(tmp_path, monkeypat
     assert missing_here(spec) == []
     with pytest.raises(ConfigError, match="did you mean 'Trainer'"):
         demand_ready(spec)
+
+
+def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(sweep, monkeypatch, capsys):
+    sweep.write_text(SWEEP.partition("\n")[2])
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "s3:/typo")
+    assert run(["plan", str(sweep)]) == 0
+    assert "s3:/typo is no URL" in " ".join(capsys.readouterr().out.split())
+    for command in (["run", str(sweep), "--inline"], ["run", str(sweep)]):
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        assert run(command) == 2
+        assert "s3:/typo is no URL" in capsys.readouterr().err
+    assert not (sweep.parent / "s3:").exists()
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
+    assert run(["plan", str(sweep)]) == 0
+    assert "nosuch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", ["own_trainer.py", "own_helper.py"])
+def test_a_trainer_with_a_mistake_in_its_syntax_is_told_before_anything_starts(sweep, monkeypatch, capsys, broken):
+    monkeypatch.syspath_prepend(sweep.parent)
+    texts = {"own_trainer.py": "import own_helper\nclass T: ...\n", "own_helper.py": "x = 1\n"}
+    for name, text in texts.items():
+        (sweep.parent / name).write_text(text + ("def broken(:\n" if name == broken else ""))
+    sweep.write_text(
+        "trainer: own_trainer:T\nmethod: random\nrun_cap: 1\nmetric: {name: loss}\n"
+        "parameters: {x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 2}\n"
+    )
+    assert run(["plan", str(sweep)]) == 0
+    assert "cannot be imported: SyntaxError" in " ".join(capsys.readouterr().out.split())
+    assert run(["run", str(sweep), "--inline"]) == 2
+    assert broken in capsys.readouterr().err

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.results.findings import RungPrediction, notes, rung_predictions, verdict
+from orchestrator.results.findings import notes, verdict
 from orchestrator.results.leaderboard_rows import leaderboard
 from orchestrator.results.parameter_importance import Importance, Share, importance
 from orchestrator.spec.settings import Metric
@@ -115,17 +115,6 @@ def test_where_every_configuration_is_unstable_the_verdict_says_so_of_the_best()
     assert (
         text == "Trial 2 is best, with eval/fid_1nfe 2.1 to 87 over 3 seeds, but it is unstable: seed 2 collapsed (87)."
     )
-
-
-def test_rungs_are_judged_by_the_order_they_predicted():
-    def one(key, early, late):
-        return record(key, late, reports={500: {METRIC: early}, 4500: {METRIC: late}})
-
-    agreeing = [one(i, float(i), float(i * i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), agreeing, [500, 1500]) == [RungPrediction(step=500, correlation=1.0, trials=6)]
-    reverse = [one(i, float(-i), float(i)) for i in range(1, 7)]
-    assert rung_predictions(spec(), reverse, [500])[0].correlation == -1.0
-    assert rung_predictions(spec(), agreeing[:4], [500]) == []
 
 
 def test_the_whole_example_in_one_go():

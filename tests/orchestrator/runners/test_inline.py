@@ -42,7 +42,7 @@ class TestInline(RunnerContract):
         return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_cleanly_and_the_trial_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
     import json
 

@@ -65,6 +65,14 @@ def test_one_in_eta_goes_on_rounded_down_and_up_once_no_new_trial_will_come(
     assert rule().next_promotion("minimize", curves, dict.fromkeys(curves, 0), last=last) == first
 
 
+def test_where_the_search_can_tell_the_trials_are_ranked_by_their_expected_ends() -> None:
+    curves = {str(i): curve(i, float(i)) for i in range(6)}  # 0 has the best value at the rung
+    held, forecast = dict.fromkeys(curves, 0), {number: -float(number) for number in range(5)}  # 5: not known
+    assert rule().next_promotion("minimize", curves, held, last=False, forecast=forecast) == "4"
+    assert rule().next_promotion("maximize", curves, held, last=False, forecast=forecast) == "5"
+    assert rule().next_promotion("minimize", curves, held, last=False) == "0"
+
+
 def test_who_was_promoted_before_keeps_its_place_among_the_best() -> None:
     curves = {str(n): curve(n, float(n)) for n in range(5)}
     held = dict.fromkeys(("1", "2", "3", "4"), 0)  # trial 0 has gone on

@@ -149,6 +149,20 @@ def test_decisions_depend_on_reports_before_them_only() -> None:
                 assert again == decided[trial, curve.steps[count - 1]], (kind, trial, count)
 
 
+@pytest.mark.parametrize("number", [18, 19, 20, 39])
+def test_now_and_then_a_trial_is_let_through_whatever_it_reports(number: int) -> None:
+    for rule, let_through in (
+        (asha(), number in (19, 39)),
+        (asha(audit=0.0), False),
+        (asha(audit=0.5), number % 2 == 1),
+    ):
+        sweep = Sweep(rule)
+        sweep.report("good", 10, 1.0)
+        assert (sweep.report("bad", 10, 2.0, number=number) is None) == let_through
+        held = Asha(min_iter=10, promote=True, audit=rule.audit).held_at(sweep.curves["bad"], 0)
+        assert (held is None) == let_through
+
+
 @pytest.mark.parametrize(("others", "judged"), [(4, False), (5, True), (6, True)])
 def test_the_median_needs_enough_others(others: int, judged: bool) -> None:
     sweep = Sweep(Median(warmup_trials=5))

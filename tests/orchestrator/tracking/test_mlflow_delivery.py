@@ -1,5 +1,6 @@
 """Whatever happens between an outbox and a store, the store ends up with every point exactly once."""
 
+import hashlib
 import math
 import os
 import resource
@@ -195,6 +196,26 @@ def test_pictures_are_found_after_the_home_was_moved(outbox, store, tmp_path):
     client = connect(Store(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts"))
     assert client.get_run(run_id).info.artifact_uri.startswith((home / "artifacts" / "e").as_uri() + "/")
     assert len(client.list_artifacts(run_id, "images")) == 2
+
+
+@pytest.mark.parametrize("release", ["this", "before"])
+def test_a_home_that_was_moved_has_sent_what_it_had_sent(tmp_path, release):
+    home = tmp_path / "home"
+    outbox = Outbox(home / "sweeps" / "s" / "outbox", write=True)
+    small_sweep(outbox, tmp_path)
+    there = sqlite_store(home)
+    sent = deliver(outbox, there).sent
+    outbox.close()
+    if release == "before":
+        name = there.name
+        sent.path.rename(sent.path.with_name(f"sent-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"))
+    moved = home.rename(tmp_path / "elsewhere")
+    folder = moved / "sweeps" / "s" / "outbox"
+    store = Store(f"sqlite:///{moved / 'mlflow.db'}", moved / "artifacts")
+    assert Sent.load(folder, store).runs == sent.runs
+    found = check(folder, store)
+    assert found.complete, str(found)
+    assert sync(folder, store) == 0
 
 
 def test_a_deleted_experiment_is_brought_back(outbox, store):

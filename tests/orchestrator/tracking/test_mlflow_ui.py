@@ -84,3 +84,27 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path):
     finally:
         command.kill()
         command.wait()
+
+
+def test_a_signal_while_the_server_starts_leaves_no_process(tmp_path):
+    code = "import sys; from pathlib import Path\n"
+    code += "from orchestrator.paths import Home; from orchestrator.tracking import serve\n"
+    code += "sys.exit(serve(Home(Path(sys.argv[1])), port=0))"
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        command = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment)
+        try:
+            deadline = time.monotonic() + 60
+            children = []
+            while not children:
+                assert command.poll() is None
+                assert time.monotonic() < deadline
+                listed = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text()
+                children = [int(pid) for pid in listed.split()]
+                time.sleep(0.01)
+            command.send_signal(number)
+            assert command.wait(30) == 0
+            assert not any(alive(pid) for pid in children)
+        finally:
+            command.kill()
+            command.wait()

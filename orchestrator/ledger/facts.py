@@ -1,0 +1,57 @@
+"""What a ledger says of its sweep as a whole: whose it is, where it runs, how it stands."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import Any
+
+from orchestrator.ledger.events import Session, SweepState
+from orchestrator.provenance import user_name
+
+
+class SweepFacts:
+    """The facts of a sweep.
+
+    Args:
+        facts: as the journal has them; they change as the ledger is written.
+    """
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self._facts = facts
+
+    @property
+    def id(self) -> str:
+        """What no other sweep has, also of the same name; empty in a ledger of before, until it is written to."""
+        return str(self._facts.get("id", ""))
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """Who started the sweep, and where: `{user, host}`; empty in a ledger of before."""
+        return dict(self._facts.get("owner", {}))
+
+    def environment(self) -> dict[str, Any]:
+        """Return the environment the sweep was started in."""
+        return dict(self._facts.get("environment", {}))
+
+    def sessions(self) -> list[Session]:
+        """Return every driver so far."""
+        return [Session.from_json(session) for session in self._facts.get("sessions", [])]
+
+    def state(self) -> SweepState:
+        """Return where the sweep stands; one that says "running" but has no driver was interrupted."""
+        return SweepState.from_json(self._facts.get("state", {}))
+
+    def fact(self, key: str, default: Any = None) -> Any:
+        """Return a fact noted with `note`."""
+        return self._facts.get(f"note:{key}", default)
+
+
+def new_id() -> str:
+    """Return an id that no other sweep has."""
+    return secrets.token_hex(8)
+
+
+def owner_here() -> dict[str, str]:
+    """Return who starts a sweep, and where."""
+    return {"user": user_name(), "host": socket.gethostname()}

@@ -1,0 +1,140 @@
+"""Files behind an fsspec URL, e.g. in a bucket: copied whole or not at all, and with patience.
+
+Whatever fails here is the store's fault and none of the training's: it is tried again, and then raised as
+`StorageError`, by where it happened and not by its type.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+PATIENCE = 300.0
+"""Seconds for which a store that does not answer is asked again."""
+LONGEST_PAUSE = 15.0
+"""Seconds between two attempts, at most."""
+HOPELESS = (PermissionError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""Errors that waiting does not cure: wrong keys, a bucket that does not exist, a package that is missing."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class StorageError(RuntimeError):
+    """A store could not be read or written."""
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy a folder's files to a URL; the checkpoint's own JSON file, which makes it whole, goes last.
+
+    Raises:
+        StorageError: the store takes none, or not for `PATIENCE` seconds.
+    """
+    order = sorted(folder.iterdir(), key=lambda file: (file.suffix == ".json", file.name))
+
+    def put() -> None:
+        files, path = _filesystem(url)
+        if "file" in files.protocol:  # a store of objects has no folders, and would make a bucket instead
+            files.makedirs(path, exist_ok=True)
+        for file in order:
+            if file.suffix == ".json" and files.exists(f"{path}/{file.name}"):
+                files.rm_file(f"{path}/{file.name}")  # of an earlier one: with new files beside it, it would lie
+        for file in order:
+            files.put_file(str(file), f"{path}/{file.name}")
+
+    _patiently(put, f"write {url}")
+
+
+def download(url: str, folder: Path) -> Path:
+    """Copy the files below a URL to a new folder and return it; an empty one where there is nothing.
+
+    Raises:
+        StorageError: the store does not let us in, or does not answer for `PATIENCE` seconds.
+    """
+    folder.mkdir(parents=True)
+
+    def get() -> None:
+        files, path = _filesystem(url)
+        for name in files.ls(path, detail=False) if files.exists(path) else ():
+            files.get_file(name, str(folder / Path(name).name))
+
+    _patiently(get, f"read {url}")
+    return folder
+
+
+def delete(url: str) -> bool:
+    """Delete what is below a URL and return whether that worked; where it did not, a warning says so."""
+    try:
+        files, path = _filesystem(url)
+        if files.exists(path):
+            files.rm(path, recursive=True)
+    except Exception as error:
+        log.warning("%s could not be deleted, and stays: %s", url, _said(error))
+        return False
+    return True
+
+
+def check_writable(url: str) -> None:
+    """Write, read and delete a small file below a URL.
+
+    Raises:
+        StorageError: one of them does not work, with the reason.
+    """
+    if "://" not in url and not os.path.isabs(url):
+        raise StorageError(f"{url} is no URL; it must look like s3://BUCKET/PREFIX, or be an absolute path")
+    probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        files, path = _filesystem(probe)
+        bucket, _, inside = path.partition("/")
+        if "file" in files.protocol:
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        elif not bucket or not inside:
+            raise StorageError(f"{url} names no place to write to; it must look like s3://BUCKET/PREFIX")
+        elif not files.exists(bucket):
+            raise StorageError(f"{url}: there is no bucket {bucket!r} (none is made here)")
+        files.pipe_file(path, b"meansweep")
+        if files.cat_file(path) != b"meansweep":
+            raise StorageError(f"{url}: what is written there is not what is read back")
+        files.rm_file(path)
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{url}: {_said(error)}") from error
+
+
+def _patiently(
+    action: Callable[[], T],
+    what: str,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """Do something with a store, again and again while it does not answer."""
+    began, pause = clock(), 0.5
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            waited = clock() - began
+            if isinstance(error, HOPELESS) or waited + pause > PATIENCE:
+                raise StorageError(f"could not {what} for {waited:.0f} s: {_said(error)}") from error
+            log.warning("could not %s, again in %.1f s: %s", what, pause, _said(error))
+            sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(url)
+    files.invalidate_cache()  # what another process has written or deleted counts
+    return files, path

@@ -1,0 +1,109 @@
+"""No password and no key is written down by a run, or sent where it would be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from meanflow_core.errors import ConfigError
+from orchestrator.cluster.jobs import start
+from orchestrator.credentials import left_behind, load_credentials
+from orchestrator.paths import Home
+from tests import ROOT
+from tests.orchestrator.cluster.test_cluster_jobs import Cluster
+
+MARKER = "marker-of-a-secret-7f3a"
+SECRETS = {
+    **{"MLFLOW_TRACKING_PASSWORD": MARKER, "MLFLOW_TRACKING_USERNAME": MARKER, "MLFLOW_TRACKING_TOKEN": MARKER},
+    **{"AWS_ACCESS_KEY_ID": MARKER, "AWS_SECRET_ACCESS_KEY": MARKER, "AWS_SESSION_TOKEN": MARKER},
+}
+SWEEP = """\
+trainer: tests.orchestrator.toy:Curve
+method: random
+metric: {name: loss}
+run_cap: 2
+set: {trainer.steps: 4, trainer.eval_every: 2}
+parameters: {x: {min: 0.0, max: 1.0}}
+"""
+
+
+def files_with(marker: str, folder: Path) -> list[str]:
+    """Every file below a folder that holds a text."""
+    found = []
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink() and marker.encode() in file.read_bytes():
+            found.append(str(file.relative_to(folder)))
+    return found
+
+
+def test_a_job_is_sent_without_passwords_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://me:{MARKER}@mlflow.example.org:5000")
+    cluster = Cluster()
+    start(cluster, tmp_path, ["run", "sweep.yaml"], "/mnt/home", tags={"meansweep": "s"})
+    [sent] = cluster.started
+    assert MARKER not in repr(sent)
+    assert sent["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org:5000"
+    [line] = left_behind("/mnt/home")
+    assert all(word in line for word in ("PASSWORD", "user in MLFLOW_TRACKING_URI", "/mnt/home/credentials", "600"))
+    assert MARKER not in line
+
+
+def test_credentials_of_a_home_become_part_of_the_environment_where_it_does_not_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    load_credentials(home)  # none
+    home.credentials.touch(mode=0o600)
+    home.credentials.write_text("# of MLflow\nMLFLOW_TRACKING_USERNAME=me\n\nMLFLOW_TRACKING_PASSWORD=a=b c\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "another")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    load_credentials(home)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "a=b c"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "another"
+    home.credentials.write_text("good=1\n")
+    with pytest.raises(ConfigError, match="NAME=value"):
+        load_credentials(home)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o622])
+def test_credentials_that_others_can_read_are_refused(tmp_path: Path, mode: int) -> None:
+    home = Home(tmp_path)
+    home.credentials.write_text("A=1\n")
+    home.credentials.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_credentials(home)
+
+
+@pytest.mark.ray
+def test_a_run_leaves_no_secret_in_any_file() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ms-"))  # not pytest's: Ray's sockets need a short path
+    (folder / "sweep.yaml").write_text(SWEEP)
+    environment = {**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {
+        "RAY_TMPDIR": str(folder / "r"),
+        "TMPDIR": str(folder / "t"),
+        "MEANSWEEP_HOME": str(folder / "home"),
+    }
+    environment |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_EC2_METADATA_DISABLED": "true"}
+    (folder / "r").mkdir()
+    (folder / "t").mkdir()
+    try:
+        words = [sys.executable, "-m", "orchestrator.cli", "run", "sweep.yaml"]
+        done = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert MARKER not in done.stdout + done.stderr
+        assert list((folder / "r").rglob("raylet.out"))  # that is where Ray logs
+        assert files_with(MARKER, folder) == []
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
