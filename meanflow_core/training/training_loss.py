@@ -37,7 +37,7 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.teacher = net, teacher
-        self._examined: set[int] = set()
+        self._examined: set[tuple[int, object]] = set()
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
@@ -81,15 +81,16 @@ class TrainingLoss(nn.Module):
     def examine(self, parts: Sequence[Microbatch]) -> None:
         """Have the derivative checked uncompiled: a compiled one cannot look at what it computes. Nothing is changed.
 
-        Each number of rows with r != t, of which there is a graph, is checked once.
+        Each target and number of rows with r != t, of which there is a graph, is checked once.
 
         Raises:
             DerivativeError: `objective.derivative` is not right for the network.
         """
         for part in parts:
-            if part.rows in self._examined:
+            graph = (part.rows, choose_target(self._objective, part.split))
+            if graph in self._examined:
                 continue
-            self._examined.add(part.rows)
+            self._examined.add(graph)
             with torch.no_grad(), one_draw(part.x.device):
                 buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
                 self.forward(part)

@@ -102,13 +102,15 @@ def test_every_objective_is_traced_to_one_graph(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit():
+def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit(monkeypatch):
     words = ["objective.name=alphaflow", "model.name=mlp", "model.width=8", "model.depth=1", "trainer.steps=10"]
-    config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu"])
-    trainer = Trainer(config)
-    counter = CompileCounter()
+    config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu", "trainer.compile=true"])
+    counter, plain = CompileCounter(), torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **_: plain(self, fullgraph=True, dynamic=False, backend=counter)
+    )
     torch.compiler.reset()
-    trainer._loss.compile(fullgraph=True, dynamic=False, backend=counter)
+    trainer = Trainer(config)
     graphs = []
     for _ in range(10):
         trainer.train(1)
