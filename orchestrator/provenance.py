@@ -7,12 +7,17 @@ import functools
 import getpass
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+
+from meanflow_core.config import is_named
 
 NOTE = "{}.provenance.json"
 """Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
@@ -55,6 +60,22 @@ def code_of(package: str) -> Code:
     root = Path((_git(source.parent, "rev-parse", "--show-toplevel") or "").strip())
     commit = (_git(root, "rev-parse", "HEAD") or "").strip()
     return Code(commit, _changes(root)) if commit else Code()
+
+
+def own_packages(names: Iterable[object]) -> list[str]:
+    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
+
+    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
+    """
+    found = set()
+    for name in names:
+        if not is_named(name):
+            continue
+        package = str(name).partition(":")[0].partition(".")[0]
+        place = importlib.util.find_spec(package)
+        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
+            found.add(package)
+    return sorted(found - {"meanflow_core", "orchestrator"})
 
 
 def own_files(module: str) -> list[Path]:
@@ -186,3 +207,9 @@ def _git(folder: Path, *words: str, fine: tuple[int, ...] = (0,)) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode in fine else None
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler that torch.compile would find; None: it cannot compile here."""
+    names = [*([os.environ["CC"]] if os.environ.get("CC") else []), "cc", "gcc", "clang"]
+    return next((name for name in names if shutil.which(name)), None)
