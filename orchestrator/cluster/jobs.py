@@ -135,6 +135,9 @@ def start(
         tags: kept with the job: what it drives or trains, and a sweep's trainer, for a later `resume`. None: the
             command only asks.
         variables: of the environment, where this machine's own does not say.
+
+    Raises:
+        ClusterError: it takes none.
     """
     put_home = f"export MEANSWEEP_HOME={_quoted(home)}" if home else f": ${{MEANSWEEP_HOME:={DEFAULT_HOME}}}"
     command = f"{put_home}; export MEANSWEEP_HOME; python -m orchestrator.cluster.entrypoint {shlex.join(words)}"
@@ -148,14 +151,21 @@ def start(
         **(variables or {}),
         **{name: without_password(os.environ[name]) for name in FORWARDED if name in os.environ},
     }
-    return str(
-        client.submit_job(
-            entrypoint=command,
-            submission_id=submission,
-            runtime_env={"working_dir": str(folder), "env_vars": environment},
-            metadata=metadata,
+    try:
+        return str(
+            client.submit_job(
+                entrypoint=command,
+                submission_id=submission,
+                runtime_env={"working_dir": str(folder), "env_vars": environment},
+                metadata=metadata,
+            )
         )
-    )
+    except Exception as error:  # Ray raises RuntimeError with the server's own traceback in it
+        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        raise ClusterError(
+            f"the cluster took no job: {lines[-1].strip()}. Its head must run Ray's job agent: `pip install "
+            "'ray[default]'` there, and `ray start --head` without --include-dashboard=false"
+        ) from error
 
 
 def _quoted(path: str) -> str:

@@ -16,7 +16,7 @@ from meanflow_core.config import DataConfig, ImageFolderConfig, ill_fitting, is_
 from meanflow_core.data import image_faults, missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
-from orchestrator.provenance import own_files
+from orchestrator.provenance import c_compiler, own_files
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -34,7 +34,11 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
     if spec.builtin_trainer:
         looked_at: list[DataConfig] = []
-        for config in drawn_configs(spec, DRAWS):
+        configs = drawn_configs(spec, DRAWS)
+        if any(config["trainer"]["compile"] for config in configs) and c_compiler() is None:
+            rule = "needs a C compiler (cc, gcc or clang; $CC names another) where trials run, and none is here"
+            found.append(Problem(key="trainer.compile", value=True, rule=rule))
+        for config in configs:
             whole = load_config(config)
             problems = list(missing(whole)) or [*ill_fitting(whole), *_broken(whole.data, looked_at)]
             found += [problem for problem in problems if problem not in found]

@@ -104,7 +104,7 @@ class SweepSpec:
     def standalone(self) -> dict[str, Any]:
         """The sweep file with its base configuration in it, not beside it: read again, it is the same sweep."""
         content: dict[str, Any] = json.loads(json.dumps(self.source["sweep"]))
-        return {**content, "base": self.base_config.to_dict() if self.builtin_trainer else self.source["base"]}
+        return {**content, "base": self.base_config.as_given() if self.builtin_trainer else self.source["base"]}
 
     @property
     def builtin_trainer(self) -> bool:
@@ -213,6 +213,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int 
     check_configs(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+    object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 
 
