@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +67,20 @@ def moments_of(features: Tensor) -> Moments:
     for part in torch.split(features, BLOCK):
         total.add(part)
     return total.moments()
+
+
+def moments_of_shares(features: Tensor, total: Callable[[Tensor], Tensor]) -> Moments:
+    """Return the moments of the rows of several processes; only sums pass between them.
+
+    Args:
+        features: this process's rows [n, d].
+        total: returns the sum of a tensor over the processes; each calls it equally often.
+    """
+    rows = features.detach().to(device="cpu", dtype=torch.float64)
+    count = int(total(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    mean = total(rows.sum(dim=0)) / count
+    centred = rows - mean  # about the common mean, so that nothing cancels
+    return Moments(mean, total(centred.T @ centred) / (count - 1), count)
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

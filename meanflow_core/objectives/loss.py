@@ -91,14 +91,14 @@ def meanflow_loss(
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
         scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
             the class and w; dropped rows have w = 1.
-        rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
+        rows: the number of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
         drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
-        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on a GPU where
-            `rows` is given, which would make it wait).
+        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on
+            a GPU where `rows` is given, which would make it wait).
         DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
     if not isinstance(objective, ObjectiveConfig):
@@ -107,6 +107,8 @@ def meanflow_loss(
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
+    if objective.guidance.input and scales is None:
+        raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
     conditions = _with_scales(labels, scales, x)
     seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
@@ -156,8 +158,8 @@ def meanflow_loss(
         dropped=None if dropped is None else dropped[first:],
         null_label=null_label,
         config=objective.guidance,
-        rows=rows - first,
-        drops=None if drops is None else max(0, drops - first),
+        spanning_rows=rows - first,
+        dropped_count=None if drops is None else max(0, drops - first),
     )
     leading = guided.leading if target.needs_velocity else point.velocity[:rows]
     made = _made(
@@ -248,8 +250,8 @@ def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
         )
     if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
         raise ValueError(
-            f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
-            "them found"
+            f"`rows` = {rows}, but the rows with r != t must be the first "
+            f"{rows} of the {len(r)}; leave it out to have them found"
         )
 
 

@@ -154,6 +154,10 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
     for text in spec.method.notes(spec):
         reader.note(("method",), text)
+    if spec.builtin_trainer and spec.resources.gpu > 1:
+        gpus = int(spec.resources.gpu * spec.resources.workers)
+        rule = f"is more than a process of the MeanFlow trainer uses; `gpu: 1, workers: {gpus}` trains on {gpus}"
+        reader.wrong(("resources", "gpu"), rule, spec.resources.gpu)
     if len(spec.metrics) > 1:
         if not spec.method.several_metrics:
             able = ", ".join(name for name, method in METHODS.items() if method.several_metrics)
