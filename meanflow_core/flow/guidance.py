@@ -112,7 +112,7 @@ def guided_velocity(
     compiling = torch.compiler.is_compiling()
     with torch.no_grad(), evaluating(net), nullcontext() if compiling else one_draw(z.device):
         u = net(points, times, times, classes).to(velocity.dtype) if len(points) else velocity[:0]
-    if torch.is_autocast_enabled(z.device.type):
+    if torch.is_autocast_enabled(z.device.type) and not torch.compiler.is_compiling():  # a graph has no cache
         torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs
     if of_null is not None:
         at_null = at_null.index_copy(0, of_null, u[: len(of_null)])

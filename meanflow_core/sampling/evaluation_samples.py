@@ -74,16 +74,37 @@ class Sampling:
             nfe: number of function evaluations.
             guidance: the scale, of a network that takes it as an input.
         """
-        count, batch = self._evaluation.samples, self._evaluation.batch_size
+        count = self._evaluation.samples
         each = -(-count // self._world.size)
         own = range(self._world.rank * each, (self._world.rank + 1) * each)
         labels = self._labels(each * self._world.size)
+        return self._world.gather(self._of(own, labels, net, weights, nfe, guidance))[:count].cpu()
+
+    def draw_share(
+        self, net: nn.Module, weights: dict[str, Tensor], nfe: int, guidance: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return this process's share of the samples and their labels, on the CPU; arguments as of `draw`."""
+        count, size = self._evaluation.samples, self._world.size
+        own = range(self._world.rank * count // size, (self._world.rank + 1) * count // size)
+        labels = None if self.labels is None else self.labels[own.start : own.stop]
+        return self._of(own, self.labels, net, weights, nfe, guidance).cpu(), labels
+
+    def _of(
+        self,
+        own: range,
+        labels: Tensor | None,
+        net: nn.Module,
+        weights: dict[str, Tensor],
+        nfe: int,
+        guidance: float | None,
+    ) -> Tensor:
+        batch = self._evaluation.batch_size
         parts = []
         for start in range(own.start, own.stop, batch):
             stop = min(start + batch, own.stop)
             part = None if labels is None else labels[start:stop]
             parts.append(self.run(net, weights, self.noise(start, stop), part, nfe, guidance))
-        return self._world.gather(torch.cat(parts))[:count].cpu()
+        return torch.cat(parts)
 
     def run(
         self,

@@ -26,15 +26,15 @@ from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.exported import load_network as load_network
+from meanflow_core.training.graphs import begin_graphs, structure_of
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.precision import in_its_precision
 from meanflow_core.training.shared_data import SharedData, as_given, fitting, load_shared
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
-GRAPHS = 1000
-"""Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
 
 
 class Trainer:
@@ -96,8 +96,7 @@ class Trainer:
         )
         self._diagnostics = loss.diagnostics
         if options.compile:
-            # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
-            torch._dynamo.config.recompile_limit = GRAPHS
+            begin_graphs(structure_of(self.config.to_dict(), self.dataset.shape))
             loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
         self._plain_loss = loss
         self._loss: nn.Module = self.world.wrap(loss, self.device)
@@ -120,6 +119,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- training
 
+    @in_its_precision
     def train(self, steps: int) -> list[Row]:
         """Train `steps` further steps.
 
@@ -188,6 +188,7 @@ class Trainer:
         averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
         return {**averages, "raw": self.net.state_dict()}
 
+    @in_its_precision
     def evaluate(self) -> dict[str, float]:
         """Judge samples of every set of weights, from fixed noise and labels.
 
@@ -197,7 +198,7 @@ class Trainer:
             scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
-            TrainingDiverged: samples are not finite.
+            TrainingDiverged: samples, their features or a metric are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
@@ -207,15 +208,34 @@ class Trainer:
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
-                    samples = sampling.draw(self.net, weights, nfe, scale)
-                    if not samples.isfinite().all():
+                    samples, labels = self._samples(sampling, weights, nfe, scale)
+                    if self._total((~samples.isfinite()).any().double()):
                         reason = f"the samples of the weights {name!r} are not finite"
                         raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
-                result |= {
-                    f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
-                }
+                    try:
+                        judged[scale] = evaluator.evaluate(samples, labels, self._total if self._shares else None)
+                    except FloatingPointError as error:
+                        raise TrainingDiverged(self.step, f"{error} ({name})", self._meter.last_finite) from error
+                values = by_scale(judged, f"{nfe}nfe", evaluator.higher)
+                result |= {f"{prefix}{key}": value for key, value in values.items()}
         return result
+
+    @property
+    def _shares(self) -> bool:
+        """Whether each process judges its own share of the samples, and only sums pass between them."""
+        enough = self.config.evaluation.samples >= self.world.size
+        return self.world.size > 1 and enough and self.shared.evaluator.sums_suffice
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        return self.world.total(tensor.to(self.device)).cpu()
+
+    def _samples(
+        self, sampling: Sampling, weights: dict[str, Tensor], nfe: int, scale: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return samples to judge here, with their labels: all of them, or this process's share."""
+        if self._shares:
+            return sampling.draw_share(self.net, weights, nfe, scale)
+        return sampling.draw(self.net, weights, nfe, scale), sampling.labels
 
     def evaluation_record(self) -> dict[str, Any]:
         """Return the protocol of `evaluate`: without it a Frechet distance means nothing."""
@@ -233,6 +253,7 @@ class Trainer:
             "derivative": self.derivative_record(),
         }
 
+    @in_its_precision
     def sample_grid(self, nfe: int = 1, guidance: float | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class.
 
@@ -246,6 +267,7 @@ class Trainer:
         scale = guidance_scale(self.config, guidance, "guidance")
         return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
 
+    @in_its_precision
     def sample(
         self,
         n: int,

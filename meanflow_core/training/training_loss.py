@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class TrainingLoss(nn.Module):
         net: the network that is trained.
         objective: `TrainConfig.objective`.
         null_label: of the network, or None for unlabelled data.
-        precision: `fp32`, or `bf16`: the network under autocast; times, points, tangents and loss stay in float32.
+        precision: `trainer.precision`; with `bf16` the network runs under autocast, and times, points, tangents and
+            loss stay in float32.
         teacher: the network of the target's passes without gradient; None: `net`.
     """
 
@@ -47,7 +49,8 @@ class TrainingLoss(nn.Module):
     def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the part's rows, and the sums named by `SUMS` and `diagnostics` (no gradient)."""
         # No cache: a weight cast in a pass without gradient would cut the training pass off from that weight.
-        with torch.autocast(part.x.device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
+        low = torch.autocast(part.x.device.type, torch.bfloat16, cache_enabled=False) if self._low else nullcontext()
+        with low:
             result = meanflow_loss(
                 self.net,
                 part.x,
@@ -61,8 +64,8 @@ class TrainingLoss(nn.Module):
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,
-                spanning_rows=part.spanning_rows,
-                dropped_count=part.dropped_count,
+                rows=part.spanning_rows,
+                drops=part.dropped_count,
             )
         with torch.no_grad():
             error = result.squared_error

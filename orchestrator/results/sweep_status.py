@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
+from orchestrator.ledger import CHANGED
 from orchestrator.planning import expected_reaching
 from orchestrator.results.leaderboard_rows import Row, order, unranked
 from orchestrator.results.rung_audit import RungAudit, audit_rungs, audit_warnings
@@ -142,9 +143,10 @@ def status_of(ledger: Ledger, *, wall: float | None = None) -> Status:
     found = status(
         ledger.spec(),
         trials,
-        state="interrupted" if died else state.state,
+        state="interrupted" if died or state.reason == CHANGED else state.state,
         wall_seconds=ledger.wall_seconds if wall is None else wall,
     )
+    found = found if died else replace(found, state=state.state)
     return replace(found, reason=state.reason, waste=_waste(trials), revision=ledger.revision)
 
 
@@ -213,7 +215,7 @@ def time_left(
         spec: the sweep.
         trials: every trial so far.
         left: trials that do not exist yet.
-        wall_seconds: time spent, for a sweep with a limit of it.
+        wall_seconds: time that drivers have spent so far, work and all else.
         concurrency: how many trials run at once; by default as many as run now.
     """
     open_trials = [trial for trial in trials if not trial.state.ended]
@@ -230,6 +232,9 @@ def time_left(
         return None
     running = sum(trial.state is TrialState.RUNNING for trial in open_trials)
     seconds = work / max(concurrency or running, 1)
+    busy = sum(trial.busy_seconds for trial in trials)
+    if wall_seconds and busy:  # starting workers, loading data, waiting: what has come on top of the work so far
+        seconds = max(seconds, work * wall_seconds / busy)
     if wall_seconds is not None and spec.budget.wall_clock is not None:
         seconds = min(seconds, max(spec.budget.wall_clock - wall_seconds, 0.0))
     return seconds

@@ -19,6 +19,7 @@ from meanflow_core.config import (
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.training import graphs
 from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import batch
 
@@ -51,7 +52,7 @@ def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1,
     x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
     dropped = torch.tensor([False, True, False, False, False, True, False], device=device)
-    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "spanning_rows": ROWS, "dropped_count": DROPS}
+    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
     arguments["split"] = split
 
     def step(x, noise, r, t):
@@ -120,6 +121,18 @@ def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit(monkey
     assert graphs == [1, 1, 1, 2, 2, 2, 2, 2, 3, 3]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_guided_loss_under_autocast_asks_a_graph_for_nothing_it_cannot_trace(monkeypatch):
+    """Some releases of torch cannot trace the clearing of autocast's cache, which a graph does not have."""
+
+    def untraceable():
+        torch._dynamo.graph_break()
+
+    monkeypatch.setattr(torch, "clear_autocast_cache", untraceable)
+    config, shape = NETS["mlp"]
+    check_compiled_equals_eager(randomise_(build_net(config, shape, 3)), shape, GUIDED, low=True, backend="eager")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.filterwarnings("ignore")
@@ -128,3 +141,20 @@ def test_cuda_graphs_replay_the_step(name):
     config, shape = NETS[name]
     net = randomise_(build_net(config, shape, 3))
     check_compiled_equals_eager(net, shape, GUIDED, device="cuda", calls=3, mode="reduce-overhead")
+
+
+def test_graphs_are_kept_for_the_same_structure_and_let_go_for_another(monkeypatch):
+    resets = []
+    monkeypatch.setattr(graphs, "_structure", None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(graphs._structure))
+
+    def begin(*overrides):
+        config = load_config({"model": {"name": "mlp", "width": 8, "depth": 1}}, overrides)
+        graphs.begin_graphs(graphs.structure_of(config.to_dict(), (1, 8, 8)))
+
+    begin("optimizer.lr=1e-3")
+    begin("optimizer.lr=1e-4", "seed=2", "objective.weight.power=0.7", "objective.guidance.omega=1.5")
+    assert resets == []
+    begin("model.width=16")
+    begin("trainer.batch_size=512", "model.width=16")
+    assert len(resets) == 2

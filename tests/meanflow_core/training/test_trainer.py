@@ -10,6 +10,7 @@ import torch
 from meanflow_core.config import load_config
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, TrainingDiverged
+from meanflow_core.metrics.build import METRICS
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
 from meanflow_core.training.batches import Batches
@@ -219,6 +220,19 @@ def test_evaluation_names_the_primary_weights_plainly_and_the_others_by_name(sha
     assert set(raw_only.evaluate()) == {k for k in values if k.count("/") == 1}
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["features", "metric"])
+def test_a_value_that_is_not_finite_is_a_divergence_and_never_a_figure(shared, monkeypatch, where, bad):
+    trainer = Trainer(small(), shared=copy.deepcopy(shared))
+    evaluator = trainer.shared.evaluator
+    if where == "features":
+        monkeypatch.setattr(evaluator, "_features", lambda x: torch.full((len(x), 3), bad))
+    else:
+        monkeypatch.setitem(METRICS, "fid", lambda judged: bad)
+    with pytest.raises(TrainingDiverged, match=r"features of the samples are not finite|the metric fid is"):
+        trainer.evaluate()
+
+
 def test_the_protocol_of_an_evaluation_is_on_record(shared):
     record = Trainer(small(), shared=shared).evaluation_record()
     assert record["samples"] == 80
@@ -406,7 +420,7 @@ def test_what_is_logged_is_what_the_loss_was_made_of(shared):
     with torch.no_grad():
         found = meanflow_loss(
             trainer.net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
-            objective=trainer.config.objective, spanning_rows=part.spanning_rows,
+            objective=trainer.config.objective, rows=part.spanning_rows,
         )  # fmt: skip
     ((_, row),) = trainer.train(1)
     m = part.spanning_rows
@@ -458,3 +472,43 @@ def test_on_a_device_that_is_not_looked_at_the_flag_is_raised_with_the_right_ste
         m.row(4)
     assert caught.value.step == 3
     assert caught.value.last_finite["step"] == 1
+
+
+def switches():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"),
+    [("float32", "highest", False), ("fp32", "highest", False), ("tf32", "high", True), ("bf16", "highest", False)],
+)
+def test_a_precision_means_the_same_on_every_kernel_and_only_for_this_trainer(
+    shared, precision, products, convolutions
+):
+    seen = []
+    trainer = Trainer(changed([f"trainer.precision={precision}"]), shared=shared)
+    before = switches()
+    trainer.net.register_forward_hook(lambda *_: seen.append(switches()))
+    next(trainer.net.parameters()).register_hook(lambda *_: seen.append(switches()))  # in backward
+    trainer.train(1)
+    trainer.evaluate()
+    trainer.sample_grid()
+    assert len(seen) > 4
+    assert set(seen) == {(products, convolutions)}
+    assert switches() == before
+
+
+def test_the_older_name_of_float32_is_the_same_configuration():
+    old, new = changed(["trainer.precision=fp32"]), changed(["trainer.precision=float32"])
+    assert old == new
+    assert old.hash() == new.hash() != changed(["trainer.precision=tf32"]).hash()
+
+
+def test_what_a_step_sees_is_drawn_on_no_device(shared):
+    """Equal numbers on every device: none has a generator of its own in this (the meta device cannot have one)."""
+    config = changed(["objective.guidance.dropout=0.2"])
+    there = next(Batches(config, shared.dataset, torch.device("meta"), World()).parts(7, 224))
+    here = next(Batches(config, shared.dataset, torch.device("cpu"), World()).parts(7, 224))
+    for name in ("x", "noise", "r", "t", "labels", "dropped"):
+        assert getattr(there, name).device.type == "meta"
+        assert getattr(there, name).shape == getattr(here, name).shape
