@@ -47,7 +47,9 @@ class Sampling:
         self._evaluation, self._dataset = config.evaluation, dataset
         self._low = config.trainer.precision == "bf16"
         self._world, self._device = world, device
-        self.labels = self._labels(config.evaluation.samples)
+        self.count = config.evaluation.samples
+        """Of samples, over all processes."""
+        self.labels = self._labels(self.count)
         """int64 [samples] on the CPU, with conditions [samples, 3 + K], or None for data that have neither."""
 
     def _labels(self, count: int) -> Tensor | None:
