@@ -60,6 +60,12 @@ def layer_norm(
         return RowDual(primal, tangent if weight is None else tangent * weight)
 
 
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """Return y with its channels last in memory where x has them so: what dropout draws depends on the layout."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last) if last else y
+
+
 @rule("group_norm")
 def group_norm(
     func: Callable[..., Tensor],
@@ -75,6 +81,7 @@ def group_norm(
     size = math.prod(space)
     data = _norm_input(x.primal).contiguous()
     primal, mean, rstd = torch.native_group_norm(data, weight, bias, n, channels, size, num_groups, eps)
+    primal = in_layout_of(x.primal, primal)
     with torch.no_grad():
         m = x.tangent.shape[0]
         dx = x.tangent.to(data.dtype).contiguous()

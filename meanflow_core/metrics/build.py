@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -140,6 +141,9 @@ class Evaluator:
             labels: what they were asked for, int64 [n] or with conditions [n, 3 + K], or None.
             total: where these samples are one process's share (and `sums_suffice`): returns the sum of a tensor over
                 the processes. Each of them then gets the metrics of all samples.
+
+        Raises:
+            FloatingPointError: a feature or a metric is not finite.
         """
         classes, condition = labels, None
         if labels is not None and labels.dim() == 2 and self._condition is not None:
@@ -148,7 +152,14 @@ class Evaluator:
         judged = EvaluationBatch(
             self._features(samples), classes, self._reference, self._features, rows, condition, total
         )
-        return {bare_name(name): _judge(name, judged) for name in self.metrics}
+        bad = (~judged.features.isfinite()).any().double()
+        if bad if total is None else total(bad):
+            raise FloatingPointError("the features of the samples are not finite")
+        values = {bare_name(name): _judge(name, judged) for name in self.metrics}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the metric {name} is {value}")
+        return values
 
     def record(self) -> dict[str, Any]:
         """Return what a figure must be read with: sample count, label rule, features, reference, data."""

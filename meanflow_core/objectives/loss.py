@@ -6,12 +6,14 @@ objective's `Target`. Guidance (Eq. 21), dropped labels and the weight (sec. 4.3
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from meanflow_core.config import ObjectiveConfig
+from meanflow_core.config import ObjectiveConfig, load_config
 from meanflow_core.derivative import DerivativeError, rows_stand_alone
 from meanflow_core.flow import (
     Network,
@@ -61,12 +63,12 @@ def meanflow_loss(
     labels: Tensor | None = None,
     dropped: Tensor | None = None,
     null_label: int | None = None,
-    objective: ObjectiveConfig,
+    objective: ObjectiveConfig | Mapping[str, Any],
     split: Tensor | float | None = None,
     teacher: Network | None = None,
     scales: Tensor | None = None,
-    rows: int | None = None,
-    drops: int | None = None,
+    spanning_rows: int | None = None,
+    dropped_count: int | None = None,
 ) -> MeanFlowLoss:
     """Return the loss of one batch: w a |e|^2 with e = (u(z_t, r, t) - u*) / a, for MeanFlow as Eq. 9-11 and 21.
 
@@ -83,22 +85,24 @@ def meanflow_loss(
         labels: int64 [B], or None for unlabelled data.
         dropped: bool [B]: rows trained on the null label with the plain velocity. None: none.
         null_label: the label that stands for no class; needed where rows are dropped or guided.
-        objective: `TrainConfig.objective`.
+        objective: `TrainConfig.objective`, or its keys: {"derivative": "jvp", "time.ratio": 0.5}.
         split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
             all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
         scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
             the class and w; dropped rows have w = 1.
-        rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
+        spanning_rows: the number of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
-        drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
+        dropped_count: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
-        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on a GPU where
-            `rows` is given, which would make it wait).
+        ValueError: if the times are not 0 <= r <= t <= 1, or `spanning_rows` does not fit them (not looked at on
+            a GPU where `spanning_rows` is given, which would make it wait).
         DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
+    if not isinstance(objective, ObjectiveConfig):
+        objective = load_config({"objective": objective}).objective
     if split is None:
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
@@ -107,8 +111,8 @@ def meanflow_loss(
     seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
     if not torch.compiler.is_compiling():
-        _check_times(r, t, rows)
-    if rows is None:
+        _check_times(r, t, spanning_rows)
+    if spanning_rows is None:
         span = r != t
         order = torch.argsort((~span).to(torch.int8), stable=True)
         if _in_order(order) or rows_stand_alone(net, x, r, t, seen, objective.derivative)[0]:
@@ -125,8 +129,8 @@ def meanflow_loss(
                 split=split[order] if isinstance(split, Tensor) else split,
                 teacher=teacher,
                 scales=None if scales is None else scales[order],
-                rows=int(span.sum()),
-                drops=drops,
+                spanning_rows=int(span.sum()),
+                dropped_count=dropped_count,
             )
             back = torch.argsort(order)
             return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
@@ -135,14 +139,14 @@ def meanflow_loss(
                 "the network holds something of each row (a condition?), so that rows cannot be put in another order: "
                 "give the rows with r != t first, or conditions as `labels`"
             )
-        rows = len(x)  # they stay where they are, and all are differentiated
+        spanning_rows = len(x)  # they stay where they are, and all are differentiated
 
     if objective.guidance.active and not torch.compiler.is_compiling():
         _check_guidance(rows_stand_alone(net, x, r, t, seen, objective.derivative)[1])
     point = interpolate(x, noise, t)
     labels = conditions
     # Rows whose target holds no v~ pay no guidance pass.
-    first = 0 if target.needs_velocity else rows
+    first = 0 if target.needs_velocity else spanning_rows
     guided = guided_velocity(
         net,
         point.z[first:],
@@ -152,10 +156,10 @@ def meanflow_loss(
         dropped=None if dropped is None else dropped[first:],
         null_label=null_label,
         config=objective.guidance,
-        rows=rows - first,
-        drops=None if drops is None else max(0, drops - first),
+        spanning_rows=spanning_rows - first,
+        dropped_count=None if dropped_count is None else max(0, dropped_count - first),
     )
-    leading = guided.leading if target.needs_velocity else point.velocity[:rows]
+    leading = guided.leading if target.needs_velocity else point.velocity[:spanning_rows]
     made = _made(
         target,
         SplitInput(
@@ -166,14 +170,16 @@ def meanflow_loss(
             t=t,
             labels=seen,
             velocity=leading,
-            split=split[:rows] if isinstance(split, Tensor) else split,
+            split=split[:spanning_rows] if isinstance(split, Tensor) else split,
             config=objective,
             others=guided.rest,
         ),
     )
     u = made.u.to(x.dtype)
     with torch.no_grad():
-        rest = guided.rest(u[rows:])  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
+        rest = guided.rest(
+            u[spanning_rows:]
+        )  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
         u_star = torch.cat([made.target, rest])
         velocity = torch.cat([leading, rest])
         du_dt = _padded(made.derivative, x)
@@ -182,7 +188,7 @@ def meanflow_loss(
     squared_error = (u - u_star).square().flatten(1).sum(1)
     share = None
     if made.divisor is not None:
-        share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[rows:], dtype=x.dtype)])
+        share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[spanning_rows:], dtype=x.dtype)])
         squared_error = squared_error / share.square()
     if share is not None and objective.weight.of == "difference":
         weight = share.square() * row_weight(share.square() * squared_error, objective.weight)
@@ -233,8 +239,8 @@ def _padded(values: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([values, values.new_zeros(len(like) - len(values), *values.shape[1:])])
 
 
-def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
-    if rows is not None and r.device.type != "cpu":
+def _check_times(r: Tensor, t: Tensor, spanning_rows: int | None) -> None:
+    if spanning_rows is not None and r.device.type != "cpu":
         return
     if not bool(((r >= 0) & (r <= t) & (t <= 1)).all()):
         wrong = int((~((r >= 0) & (r <= t) & (t <= 1))).nonzero()[0])
@@ -242,10 +248,12 @@ def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
             f"the times must satisfy 0 <= r <= t <= 1 (t = 1 is noise), but row {wrong} has r = {float(r[wrong]):g}, "
             f"t = {float(t[wrong]):g}"
         )
-    if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
+    if spanning_rows is not None and not (
+        0 <= spanning_rows <= len(r) and bool((r[spanning_rows:] == t[spanning_rows:]).all())
+    ):
         raise ValueError(
-            f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
-            "them found"
+            f"`spanning_rows` = {spanning_rows}, but the rows with r != t must be the first "
+            f"{spanning_rows} of the {len(r)}; leave it out to have them found"
         )
 
 

@@ -34,9 +34,9 @@ class Microbatch:
     """int64 [n]; with conditions [n, 3 + K] (`flow.condition`)."""
     dropped: Tensor | None
     """bool [n]: trained on the null label."""
-    rows: int
+    spanning_rows: int
     """How many leading rows have r < t."""
-    drops: int
+    dropped_count: int
     """At least so many rows are dropped (known without asking the device)."""
     split: Tensor | float = 0.0
     """a of s = t - a (t - r), [n], or 0 or 1 for all rows."""
@@ -116,8 +116,8 @@ class Batches:
                 t=self._put(t[take]),
                 labels=None if labels is None else self._put(labels[take]),
                 dropped=None if dropped is None else self._put(dropped[take]),
-                rows=len(range(index, different, self.count)),
-                drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
+                spanning_rows=len(range(index, different, self.count)),
+                dropped_count=int(dropped[take].sum()) if dropped is not None and counted else 0,
                 split=self._put(split[take]) if isinstance(split, Tensor) else split,
                 scales=None if scales is None else self._put(scales[take]),
             )

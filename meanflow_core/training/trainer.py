@@ -198,7 +198,7 @@ class Trainer:
             scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
-            TrainingDiverged: samples are not finite.
+            TrainingDiverged: samples, their features or a metric are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
@@ -208,11 +208,12 @@ class Trainer:
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
-                    found = judge(sampling, evaluator, self.world, self.device, self.net, weights, nfe, scale)
-                    if found is None:
-                        said = f"the samples of the weights {name!r} are not finite"
-                        raise TrainingDiverged(self.step, said, self._meter.last_finite)
-                    judged[scale] = found
+                    try:
+                        judged[scale] = judge(sampling, evaluator, self.net, weights, nfe, scale)
+                    except FloatingPointError as error:
+                        raise TrainingDiverged(
+                            self.step, f"weights {name!r}: {error}", self._meter.last_finite
+                        ) from error
                 for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items():
                     result[prefix + key] = value
         return result

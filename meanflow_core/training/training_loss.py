@@ -40,7 +40,7 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.net, self.teacher = net, teacher
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
-        self._examined: set[int] = set()
+        self._examined: set[tuple[int, float | None]] = set()
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
@@ -64,15 +64,15 @@ class TrainingLoss(nn.Module):
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,
-                rows=part.rows,
-                drops=part.drops,
+                spanning_rows=part.spanning_rows,
+                dropped_count=part.dropped_count,
             )
         with torch.no_grad():
             error = result.squared_error
             sums = torch.stack(
                 [
                     error.sum(),
-                    error[part.rows :].sum(),
+                    error[part.spanning_rows :].sum(),
                     result.u.flatten(1).norm(dim=1).sum(),
                     result.target.flatten(1).norm(dim=1).sum(),
                     result.velocity.square().sum(),
@@ -84,15 +84,16 @@ class TrainingLoss(nn.Module):
     def examine(self, parts: Sequence[Microbatch]) -> None:
         """Have the derivative checked uncompiled: a compiled one cannot look at what it computes. Nothing is changed.
 
-        Each number of rows with r != t, of which there is a graph, is checked once.
+        Each graph is checked once: of a number of rows with r != t, and of a split that is a limit or not.
 
         Raises:
             DerivativeError: `objective.derivative` is not right for the network.
         """
         for part in parts:
-            if part.rows in self._examined:
+            graph = part.spanning_rows, None if isinstance(part.split, Tensor) else part.split
+            if graph in self._examined:
                 continue
-            self._examined.add(part.rows)
+            self._examined.add(graph)
             with torch.no_grad(), one_draw(part.x.device):
                 buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
                 self.forward(part)

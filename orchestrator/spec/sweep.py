@@ -198,6 +198,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int 
     check_configs(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+    object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 
 

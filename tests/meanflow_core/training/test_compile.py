@@ -52,7 +52,7 @@ def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1,
     x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
     dropped = torch.tensor([False, True, False, False, False, True, False], device=device)
-    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
+    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "spanning_rows": ROWS, "dropped_count": DROPS}
     arguments["split"] = split
 
     def step(x, noise, r, t):
@@ -103,13 +103,16 @@ def test_every_objective_is_traced_to_one_graph(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit():
+def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit(monkeypatch):
     words = ["objective.name=alphaflow", "model.name=mlp", "model.width=8", "model.depth=1", "trainer.steps=10"]
-    config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu"])
-    trainer = Trainer(config)
-    counter = CompileCounter()
+    counter, plain = CompileCounter(), torch.nn.Module.compile
+
+    def compiled(self, *, mode, **options):
+        plain(self, backend=counter, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     torch.compiler.reset()
-    trainer._loss.compile(fullgraph=True, dynamic=False, backend=counter)
+    trainer = Trainer(load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu", "trainer.compile=true"]))
     graphs = []
     for _ in range(10):
         trainer.train(1)
