@@ -7,7 +7,6 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from orchestrator.search.curve import Curve as Curve
     from orchestrator.search.draws import Draw as Draw
-    from orchestrator.search.draws import Exploit as Exploit
     from orchestrator.search.draws import Member as Member
     from orchestrator.search.draws import Observation as Observation
     from orchestrator.search.draws import finite as finite
