@@ -12,9 +12,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+
+from meanflow_core.config import is_named
 
 NOTE = "{}.provenance.json"
 """Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
@@ -126,6 +129,22 @@ def _imported(file: Path, name: str, *version: int) -> list[str]:
             base = ".".join(filter(None, [*above, node.module or ""]))
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
+
+
+def own_packages(names: Iterable[object]) -> list[str]:
+    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
+
+    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
+    """
+    found = set()
+    for name in names:
+        if not is_named(name):
+            continue
+        package = str(name).partition(":")[0].partition(".")[0]
+        place = importlib.util.find_spec(package)
+        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
+            found.add(package)
+    return sorted(found - {"meanflow_core", "orchestrator"})
 
 
 def leave_note(package: str, folder: Path) -> None:

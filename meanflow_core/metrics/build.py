@@ -220,6 +220,8 @@ def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], f
         reference = reference_of(dataset, features)
         return reference if needy else replace(reference, rows=None)  # every trial gets a copy of the evaluator
     reference = read_moments(config.reference)
+    if (check := getattr(dataset, "check", None)) is not None:
+        check()  # no pass over the data finds its broken files
     if needy:
         rule = f"holds moments alone, which {', '.join(needy)} cannot be computed from; leave one of the two out"
         raise ConfigError([Problem(key="evaluation.reference", value=config.reference, rule=rule)])

@@ -67,8 +67,8 @@ def meanflow_loss(
     split: Tensor | float | None = None,
     teacher: Network | None = None,
     scales: Tensor | None = None,
-    spanning_rows: int | None = None,
-    dropped_count: int | None = None,
+    rows: int | None = None,
+    drops: int | None = None,
 ) -> MeanFlowLoss:
     """Return the loss of one batch: w a |e|^2 with e = (u(z_t, r, t) - u*) / a, for MeanFlow as Eq. 9-11 and 21.
 
@@ -91,14 +91,14 @@ def meanflow_loss(
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
         scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
             the class and w; dropped rows have w = 1.
-        spanning_rows: the number of rows with r != t, where the caller knows it and they come first (as `sample_times`
+        rows: the number of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
-        dropped_count: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
+        drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
-        ValueError: if the times are not 0 <= r <= t <= 1, or `spanning_rows` does not fit them (not looked at on
-            a GPU where `spanning_rows` is given, which would make it wait).
+        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on
+            a GPU where `rows` is given, which would make it wait).
         DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
     if not isinstance(objective, ObjectiveConfig):
@@ -107,12 +107,14 @@ def meanflow_loss(
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
+    if objective.guidance.input and scales is None:
+        raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
     conditions = _with_scales(labels, scales, x)
     seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
     if not torch.compiler.is_compiling():
-        _check_times(r, t, spanning_rows)
-    if spanning_rows is None:
+        _check_times(r, t, rows)
+    if rows is None:
         span = r != t
         order = torch.argsort((~span).to(torch.int8), stable=True)
         if _in_order(order) or rows_stand_alone(net, x, r, t, seen, objective.derivative)[0]:
@@ -129,8 +131,8 @@ def meanflow_loss(
                 split=split[order] if isinstance(split, Tensor) else split,
                 teacher=teacher,
                 scales=None if scales is None else scales[order],
-                spanning_rows=int(span.sum()),
-                dropped_count=dropped_count,
+                rows=int(span.sum()),
+                drops=drops,
             )
             back = torch.argsort(order)
             return MeanFlowLoss(result.loss, *(value[back] for name, value in vars(result).items() if name != "loss"))
@@ -139,14 +141,14 @@ def meanflow_loss(
                 "the network holds something of each row (a condition?), so that rows cannot be put in another order: "
                 "give the rows with r != t first, or conditions as `labels`"
             )
-        spanning_rows = len(x)  # they stay where they are, and all are differentiated
+        rows = len(x)  # they stay where they are, and all are differentiated
 
     if objective.guidance.active and not torch.compiler.is_compiling():
         _check_guidance(rows_stand_alone(net, x, r, t, seen, objective.derivative)[1])
     point = interpolate(x, noise, t)
     labels = conditions
     # Rows whose target holds no v~ pay no guidance pass.
-    first = 0 if target.needs_velocity else spanning_rows
+    first = 0 if target.needs_velocity else rows
     guided = guided_velocity(
         net,
         point.z[first:],
@@ -156,10 +158,10 @@ def meanflow_loss(
         dropped=None if dropped is None else dropped[first:],
         null_label=null_label,
         config=objective.guidance,
-        spanning_rows=spanning_rows - first,
-        dropped_count=None if dropped_count is None else max(0, dropped_count - first),
+        spanning_rows=rows - first,
+        dropped_count=None if drops is None else max(0, drops - first),
     )
-    leading = guided.leading if target.needs_velocity else point.velocity[:spanning_rows]
+    leading = guided.leading if target.needs_velocity else point.velocity[:rows]
     made = _made(
         target,
         SplitInput(
@@ -170,16 +172,14 @@ def meanflow_loss(
             t=t,
             labels=seen,
             velocity=leading,
-            split=split[:spanning_rows] if isinstance(split, Tensor) else split,
+            split=split[:rows] if isinstance(split, Tensor) else split,
             config=objective,
             others=guided.rest,
         ),
     )
     u = made.u.to(x.dtype)
     with torch.no_grad():
-        rest = guided.rest(
-            u[spanning_rows:]
-        )  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
+        rest = guided.rest(u[rows:])  # r = t: the target is the velocity itself; du/dt is never multiplied by 0
         u_star = torch.cat([made.target, rest])
         velocity = torch.cat([leading, rest])
         du_dt = _padded(made.derivative, x)
@@ -188,7 +188,7 @@ def meanflow_loss(
     squared_error = (u - u_star).square().flatten(1).sum(1)
     share = None
     if made.divisor is not None:
-        share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[spanning_rows:], dtype=x.dtype)])
+        share = torch.cat([made.divisor.to(x.dtype), torch.ones_like(t[rows:], dtype=x.dtype)])
         squared_error = squared_error / share.square()
     if share is not None and objective.weight.of == "difference":
         weight = share.square() * row_weight(share.square() * squared_error, objective.weight)
@@ -239,8 +239,8 @@ def _padded(values: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([values, values.new_zeros(len(like) - len(values), *values.shape[1:])])
 
 
-def _check_times(r: Tensor, t: Tensor, spanning_rows: int | None) -> None:
-    if spanning_rows is not None and r.device.type != "cpu":
+def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
+    if rows is not None and r.device.type != "cpu":
         return
     if not bool(((r >= 0) & (r <= t) & (t <= 1)).all()):
         wrong = int((~((r >= 0) & (r <= t) & (t <= 1))).nonzero()[0])
@@ -248,12 +248,10 @@ def _check_times(r: Tensor, t: Tensor, spanning_rows: int | None) -> None:
             f"the times must satisfy 0 <= r <= t <= 1 (t = 1 is noise), but row {wrong} has r = {float(r[wrong]):g}, "
             f"t = {float(t[wrong]):g}"
         )
-    if spanning_rows is not None and not (
-        0 <= spanning_rows <= len(r) and bool((r[spanning_rows:] == t[spanning_rows:]).all())
-    ):
+    if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
         raise ValueError(
-            f"`spanning_rows` = {spanning_rows}, but the rows with r != t must be the first "
-            f"{spanning_rows} of the {len(r)}; leave it out to have them found"
+            f"`rows` = {rows}, but the rows with r != t must be the first "
+            f"{rows} of the {len(r)}; leave it out to have them found"
         )
 
 

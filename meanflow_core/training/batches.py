@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import TrainConfig
-from meanflow_core.data import Dataset, IndexStream
+from meanflow_core.data import Dataset, IndexStream, checked_labels
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.flow import draw_scales, sample_dropped, sample_times, spanning_rows
@@ -137,7 +137,10 @@ class Batches:
     def _read(self, step: int, position: int) -> _Rows:
         self._order.position = position
         generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "data", step))
-        x, labels = self._dataset.batch(self._order.take(self.size), generator=generator)
+        indices = self._order.take(self.size)
+        x, labels = self._dataset.batch(indices, generator=generator)
+        if labels is not None and labels.dim() == 1 and self._dataset.num_classes is not None:
+            checked_labels(labels, self._dataset.num_classes, indices.tolist())
         generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "noise", step))
         noise = torch.randn((self.size, *x.shape[1:]), generator=generator)
         if self._device.type == "cuda":  # here, in the reader's thread: it copies

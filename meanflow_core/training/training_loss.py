@@ -64,8 +64,8 @@ class TrainingLoss(nn.Module):
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,
-                spanning_rows=part.spanning_rows,
-                dropped_count=part.dropped_count,
+                rows=part.spanning_rows,
+                drops=part.dropped_count,
             )
         with torch.no_grad():
             error = result.squared_error

@@ -24,6 +24,8 @@ DEFAULT_HOME = "~/meansweep-data"
 """On the cluster, where neither `--remote-home` nor its own $MEANSWEEP_HOME says otherwise."""
 SWEEP_TAG, TRAINING_TAG = "meansweep", "meansweep-training"
 """Keys of a job's metadata: the sweep that it drives, or the final training that it runs."""
+PACKAGES_TAG = "meansweep-packages"
+"""The packages of the user's own networks and data, which travel with it, joined by commas."""
 UNDER_WAY = ("PENDING", "RUNNING")
 FORWARDED = ("MLFLOW_TRACKING_URI", "MEANSWEEP_STORAGE")
 """Variables of this machine's environment that a job gets, without passwords: Ray logs them on the node."""
@@ -133,6 +135,9 @@ def start(
         tags: kept with the job: what it drives or trains, and a sweep's trainer, for a later `resume`. None: the
             command only asks.
         variables: of the environment, where this machine's own does not say.
+
+    Raises:
+        ClusterError: it takes none.
     """
     put_home = f"export MEANSWEEP_HOME={_quoted(home)}" if home else f": ${{MEANSWEEP_HOME:={DEFAULT_HOME}}}"
     command = f"{put_home}; export MEANSWEEP_HOME; python -m orchestrator.cluster.entrypoint {shlex.join(words)}"
@@ -146,14 +151,21 @@ def start(
         **(variables or {}),
         **{name: without_password(os.environ[name]) for name in FORWARDED if name in os.environ},
     }
-    return str(
-        client.submit_job(
-            entrypoint=command,
-            submission_id=submission,
-            runtime_env={"working_dir": str(folder), "env_vars": environment},
-            metadata=metadata,
+    try:
+        return str(
+            client.submit_job(
+                entrypoint=command,
+                submission_id=submission,
+                runtime_env={"working_dir": str(folder), "env_vars": environment},
+                metadata=metadata,
+            )
         )
-    )
+    except Exception as error:  # Ray raises RuntimeError with the server's own traceback in it
+        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        raise ClusterError(
+            f"the cluster took no job: {lines[-1].strip()}. Its head must run Ray's job agent: `pip install "
+            "'ray[default]'` there, and `ray start --head` without --include-dashboard=false"
+        ) from error
 
 
 def _quoted(path: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.engine import edits, mailbox
-from orchestrator.ledger import Carry, Ledger, TrialHistory
+from orchestrator.ledger import CHANGED, Carry, Ledger, TrialHistory
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import BAD_REGION, TrialState
 
@@ -62,7 +62,7 @@ def request(paths: SweepPaths, command: Mapping[str, Any]) -> str:
             return apply(ledger, command)
         before, state = (ledger.revision, ledger.trials()), ledger.state()
         # Before the change: who is killed between the two must not leave a sweep that has more to do as finished.
-        ledger.set_state("stopped", "changed since it ended")
+        ledger.set_state("stopped", CHANGED)
         said = apply(ledger, command)
         if (ledger.revision, ledger.trials()) == before:
             ledger.set_state(state.state, state.reason, traceback=state.traceback)

@@ -68,6 +68,7 @@ def assignment(
         config=config,
         trainer=spec.trainer,
         metric=spec.metric.name,
+        metrics=[metric.name for metric in spec.metrics],
         goal=spec.metric.goal,
         steps=spec.report_steps(config),
         start=start,

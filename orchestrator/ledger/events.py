@@ -157,6 +157,10 @@ class Revision(_Event):
     """Id of the command that asked for it, so that it is not carried out twice."""
 
 
+CHANGED = "changed since it ended"
+"""Reason of a sweep's state: it has ended, and has more to do again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepState(_Event):
     """Where the sweep stands, as last recorded."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
+from orchestrator.ledger import CHANGED
 from orchestrator.planning import expected_reaching
 from orchestrator.results.leaderboard_rows import Row, order, unranked
 from orchestrator.results.rung_audit import RungAudit, audit_rungs, audit_warnings
@@ -67,12 +68,20 @@ class Status:
     """Why the sweep is in its state; this and the following are known from its ledger only."""
     waste: Waste | None = None
     revision: int | None = None
+    owner: Mapping[str, str] | None = None
+    """Who started it, and where: `{user, host}`."""
     disk: Mapping[str, int] | None = None
     """See `orchestrator.worker.disk_use`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `status --json` prints."""
-        known = {"reason": self.reason, "waste": self.waste and asdict(self.waste), "revision": self.revision}
+        known: dict[str, Any] = {
+            "reason": self.reason,
+            "waste": self.waste and asdict(self.waste),
+            "revision": self.revision,
+            "owner": self.owner,
+            "disk": self.disk,
+        }
         best = self.best.to_json() if self.best else None
         return {
             "sweep": self.sweep,
@@ -84,7 +93,11 @@ class Status:
             "warnings": list(self.warnings),
             "wasted_seconds": self.wasted_seconds,
             "eta_seconds": self.eta_seconds,
-            **{key: value for key, value in {**known, "disk": self.disk}.items() if value is not None},
+            **{
+                key: value
+                for key, value in {**known, "owner": self.owner, "disk": self.disk}.items()
+                if value is not None
+            },
         }
 
 
@@ -142,10 +155,13 @@ def status_of(ledger: Ledger, *, wall: float | None = None) -> Status:
     found = status(
         ledger.spec(),
         trials,
-        state="interrupted" if died else state.state,
+        state="interrupted" if died or state.reason == CHANGED else state.state,
         wall_seconds=ledger.wall_seconds if wall is None else wall,
     )
-    return replace(found, reason=state.reason, waste=_waste(trials), revision=ledger.revision)
+    found = found if died else replace(found, state=state.state)
+    return replace(
+        found, reason=state.reason, waste=_waste(trials), revision=ledger.revision, owner=ledger.owner or None
+    )
 
 
 def standing(ledger: Ledger) -> list[TrialRecord]:
@@ -213,7 +229,7 @@ def time_left(
         spec: the sweep.
         trials: every trial so far.
         left: trials that do not exist yet.
-        wall_seconds: time spent, for a sweep with a limit of it.
+        wall_seconds: time that drivers have spent so far, work and all else.
         concurrency: how many trials run at once; by default as many as run now.
     """
     open_trials = [trial for trial in trials if not trial.state.ended]
@@ -230,6 +246,9 @@ def time_left(
         return None
     running = sum(trial.state is TrialState.RUNNING for trial in open_trials)
     seconds = work / max(concurrency or running, 1)
+    busy = sum(trial.busy_seconds for trial in trials)
+    if wall_seconds and busy:  # starting workers, loading data, waiting: what has come on top of the work so far
+        seconds = max(seconds, work * wall_seconds / busy)
     if wall_seconds is not None and spec.budget.wall_clock is not None:
         seconds = min(seconds, max(spec.budget.wall_clock - wall_seconds, 0.0))
     return seconds
@@ -256,6 +275,8 @@ def status_table(found: Status) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row(found.sweep, found.state)
+    if found.owner:
+        table.add_row("owner", f"{found.owner.get('user') or '?'} on {found.owner.get('host') or '?'}")
     table.add_row("trials", counts_text(found))
     table.add_row("best", best_text(found.best))
     if found.best:

@@ -84,7 +84,9 @@ def _run(
                 return Outcome(kind="stopped", last_step=report.step)
             if interrupts.seen:
                 return Outcome(kind="stopped", reason="interrupted", last_step=report.step)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if not interrupts.seen:  # nobody has interrupted: the trainer has raised it itself
+            return classify(RuntimeError("the trainer raised KeyboardInterrupt").with_traceback(error.__traceback__))
         return Outcome(kind="stopped", reason="interrupted", last_step=None if last is None else last.step)
     except Exception as error:
         step, metrics = (0, {}) if last is None else (last.step, last.metrics)

@@ -55,6 +55,8 @@ class Assignment(_Message):
     """Whether reports should carry checkpoints."""
     metric: str = ""
     """The sweep's first metric: its best checkpoint is kept beside the last."""
+    metrics: list[str] = field(default_factory=list)
+    """Every metric of the sweep: one that is not finite ends the trial. Empty: any of the evaluation's."""
     goal: str = "minimize"
     """`minimize` or `maximize`."""
 

@@ -45,7 +45,10 @@ def run_on_this_worker(work: Work, *, leader: bool = True) -> Iterator[Report]:
     assignment = work.assignment
     log = TrialPaths(Path(assignment.folder)).log
     with descriptors_to(str(log)):
-        yield from run_trial(assignment, make_trainer=partial(_make_trainer, work), leader=leader)
+        try:
+            yield from run_trial(assignment, make_trainer=partial(_make_trainer, work), leader=leader)
+        except KeyboardInterrupt as error:  # nobody interrupts a worker
+            raise RuntimeError("the trainer raised KeyboardInterrupt") from error
 
 
 def _make_trainer(work: Work, assignment: Assignment, on_log: Callable[..., None]) -> Any:

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import json
 import logging
-import math
 import sys
 import time
 import traceback
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meanflow_core.config import load_config
-from meanflow_core.errors import ConfigError, Problem, TrainingDiverged, nearest
+from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
+from orchestrator.worker.trainer_answers import as_metrics, as_rows, check_state, kept_from_leaving
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 MakeTrainer = Callable[[Assignment, OnLog], Any]
@@ -55,7 +55,7 @@ def run_trial(
         leader: False on the further workers of a trial with several: they train along, and neither write nor log.
 
     Raises:
-        TrainingDiverged: also when an evaluation returns a metric that is not finite.
+        TrainingDiverged: also when an evaluation returns a metric of the sweep that is not finite.
         Exception: whatever the trainer raises, after its traceback is in the trial's log. See `classify`.
     """
     paths = TrialPaths(Path(assignment.folder))
@@ -69,14 +69,18 @@ def run_trial(
             _say(f"trial {assignment.trial}, attempt {assignment.attempt}: from step {assignment.start}")
             if leader:
                 checkpoints.begin(assignment.start)
-            trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
+            with kept_from_leaving():
+                trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
+                if leader and assignment.keep_checkpoints:
+                    check_state(trainer.state_dict())
         step, facts = assignment.start, _facts(trainer)
         for target in assignment.remaining:
             with captured_output(log):
                 if leader:
                     checkpoints.keep_best_and_last(assignment.metric, assignment.goal)
-                rows = _as_rows(trainer.train(target - step), target)
-                metrics = _finite(trainer.evaluate(), target, rows)
+                with kept_from_leaving():
+                    rows = as_rows(trainer.train(target - step), target)
+                    metrics = as_metrics(trainer.evaluate(), target, rows, assignment.metrics)
                 step = target
                 saved = _save(trainer, checkpoints, step, metrics) if leader and assignment.keep_checkpoints else None
                 images = _draw(trainer, paths, step) if leader else {}
@@ -169,27 +173,6 @@ def _ready(assignment: Assignment, make_trainer: MakeTrainer, checkpoints: Check
     if at != assignment.start:
         raise RuntimeError(f"{assignment.checkpoint} is at step {at}; expected step {assignment.start}")
     return trainer
-
-
-def _as_rows(result: Any, step: int) -> list[tuple[int, dict[str, float]]]:
-    """Return what `train` returned as rows: a list of (step, metrics), one dictionary, or nothing."""
-    if result is None:
-        return []
-    if isinstance(result, Mapping):
-        return [(step, {name: float(value) for name, value in result.items()})]
-    return [(int(at), {name: float(value) for name, value in row.items()}) for at, row in result]
-
-
-def _finite(metrics: Mapping[str, Any], step: int, rows: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    values = {name: float(value) for name, value in metrics.items()}
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if not bad:
-        return values
-    last: dict[str, float] = {}
-    for at, row in rows:
-        if all(math.isfinite(value) for value in row.values()):
-            last = {"step": float(at), **row}
-    raise TrainingDiverged(step, "; ".join(bad), last)
 
 
 def _save(trainer: Any, checkpoints: CheckpointStore, step: int, metrics: Mapping[str, float]) -> str:

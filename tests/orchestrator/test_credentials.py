@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meanflow_core.errors import ConfigError
-from orchestrator.cluster.jobs import start
+from orchestrator.cluster.jobs import ClusterError, start
 from orchestrator.credentials import left_behind, load_credentials
 from orchestrator.paths import Home
 from tests import ROOT
@@ -107,3 +107,18 @@ def test_a_run_leaves_no_secret_in_any_file() -> None:
         assert files_with(MARKER, folder) == []
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_home_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEANSWEEP_HOME", "~/sweeps")
+    assert Home.default().root == Path.home() / "sweeps"
+
+
+def test_a_head_that_takes_no_job_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**job: object) -> str:
+        raise RuntimeError("Traceback (most recent call last):\n  File x\nException: No available agent to submit job")
+
+    cluster = Cluster()
+    monkeypatch.setattr(cluster, "submit_job", refuse)
+    with pytest.raises(ClusterError, match=r"No available agent to submit job\. Its head must run Ray's job agent"):
+        start(cluster, tmp_path, ["status"], None)

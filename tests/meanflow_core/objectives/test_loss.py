@@ -181,9 +181,7 @@ def test_the_order_of_rows_does_not_matter_and_the_result_keeps_it(guidance):
     x, noise, r, t = batch((3,))
     chosen = ObjectiveConfig(guidance=guidance)
     options = {"null_label": 3, "objective": chosen}
-    static = meanflow_loss(
-        net, x, noise, r, t, labels=LABELS, dropped=DROPPED, spanning_rows=ROWS, dropped_count=2, **options
-    )
+    static = meanflow_loss(net, x, noise, r, t, labels=LABELS, dropped=DROPPED, rows=ROWS, drops=2, **options)
     order = torch.tensor([4, 0, 6, 2, 5, 1, 3])
     shuffled = meanflow_loss(
         net, x[order], noise[order], r[order], t[order], labels=LABELS[order], dropped=DROPPED[order], **options
@@ -244,7 +242,7 @@ def test_a_batch_as_the_trainer_makes_it():
     x, noise = torch.randn(2, 8, 3, generator=generator)
     net = small_net("mlp", classes=3).float()
     arguments = {"labels": torch.arange(8) % 3, "dropped": dropped, "null_label": 3, "objective": config}
-    static = meanflow_loss(net, x, noise, r, t, **arguments, spanning_rows=4, dropped_count=2)
+    static = meanflow_loss(net, x, noise, r, t, **arguments, rows=4, drops=2)
     found = meanflow_loss(net, x, noise, r, t, **arguments)
     torch.testing.assert_close(static.loss, found.loss, rtol=1e-6, atol=0)
     other = meanflow_loss(net, x, noise, r, t, **{**arguments, "objective": replace(config, derivative="jvp")})

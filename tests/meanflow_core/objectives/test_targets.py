@@ -313,7 +313,7 @@ def test_an_objective_pays_for_its_own_passes_alone(name, split):
     """Rows of each call of the network; guidance asks for every guided row, but not where the target holds no v~."""
     net = small_net("mlp", classes=3)
     x, noise, r, t = batch((3,))
-    options = {"labels": LABELS, "dropped": DROPPED, "null_label": 3, "split": split, "spanning_rows": ROWS}
+    options = {"labels": LABELS, "dropped": DROPPED, "null_label": 3, "split": split, "rows": ROWS}
     for guidance in (GuidanceConfig(), GuidanceConfig(scale=2.0)):
         chosen = objective(name, guidance=guidance, derivative="dual")
         meanflow_loss(net, x, noise, r, t, objective=chosen, **options)  # with the check at first use
@@ -332,7 +332,7 @@ def test_the_order_of_rows_does_not_matter_to_any_objective(name):
     split = split_of(name)
     options = {"null_label": 3, "objective": objective(name, guidance=GUIDED)}
     static = meanflow_loss(
-        net, x, noise, r, t, labels=LABELS, dropped=DROPPED, split=split, spanning_rows=ROWS, dropped_count=2, **options
+        net, x, noise, r, t, labels=LABELS, dropped=DROPPED, split=split, rows=ROWS, drops=2, **options
     )
     order = torch.tensor([4, 0, 6, 2, 5, 1, 3])
     shuffled = meanflow_loss(

@@ -49,7 +49,7 @@ def joint_gradient(trainer):
     net.zero_grad()
     result = meanflow_loss(
         net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
-        objective=trainer.config.objective, spanning_rows=part.spanning_rows,
+        objective=trainer.config.objective, rows=part.spanning_rows,
     )  # fmt: skip
     result.loss.backward()
     found = gradient(net)

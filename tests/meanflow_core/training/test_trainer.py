@@ -420,7 +420,7 @@ def test_what_is_logged_is_what_the_loss_was_made_of(shared):
     with torch.no_grad():
         found = meanflow_loss(
             trainer.net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
-            objective=trainer.config.objective, spanning_rows=part.spanning_rows,
+            objective=trainer.config.objective, rows=part.spanning_rows,
         )  # fmt: skip
     ((_, row),) = trainer.train(1)
     m = part.spanning_rows

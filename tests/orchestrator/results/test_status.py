@@ -3,13 +3,18 @@ import json
 import pytest
 from rich.console import Console
 
-from orchestrator.results.sweep_status import expected_trials, status, status_table, steps_of
+from orchestrator.engine import control
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.paths import Home
+from orchestrator.results.sweep_status import expected_trials, status, status_of, status_table, steps_of, time_left
 from orchestrator.search import METHODS
 from orchestrator.search.rules.asha import Asha
 from orchestrator.space.search_space import Space
 from orchestrator.spec.settings import Budget
 from orchestrator.trials.trial import Failure
+from tests.orchestrator import toy
 from tests.orchestrator.example_sweep import record, spec, trials
+from tests.orchestrator.simulation import run
 
 
 def shown(found):
@@ -114,3 +119,20 @@ def test_the_text_says_what_matters():
     assert "no result yet" in shown(status(spec(), []))
     early = shown(status(spec(), [record(1, 7.0, state="pruned", steps=500)]))
     assert "7 (trial 1, pruned at step 500)" in early
+
+
+def test_a_sweep_that_was_extended_after_its_end_has_trials_left(tmp_path):
+    home = Home(tmp_path)
+    run(home, toy.sweep(run_cap=2))
+    paths = home.sweep("toy")
+    assert status_of(Ledger.open(paths)).left == 0
+    control.request(paths, control.extend(3))
+    found = status_of(Ledger.open(paths))
+    assert (found.state, found.left, found.total) == ("stopped", 3, 5)
+
+
+def test_the_time_left_counts_what_comes_on_top_of_the_work():
+    trials = [record(number, 1.0) for number in range(4)]  # a minute of work each
+    asked = {"left": 6, "concurrency": 2}
+    assert time_left(spec(), trials, **asked) == 6 * 60 / 2
+    assert time_left(spec(), trials, **asked, wall_seconds=480.0) == 6 * 60 * 480 / 240
