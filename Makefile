@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test torture cluster-demo paper bench check format lint types
+.PHONY: help setup quickstart test torture cluster-demo gpu-check paper bench check format lint types
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 # has the longest test (a cluster) near its beginning.
 test: $(READY)  ## Run all tests that need no GPU.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+gpu-check: $(READY)  ## Prove on a GPU what only a GPU can prove, in at most six minutes.
+	$(BIN)/python -m scripts.gpu_check
 
 check: $(READY) lint types  ## Check format, lint and types.
 

@@ -25,7 +25,7 @@ from orchestrator.spec.sweep import SweepSpec
 from orchestrator.trials.protocol import Assignment, Decision, Outcome, Report
 
 STEPS, EVERY, CAP = 2700, 900, 120
-ASHA = {"type": "asha", "min_iter": 100, "eta": 3}
+ASHA = {"type": "asha", "min_iter": 100, "eta": 3, "audit": 0}
 SEARCHES: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
     "random + asha": {"method": "random", "early_terminate": ASHA},

@@ -144,11 +144,17 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
         shapes = {"rows": rows, "drops": drops, "split": split}
         return meanflow_loss(net, x, noise, r, t, objective=objective, **shapes, **given).loss
 
+    def lowered() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bf16")
+
+    if compiled:  # how du/dt is had is decided by looking at numbers, which a graph cannot
+        with lowered(), torch.no_grad():
+            loss()
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     run = torch.compile(loss, fullgraph=True, dynamic=False, mode=mode) if compiled else loss
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bf16"):
+        with lowered():
             value = run()
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

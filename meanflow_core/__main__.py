@@ -75,6 +75,12 @@ def train(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     from meanflow_core.run import RunFolder, train_in_folder
 
     with launched(config.trainer.device) as world:
+        if world.first:
+            for remark in config.remarks():
+                print(f"note: {remark}", flush=True)
+        if world.first and (before := RunFolder(out).steps_before(config)) is not None:
+            longer = f"made longer: {before} -> {config.trainer.steps} steps"
+            print(f"{longer}; from here on, schedules are those of the new length", flush=True)
         if world.first and (steps := RunFolder(out).steps()):
             print(f"going on from step {steps[-1]} of {config.trainer.steps}", flush=True)
         trainer = train_in_folder(config, out, on_row=lambda step, row: print(_line(step, row), flush=True))

@@ -46,6 +46,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join([*lines, f"and {more} more"] if more > 0 else lines))
 
 
+class DataError(RuntimeError):
+    """Data are there and not what they should be; the message names the file or row, and what was expected."""
+
+
 class TrainingDiverged(RuntimeError):
     """Training has left the finite numbers (or exploded). A result of the configuration, not a bug.
 

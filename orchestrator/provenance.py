@@ -7,12 +7,17 @@ import functools
 import getpass
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+
+from meanflow_core.config import is_named
 
 NOTE = "{}.provenance.json"
 """Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
@@ -126,6 +131,22 @@ def _imported(file: Path, name: str, *version: int) -> list[str]:
     return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
 
 
+def own_packages(names: Iterable[object]) -> list[str]:
+    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
+
+    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
+    """
+    found = set()
+    for name in names:
+        if not is_named(name):
+            continue
+        package = str(name).partition(":")[0].partition(".")[0]
+        place = importlib.util.find_spec(package)
+        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
+            found.add(package)
+    return sorted(found - {"meanflow_core", "orchestrator"})
+
+
 def leave_note(package: str, folder: Path) -> None:
     """Write what is known of a package's code beside a copy of it in `folder`."""
     (folder / NOTE.format(package)).write_text(json.dumps(asdict(code_of(package))))
@@ -186,3 +207,9 @@ def _git(folder: Path, *words: str, fine: tuple[int, ...] = (0,)) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode in fine else None
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler that torch.compile would find; None: it cannot compile here."""
+    names = [*([os.environ["CC"]] if os.environ.get("CC") else []), "cc", "gcc", "clang"]
+    return next((name for name in names if shutil.which(name)), None)

@@ -54,16 +54,31 @@ class Cifar10Config(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolderConfig(Section):
-    """Images in a folder, one sub-folder per class (or none: unlabelled); centre-cropped and resized to size x size."""
+    """Images in a folder, one sub-folder per class (or none: unlabelled); centre-cropped and resized."""
 
     name: Literal["image_folder"] = "image_folder"
     path: str = "data/images"
-    size: int = 64
+    size: int | list[int] = 64
+    """Height and width, [height, width]; one number: both."""
+    channels: int = 3
+    """1: grey; 3: red, green, blue; 4: with opacity."""
     flip: bool = True
+    """Horizontal flips in training."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a row."""
+        height, width = self.size if isinstance(self.size, list) else (self.size, self.size)
+        return self.channels, height, width
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
-        yield from self._bounds(size=(1, INF, "[)"))
+        sides = self.size if isinstance(self.size, list) else [self.size, self.size]
+        if len(sides) != 2 or min(sides) < 1:
+            yield Problem(key="size", value=self.size, rule="must be a whole number above 0, or two: [height, width]")
+        if self.channels not in (1, 3, 4):
+            rule = "must be 1 (grey), 3 (red, green, blue) or 4 (with opacity)"
+            yield Problem(key="channels", value=self.channels, rule=rule)
 
 
 @dataclass(frozen=True, kw_only=True)

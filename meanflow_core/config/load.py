@@ -222,9 +222,8 @@ def _leaf(cls: type, name: str, value: Any, key: str, annotation: Any, problems:
     """Convert one value with OmegaConf's rules (an int is a float, "3" is 3; 2.5 is not an int, True not a number)."""
     if _fits(value, annotation):  # most values: OmegaConf takes a millisecond for each, a whole config 0.1 s
         return copy.copy(value)
-    schema = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(schema, None)
     try:
+        schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, [(name, annotation)]))
         found = OmegaConf.to_container(OmegaConf.merge(schema, {name: value}), resolve=True)[name]  # type: ignore[call-overload, index]
         if isinstance(found, list) and any(isinstance(item, list | dict) for item in found):
             raise TypeError("OmegaConf looks at the items of a list no further")

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from functools import cache
+from typing import Any, Literal, Self
 
-from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.errors import ConfigError, Problem, nearest
 
 INF = math.inf
+
+
+@cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Return the values that each field of a section may have where they are words."""
+    hints = typing.get_type_hints(cls)
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+
+
+def _misspelt(section: Section) -> Iterator[Problem]:
+    for name, choices in _choices(type(section)).items():  # type: ignore[arg-type]
+        value = getattr(section, name)
+        if value not in choices:
+            rule = f"must be one of {', '.join(str(choice) for choice in choices)}"
+            close = nearest(str(value), [str(choice) for choice in choices])
+            yield Problem(key=name, value=value, rule=rule, nearest=close)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +35,7 @@ class Section:
     """A part of the configuration. Constructing one checks it: a wrong value never exists."""
 
     def __post_init__(self) -> None:
-        problems = list(self.problems())
+        problems = list(_misspelt(self)) or list(self.problems())
         if problems:
             raise ConfigError(problems)
 

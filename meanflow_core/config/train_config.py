@@ -74,6 +74,16 @@ class TrainConfig(Section):
             rule = f"`{self.objective.name}` needs one dropout mask in two passes, which `trainer.compile` cannot give"
             yield Problem(key="model.dropout", value=dropout, rule=rule)
 
+    def remarks(self) -> Iterator[Problem]:
+        """Yield what is allowed and hardly meant."""
+        ratio, rows = self.objective.time.ratio, self.trainer.batch_size
+        if ratio > 0 and round(rows * ratio) == 0:
+            rule = (
+                f"of {rows} rows (`trainer.batch_size`) this is none with r != t: plain flow matching, which learns no "
+                "average velocity; write 0 if that is meant"
+            )
+            yield Problem(key="objective.time.ratio", value=ratio, rule=rule)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists: what `load_config` reads back equal."""
         content = dataclasses.asdict(self)

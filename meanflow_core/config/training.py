@@ -70,8 +70,10 @@ class TrainerConfig(Section):
     """Rows of the global batch, over all devices and accumulation steps."""
     accumulation: int = 1
     """Parts a batch is split into, one after the other; gradients are those of the joint batch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: autocast of the network; times, tangents and loss stay in float32."""
+    precision: Literal["float32", "tf32", "bf16", "fp32"] = "float32"
+    """What products are computed in, on every kernel. `float32`: exactly that; `tf32`: TensorFloat-32 where the GPU has
+    it (an error of 3e-4); `bf16`: autocast of the network, while times, tangents and loss stay in float32. `fp32` is
+    an older name of `float32`."""
     compile: bool = False
     """Compile the whole loss with torch.compile; needs `objective.derivative` `dual` or `auto`."""
     device: str = "auto"
@@ -82,6 +84,11 @@ class TrainerConfig(Section):
     """Steps between evaluations. Does not count in the hash."""
     checkpoint_every: int = 1000
     """Steps between checkpoints of a final training. Does not count in the hash."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision == "fp32":
+            object.__setattr__(self, "precision", "float32")
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from meanflow_core.errors import ConfigError, Problem
+from meanflow_core.errors import DataError as DataError
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 REFERENCE_BATCH = 256
 """Rows a batch when the reference is read; small enough for decoded 256x256 images."""
-
-
-class DataError(RuntimeError):
-    """A data file exists and is not what it should be; the message names the file and what was expected."""
 
 
 @runtime_checkable

@@ -68,7 +68,7 @@ def row_shape(config: DataConfig) -> tuple[int, ...]:
         case Cifar10Config():
             return (3, 32, 32)
         case ImageFolderConfig():
-            return (3, config.size, config.size)
+            return config.shape
         case MnistConfig():
             return (1, 28, 28)
         case CustomData():

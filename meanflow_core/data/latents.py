@@ -20,7 +20,7 @@ from meanflow_core.config import LatentsConfig
 from meanflow_core.data import availability
 from meanflow_core.data.availability import LATENTS_INDEX as INDEX
 from meanflow_core.data.availability import MAKE_LATENTS as MAKE
-from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, digest, unit_images
+from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, checked_labels, digest, unit_images
 from meanflow_core.data.vae import Vae, load_vae
 from meanflow_core.errors import ConfigError, Problem
 
@@ -75,9 +75,9 @@ class Latents:
         self._shards = self._open()
 
     def _open(self) -> list[Shard]:
-        return [self._open_shard(entry) for entry in self._names]
+        return [self._open_shard(entry, int(at)) for entry, at in zip(self._names, self._starts, strict=False)]
 
-    def _open_shard(self, entry: dict[str, Any]) -> Shard:
+    def _open_shard(self, entry: dict[str, Any], start: int) -> Shard:
         wanted = {"mean": (entry["rows"], *self.shape), "std": (entry["rows"], *self.shape)}
         if self.num_classes is not None:
             wanted["labels"] = (entry["rows"],)
@@ -90,6 +90,9 @@ class Latents:
                 raise DataError(f"{path}: not a readable .npy array ({error}); make it again with `{MAKE}`") from error
             if arrays[kind].shape != shape:
                 raise DataError(f"{path}: expected the shape {shape}, got {arrays[kind].shape}")
+        if self.num_classes is not None:
+            labels = torch.from_numpy(np.array(arrays["labels"], dtype=np.int64))
+            checked_labels(labels, self.num_classes, range(start, start + len(labels)))
         return Shard(arrays["mean"], arrays["std"], arrays.get("labels"))
 
     def _rows(self, indices: Array) -> tuple[Tensor, Tensor, Tensor | None]:

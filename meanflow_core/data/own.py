@@ -66,8 +66,7 @@ def as_dataset(given: Any, *, identity: object = "own", key: str = "data.name") 
     if isinstance(given, tuple | list) and 1 <= len(given) <= 3 and isinstance(given[0], Tensor | np.ndarray):
         return TensorRows(*given)
     if isinstance(given, torch.utils.data.TensorDataset) and 1 <= len(given.tensors) <= 3:
-        parts: list[Any] = list(given.tensors)
-        return TensorRows(*parts)
+        return TensorRows(*given.tensors[:3])  # type: ignore[arg-type]
     if isinstance(given, torch.utils.data.IterableDataset):
         rule = "is an IterableDataset; training needs rows by their number: a Dataset with __len__ and __getitem__"
         raise ConfigError([Problem(key=key, value=type(given).__name__, rule=rule)])
@@ -142,8 +141,8 @@ class TorchRows(Rows):
         if self._held is None:
             return super().held_out()
         given = self._held()
-        parts = [*(given if isinstance(given, tuple | list) else (given,)), None, None]
-        rows = TensorRows(parts[0], parts[1], parts[2], num_classes=self.num_classes)
+        x, labels, condition = (*(given if isinstance(given, tuple | list) else (given,)), None, None)[:3]
+        rows = TensorRows(x, labels, condition, self.num_classes)
         return rows.take(torch.arange(len(rows)))
 
     def to_images(self, x: Tensor) -> Pictures:
@@ -216,7 +215,7 @@ class TorchRows(Rows):
         return count
 
     def _sample(self) -> Tensor:
-        numbers = torch.linspace(0, len(self) - 1, min(FINGERPRINTED, len(self))).long().unique()  # type: ignore[no-untyped-call]
+        numbers = torch.linspace(0, len(self) - 1, min(FINGERPRINTED, len(self)), dtype=torch.float64).long()
         x, labels = self.take(numbers)
         parts = [x.flatten(1)] if labels is None else [x.flatten(1), labels.reshape(len(x), -1).to(x.dtype)]
         return torch.cat(parts, dim=1)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from meanflow_core.derivative.query import Query
+from meanflow_core.derivative.rules import in_layout_of
 from meanflow_core.flow import Network
 from meanflow_core.rng import RandomState, one_draw
 
@@ -52,7 +53,7 @@ def forward_mode(net: Network, at: Query) -> tuple[Tensor, Tensor]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused kernels of attention have no forward mode
         if at.z.device.type == "cpu":  # nor has layer norm of bfloat16 with float32 weights
             stack.enter_context(torch.autocast("cpu", enabled=False))
-        stack.enter_context(_Undetached())
+        stack.enter_context(_Differentiable())
         stack.enter_context(seen_through())
         stack.enter_context(without_hooks(net))
         stack.enter_context(forward_ad.dual_level())
@@ -77,13 +78,19 @@ def apart(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return primal, tangent
 
 
-class _Undetached(TorchFunctionMode):
-    """Lets a tangent go through `detach`, which stops gradients: du/dt is how u changes, whatever way it does."""
+class _Differentiable(TorchFunctionMode):
+    """Lets a tangent go where torch would not let it.
+
+    Through `detach`, which stops gradients: du/dt is how u changes, whatever way it does. Through a group norm of what
+    is not contiguous, which fails in forward mode.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace `detach` by a view."""
+        """Replace the call where it must be."""
         if func is Tensor.detach or func is torch.detach:
             return args[0].view_as(args[0])
+        if func is torch.nn.functional.group_norm and args:
+            return in_layout_of(args[0], func(args[0].contiguous(), *args[1:], **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 

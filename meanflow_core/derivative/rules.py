@@ -7,7 +7,7 @@ so the fused kernel of their backward pass gives the tangent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from meanflow_core.derivative.dual import RowDual, UnsupportedOperation, leading, raw, rule
 
 _aten = torch.ops.aten
+ATTENTION_ENTRIES = 2**26
+"""Entries of P that the tangent of attention holds at once. At 14 to 18.5 bytes an entry that is about 1 GiB: a GPU is
+busy with far less, and whole rows times heads times tokens squared would be 15 GiB a layer at 1,024 tokens."""
 
 
 @rule("linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d")
@@ -57,6 +60,12 @@ def layer_norm(
         return RowDual(primal, tangent if weight is None else tangent * weight)
 
 
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """Return y with its channels last in memory where x has them so: what dropout draws depends on the layout."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last) if last else y
+
+
 @rule("group_norm")
 def group_norm(
     func: Callable[..., Tensor],
@@ -72,6 +81,7 @@ def group_norm(
     size = math.prod(space)
     data = _norm_input(x.primal).contiguous()
     primal, mean, rstd = torch.native_group_norm(data, weight, bias, n, channels, size, num_groups, eps)
+    primal = in_layout_of(x.primal, primal)
     with torch.no_grad():
         m = x.tangent.shape[0]
         dx = x.tangent.to(data.dtype).contiguous()
@@ -128,7 +138,7 @@ def attention(
 ) -> RowDual:
     """P = softmax(s q k'), dP = J s (dq k' + q dk'), do = dP v + P dv.
 
-    The primal uses whatever kernel torch picks, flash included; the tangent forms P again, for its m rows.
+    The primal uses whatever kernel torch picks, flash included; the tangent forms P again, for its m rows, in chunks.
     """
     if not all(isinstance(x, RowDual) for x in (query, key, value)):
         raise UnsupportedOperation(func.__name__, "has an input without tangent")
@@ -138,13 +148,36 @@ def attention(
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.no_grad():
         heads = (query.head, key.head, value.head, query.tangent, key.tangent, value.tangent)
-        q, k, v, dq, dk, dv = (x.flatten(0, -3) for x in heads)
-        q, kt = q * factor, k.mT
-        p = torch.softmax(torch.bmm(q, kt), -1)
-        ds = torch.baddbmm(torch.bmm(dq, kt), q, dk.mT, beta=factor)
-        dp = _aten._softmax_backward_data(ds.to(p.dtype), p, -1, p.dtype)
-        tangent = torch.baddbmm(torch.bmm(dp, v), p, dv)
+        parts = [x.flatten(0, -3) for x in heads]
+        chunks = [_attention_tangent(chunk, factor).flatten(0, 1) for chunk in _attention_chunks(parts)]
+        tangent = chunks[0] if len(chunks) == 1 else torch.cat(chunks)  # of queries, head by head and row by row
         return RowDual(primal, tangent.reshape(-1, *primal.shape[1:]))
+
+
+def _attention_chunks(parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Cut q, k, v and their tangents, [rows * heads, tokens, size], so that P has at most `ATTENTION_ENTRIES` in each.
+
+    Whole heads where one fits; else the queries of one head, whose rows of P do not depend on each other.
+    """
+    count, queries, keys = parts[0].shape[0], parts[0].shape[1], parts[1].shape[1]
+    each = max(1, ATTENTION_ENTRIES // (queries * keys))
+    length = queries if queries * keys <= ATTENTION_ENTRIES else max(1, ATTENTION_ENTRIES // keys)
+    for start in range(0, count, each):
+        q, k, v, dq, dk, dv = (x[start : start + each] for x in parts)
+        if length == queries:
+            yield q, k, v, dq, dk, dv
+        else:
+            for at in range(0, queries, length):
+                yield q[:, at : at + length], k, v, dq[:, at : at + length], dk, dv
+
+
+def _attention_tangent(parts: tuple[Tensor, ...], factor: float) -> Tensor:
+    q, k, v, dq, dk, dv = parts
+    q, kt = q * factor, k.mT
+    p = torch.softmax(torch.bmm(q, kt), -1)
+    ds = torch.baddbmm(torch.bmm(dq, kt), q, dk.mT, beta=factor)
+    dp = _aten._softmax_backward_data(ds.to(p.dtype), p, -1, p.dtype)
+    return torch.baddbmm(torch.bmm(dp, v), p, dv)
 
 
 @rule("dropout")

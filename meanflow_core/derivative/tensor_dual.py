@@ -209,16 +209,19 @@ def _shared(rule: Function) -> Handler:
                 converted.append(x if x.tangent is None else RowDual(x, x.tangent))
             else:
                 converted.append(x)
-        if course is None or (kwargs and (duals_in(kwargs.values(), []) or kwargs.get("inplace") or "out" in kwargs)):
+        if not any(isinstance(x, RowDual) for x in converted) or (
+            kwargs and (duals_in(kwargs.values(), []) or kwargs.get("inplace") or "out" in kwargs)
+        ):
             return RULES[ANY](func, args, kwargs)
         try:
             result = rule(func, *converted, **kwargs)
-        except (UnsupportedOperation, TypeError):
+        except (UnsupportedOperation, TypeError, AttributeError):  # AttributeError: what moves is not what it moves by
             return RULES[ANY](func, args, kwargs)
         if not isinstance(result, RowDual):  # nothing moves
             return RULES[ANY](func, args, kwargs)
         if result.primal is args[0]:
             return args[0]
+        assert course is not None
         return make(result.primal, result.tangent, 0, course)
 
     return carry

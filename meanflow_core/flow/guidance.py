@@ -57,8 +57,8 @@ def guided_velocity(
     dropped: Tensor | None,
     null_label: int | None,
     config: GuidanceConfig,
-    rows: int,
-    drops: int | None = None,
+    spanning_rows: int,
+    dropped_count: int | None = None,
 ) -> GuidedVelocity:
     """Return v~ = omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t | null), Eq. 21, without gradient.
 
@@ -70,7 +70,7 @@ def guided_velocity(
 
     Args:
         net: called as net(z, t, t, labels).
-        z: points of the path [B, ...]; the first `rows` rows are those with r != t.
+        z: points of the path [B, ...]; the first `spanning_rows` rows are those with r != t.
         t: times [B].
         velocity: the conditional velocity, like z.
         labels: int64 [B]: the true ones, before dropping; [B, 2] with the scale w of each row where guidance is an
@@ -78,14 +78,14 @@ def guided_velocity(
         dropped: bool [B], or None: no row is dropped.
         null_label: the label that stands for no class.
         config: `objective.guidance`.
-        rows: how many rows have r != t.
-        drops: at least so many rows are dropped, where the caller knows (static shapes); None: counted.
+        spanning_rows: how many rows have r != t.
+        dropped_count: at least so many rows are dropped, where the caller knows (static shapes); None: counted.
 
     Raises:
         ValueError: if guidance is asked for without labels or null label.
     """
     if not config.active:
-        return GuidedVelocity(velocity[:rows], velocity[rows:], None)
+        return GuidedVelocity(velocity[:spanning_rows], velocity[spanning_rows:], None)
     if labels is None or null_label is None:
         raise ValueError("guidance (objective.guidance.omega, kappa, scale) needs class labels and a null label")
     omega: Tensor | float = config.effective_omega
@@ -99,10 +99,10 @@ def guided_velocity(
     kept = torch.ones_like(t, dtype=torch.bool) if dropped is None else ~dropped
     guided = kept & (t >= config.start) & (t <= config.end)
     at_null = torch.zeros_like(velocity)
-    at_label = torch.zeros_like(velocity[:rows])
+    at_label = torch.zeros_like(velocity[:spanning_rows])
 
-    of_null = _rows_asked(guided, dropped, drops) if asks_null else None
-    of_label = _rows_asked(guided[:rows], None, None) if asks_label else None
+    of_null = _rows_asked(guided, dropped, dropped_count) if asks_null else None
+    of_label = _rows_asked(guided[:spanning_rows], None, None) if asks_label else None
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
     if of_null is not None:
         asked.append((z[of_null], t[of_null], null_condition(labels[of_null], null_label)))
@@ -112,7 +112,7 @@ def guided_velocity(
     compiling = torch.compiler.is_compiling()
     with torch.no_grad(), evaluating(net), nullcontext() if compiling else one_draw(z.device):
         u = net(points, times, times, classes).to(velocity.dtype) if len(points) else velocity[:0]
-    if torch.is_autocast_enabled(z.device.type):
+    if torch.is_autocast_enabled(z.device.type) and not torch.compiler.is_compiling():  # a graph has no cache
         torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs
     if of_null is not None:
         at_null = at_null.index_copy(0, of_null, u[: len(of_null)])
@@ -121,13 +121,13 @@ def guided_velocity(
 
     own = per_row(guided, velocity)
     mixed = omega * velocity + null * at_null
-    first, last = (kappa[:rows], kappa[rows:]) if isinstance(kappa, Tensor) else (kappa, kappa)
-    lead = torch.where(own[:rows], mixed[:rows] + first * at_label, velocity[:rows])
-    rest = torch.where(own[rows:], mixed[rows:], velocity[rows:])
-    return GuidedVelocity(lead, rest, own[rows:].to(velocity.dtype) * last if asks_label else None)
+    first, last = (kappa[:spanning_rows], kappa[spanning_rows:]) if isinstance(kappa, Tensor) else (kappa, kappa)
+    lead = torch.where(own[:spanning_rows], mixed[:spanning_rows] + first * at_label, velocity[:spanning_rows])
+    rest = torch.where(own[spanning_rows:], mixed[spanning_rows:], velocity[spanning_rows:])
+    return GuidedVelocity(lead, rest, own[spanning_rows:].to(velocity.dtype) * last if asks_label else None)
 
 
-def _rows_asked(guided: Tensor, dropped: Tensor | None, drops: int | None) -> Tensor:
+def _rows_asked(guided: Tensor, dropped: Tensor | None, dropped_count: int | None) -> Tensor:
     """Indices of rows that a guidance pass is made for: every guided one, and no other where that can be known.
 
     On a CPU the values are looked at. A GPU would have to be waited for, and a compiled graph wants static shapes:
@@ -137,6 +137,6 @@ def _rows_asked(guided: Tensor, dropped: Tensor | None, drops: int | None) -> Te
         return torch.nonzero(guided).squeeze(1)
     if dropped is None:
         return torch.arange(len(guided), device=guided.device)
-    if drops is None:
+    if dropped_count is None:
         return torch.nonzero(~dropped).squeeze(1)
-    return torch.argsort(dropped.to(torch.int8), stable=True)[: len(guided) - drops]
+    return torch.argsort(dropped.to(torch.int8), stable=True)[: len(guided) - dropped_count]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from meanflow_core.config import TimeConfig
+from meanflow_core.config import TimeConfig, load_config
 
 Draw = Callable[[int, TimeConfig, Generator | None, torch.device | str | None], Tensor]
 
@@ -32,7 +33,11 @@ def spanning_rows(n: int, ratio: float) -> int:
 
 
 def sample_times(
-    n: int, law: TimeConfig, *, generator: Generator | None = None, device: torch.device | str | None = None
+    n: int,
+    law: TimeConfig | Mapping[str, Any],
+    *,
+    generator: Generator | None = None,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw (r, t) for a batch of n rows: two independent draws, put in order; most rows then get r = t (sec. 4.3).
 
@@ -43,13 +48,15 @@ def sample_times(
 
     Args:
         n: rows of the batch: the global one, when several devices share it.
-        law: `objective.time`.
+        law: `objective.time`, or its keys: {"law": "uniform"}.
         generator: the source of randomness; must live on `device`.
         device: where the times are made.
 
     Returns:
         r and t, float32 [n], 0 <= r <= t <= 1.
     """
+    if not isinstance(law, TimeConfig):
+        law = load_config({"objective": {"time": law}}).objective.time
     draw = LAWS[law.law]
     first, second = draw(n, law, generator, device), draw(n, law, generator, device)
     lower, upper = torch.minimum(first, second), torch.maximum(first, second)

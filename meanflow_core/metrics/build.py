@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from meanflow_core.config import EvaluationConfig, bare_name, import_named, is_named
 from meanflow_core.data import Dataset, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.metrics.features import DigitsFeatures, Features, load_features
-from meanflow_core.metrics.frechet import frechet_distance, moments_of
+from meanflow_core.metrics.frechet import Moments, frechet_distance, moments_of, moments_of_shares
 from meanflow_core.metrics.mmd import mmd
 from meanflow_core.metrics.precision_recall import precision_recall
 from meanflow_core.metrics.reference import Reference, read_moments, reference_of
@@ -35,6 +37,8 @@ class EvaluationBatch:
     """The samples themselves, float32 [n, *shape] on the CPU."""
     condition: Tensor | None = None
     """The conditions they were asked for, [n, ...], of data with conditions."""
+    total: Callable[[Tensor], Tensor] | None = None
+    """Where these samples are one process's share: returns the sum of a tensor over the processes."""
 
     @property
     def rows(self) -> Tensor:
@@ -49,15 +53,24 @@ class EvaluationBatch:
         return precision_recall(self.features, self.rows)
 
     @property
+    def moments(self) -> Moments:
+        """Of the features of all samples, also those of other processes."""
+        return moments_of(self.features) if self.total is None else moments_of_shares(self.features, self.total)
+
+    @property
     def accuracy(self) -> float:
         """Share of samples that the classifier gives the label they were asked for."""
         if self.labels is None or not isinstance(self.space, DigitsFeatures):
             raise ValueError("accuracy needs labels and a classifier")
-        return (self.space.classify(self.features) == self.labels.cpu()).double().mean().item()
+        right = (self.space.classify(self.features) == self.labels.cpu()).double()
+        if self.total is None:
+            return right.mean().item()
+        found, count = self.total(torch.stack([right.sum(), torch.tensor(float(len(right)), dtype=right.dtype)]))
+        return float(found / count)
 
 
 METRICS: dict[str, Callable[[EvaluationBatch], float]] = {
-    "fid": lambda batch: frechet_distance(moments_of(batch.features), batch.reference.moments),
+    "fid": lambda batch: frechet_distance(batch.moments, batch.reference.moments),
     "accuracy": lambda batch: batch.accuracy,
     "precision": lambda batch: batch.overlap[0],
     "recall": lambda batch: batch.overlap[1],
@@ -113,20 +126,40 @@ class Evaluator:
             "data_fingerprint": dataset.fingerprint,
         }
 
-    def evaluate(self, samples: Tensor, labels: Tensor | None) -> dict[str, float]:
+    @property
+    def sums_suffice(self) -> bool:
+        """Whether every metric can be had from sums over shares of the samples, without all of them in one place."""
+        return set(self.metrics) <= MOMENTS_SUFFICE
+
+    def evaluate(
+        self, samples: Tensor, labels: Tensor | None, total: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, float]:
         """Return each metric of samples [n, *shape] by its bare name.
 
         Args:
             samples: finite, scaled as the data are.
             labels: what they were asked for, int64 [n] or with conditions [n, 3 + K], or None.
+            total: where these samples are one process's share (and `sums_suffice`): returns the sum of a tensor over
+                the processes. Each of them then gets the metrics of all samples.
+
+        Raises:
+            FloatingPointError: a feature or a metric is not finite.
         """
         classes, condition = labels, None
         if labels is not None and labels.dim() == 2 and self._condition is not None:
             classes, _, _, condition = self._condition.unpack(labels)
+        rows = samples.detach().float().cpu()
         judged = EvaluationBatch(
-            self._features(samples), classes, self._reference, self._features, samples.detach().float().cpu(), condition
+            self._features(samples), classes, self._reference, self._features, rows, condition, total
         )
-        return {bare_name(name): _judge(name, judged) for name in self.metrics}
+        bad = (~judged.features.isfinite()).any().double()
+        if bad if total is None else total(bad):
+            raise FloatingPointError("the features of the samples are not finite")
+        values = {bare_name(name): _judge(name, judged) for name in self.metrics}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the metric {name} is {value}")
+        return values
 
     def record(self) -> dict[str, Any]:
         """Return what a figure must be read with: sample count, label rule, features, reference, data."""
@@ -187,6 +220,8 @@ def _reference(config: EvaluationConfig, dataset: Dataset, metrics: list[str], f
         reference = reference_of(dataset, features)
         return reference if needy else replace(reference, rows=None)  # every trial gets a copy of the evaluator
     reference = read_moments(config.reference)
+    if (check := getattr(dataset, "check", None)) is not None:
+        check()  # no pass over the data finds its broken files
     if needy:
         rule = f"holds moments alone, which {', '.join(needy)} cannot be computed from; leave one of the two out"
         raise ConfigError([Problem(key="evaluation.reference", value=config.reference, rule=rule)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-5
+"""Largest negative eigenvalue and asymmetry of a covariance, as a share of its largest entry (files may be float32)."""
 BLOCK = 4096
 """Rows turned into float64 at once."""
 
@@ -65,6 +69,20 @@ def moments_of(features: Tensor) -> Moments:
     return total.moments()
 
 
+def moments_of_shares(features: Tensor, total: Callable[[Tensor], Tensor]) -> Moments:
+    """Return the moments of the rows of several processes; only sums pass between them.
+
+    Args:
+        features: this process's rows [n, d].
+        total: returns the sum of a tensor over the processes; each calls it equally often.
+    """
+    rows = features.detach().to(device="cpu", dtype=torch.float64)
+    count = int(total(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    mean = total(rows.sum(dim=0)) / count
+    centred = rows - mean  # about the common mean, so that nothing cancels
+    return Moments(mean, total(centred.T @ centred) / (count - 1), count)
+
+
 def frechet_distance(first: Moments, second: Moments) -> float:
     """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in squared units of the features.
 
@@ -72,18 +90,48 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     symmetric, and nothing imaginary to drop when a covariance is singular.
 
     Raises:
-        ValueError: the two have different dimensions.
+        ValueError: the two have different dimensions, or are moments of nothing: not finite, or with a covariance that
+            is not positive semi-definite.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"moments of {len(first.mean)} and of {len(second.mean)} features cannot be compared")
-    root = torch.linalg.svdvals(_factor(first.covariance).T @ _factor(second.covariance)).sum()
+    root = torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
     gap = (first.mean - second.mean).square().sum()
-    distance = gap + first.covariance.trace() + second.covariance.trace() - 2 * root
-    return max(0.0, float(distance))
+    spread = first.covariance.trace() + second.covariance.trace()
+    distance = float(gap + spread - 2 * root)
+    if not math.isfinite(distance):  # max(0, nan) would be 0, the best there is
+        raise ValueError(f"the Frechet distance is {distance}")
+    return max(0.0, distance)
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """Return A with A A^T = covariance; eigenvalues below zero are rounding and count as zero."""
+def fault_of(moments: Moments) -> str | None:
+    """Say what moments cannot be those of any rows by, or None: what is not finite, symmetric or semi-definite."""
+    mean, covariance = moments.mean, moments.covariance
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        return "the mean or the covariance is not finite"
+    if float((covariance - covariance.T).abs().max()) > ROUNDING * float(covariance.abs().max()):
+        return "the covariance is not symmetric"
+    return _negative(covariance, float(torch.linalg.eigvalsh(covariance)[0]))
+
+
+def _negative(covariance: Tensor, least: float) -> str | None:
+    """Say that the least eigenvalue is further below zero than rounding takes it, or None."""
+    if least >= -ROUNDING * float(covariance.abs().max()) * len(covariance) ** 0.5:
+        return None
+    return f"the covariance is not positive semi-definite (it has the eigenvalue {least:.3g})"
+
+
+def _factor(moments: Moments) -> Tensor:
+    """Return A with A A^T = covariance; eigenvalues below zero are rounding and count as zero.
+
+    Raises:
+        ValueError: the covariance is none.
+    """
+    covariance = moments.covariance
+    if not covariance.isfinite().all():
+        raise ValueError("the covariance is not finite")
     values, vectors = torch.linalg.eigh(covariance)
+    if (fault := _negative(covariance, float(values[0]))) is not None:
+        raise ValueError(fault)
     factor: Tensor = vectors * values.clamp(min=0).sqrt()
     return factor

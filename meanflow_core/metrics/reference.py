@@ -14,7 +14,7 @@ from torch import Tensor
 from meanflow_core.data import Dataset, availability, digest, write_aside
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.features import Features
-from meanflow_core.metrics.frechet import Moments, MomentSum
+from meanflow_core.metrics.frechet import Moments, MomentSum, fault_of
 
 KEPT_ROWS = 10_000
 """Rows of features kept for the metrics that need more than moments."""
@@ -63,6 +63,9 @@ def reference_of(dataset: Dataset, features: Features, *, folder: Path | None = 
         kept.add(part)
         total.add(part)
     reference = Reference(total.moments(), kept.rows(), dataset.reference_rows)
+    if (fault := fault_of(reference.moments)) is not None:
+        rule = f"cannot be a reference: of the features of its {total.count} rows {fault}"
+        raise ConfigError([Problem(key="data.name", value=dataset.name, rule=rule)])
     if total.count >= CACHED_FROM:
         _write(path, reference)
     return reference
@@ -99,7 +102,7 @@ def read_moments(path: str, key: str = "evaluation.reference") -> Reference:
     """Read moments from a .npz with `mu` and `sigma`, as ADM and pytorch-fid write them.
 
     Raises:
-        ConfigError: the file is missing, or has no such arrays.
+        ConfigError: the file is missing, has no such arrays, or they are no moments.
     """
     file = Path(path).expanduser()
     availability.demand(availability.reference(path, key))
@@ -112,6 +115,8 @@ def read_moments(path: str, key: str = "evaluation.reference") -> Reference:
     if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
         rule = f"mu must be [d] and sigma [d, d], got {tuple(mean.shape)} and {tuple(covariance.shape)}"
         raise ConfigError([Problem(key=key, value=path, rule=rule)])
+    if (fault := fault_of(Moments(mean, covariance, None))) is not None:
+        raise ConfigError([Problem(key=key, value=path, rule=f"holds no moments: {fault}")])
     return Reference(Moments(mean, covariance, None), None, f"{file.name}:{digest(mean, covariance)}")
 
 
@@ -120,7 +125,8 @@ def _read(path: Path) -> tuple[Moments, Tensor] | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = [torch.from_numpy(content[name]) for name in ("mu", "sigma", "rows")]
-            return Moments(arrays[0], arrays[1], int(content["count"])), arrays[2]
+            moments = Moments(arrays[0], arrays[1], int(content["count"]))
+            return (moments, arrays[2]) if fault_of(moments) is None and arrays[2].isfinite().all() else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

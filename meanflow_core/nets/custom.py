@@ -49,8 +49,8 @@ class Conditioned(nn.Module):
             labels: packed [B, 3 + K]; or classes [B], beside `condition`; None: no class and no condition.
             condition: [B, *spec.shape], where labels are not packed; None: absent.
         """
-        own: Tensor | None = getattr(self.inner, "null_condition", None)
-        null = self.null if own is None else own
+        own = getattr(self.inner, "null_condition", None)
+        null: Tensor = own if isinstance(own, Tensor) else self.null
         if labels is not None and labels.dim() == 2 and condition is None and labels.shape[1] == 3 + self.spec.size:
             classes, scales, absent, condition = self.spec.unpack(labels)
             condition = torch.where(absent, null, condition)

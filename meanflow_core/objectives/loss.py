@@ -6,12 +6,14 @@ objective's `Target`. Guidance (Eq. 21), dropped labels and the weight (sec. 4.3
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from meanflow_core.config import ObjectiveConfig
+from meanflow_core.config import ObjectiveConfig, load_config
 from meanflow_core.derivative import DerivativeError, rows_stand_alone
 from meanflow_core.flow import (
     Network,
@@ -61,7 +63,7 @@ def meanflow_loss(
     labels: Tensor | None = None,
     dropped: Tensor | None = None,
     null_label: int | None = None,
-    objective: ObjectiveConfig,
+    objective: ObjectiveConfig | Mapping[str, Any],
     split: Tensor | float | None = None,
     teacher: Network | None = None,
     scales: Tensor | None = None,
@@ -83,26 +85,30 @@ def meanflow_loss(
         labels: int64 [B], or None for unlabelled data.
         dropped: bool [B]: rows trained on the null label with the plain velocity. None: none.
         null_label: the label that stands for no class; needed where rows are dropped or guided.
-        objective: `TrainConfig.objective`.
+        objective: `TrainConfig.objective`, or its keys: {"derivative": "jvp", "time.ratio": 0.5}.
         split: a of s = t - a (t - r), above 0 and below 1: [B], of which the rows with r != t are read, or a number for
             all of them, which may also be exactly 0 or 1. None: that of an objective whose a is constant.
         teacher: the network of the target's passes without gradient (an average of `net`). None: `net` itself.
         scales: w >= 1 of each row, [B], of an objective with guidance as an input. The network then gets labels [B, 2]:
             the class and w; dropped rows have w = 1.
-        rows: the number m of rows with r != t, where the caller knows it and they come first (as `sample_times`
+        rows: the number of rows with r != t, where the caller knows it and they come first (as `sample_times`
             gives them): shapes are then static. None: they are found, in any order.
         drops: at least so many rows are dropped, where the caller knows, for the same purpose. None: counted.
 
     Raises:
         ValueError: if rows are dropped or guided without labels or null label, or the split is needed and not given.
-        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on a GPU where
-            `rows` is given, which would make it wait).
+        ValueError: if the times are not 0 <= r <= t <= 1, or `rows` does not fit them (not looked at on
+            a GPU where `rows` is given, which would make it wait).
         DerivativeError: if `objective.derivative` is not right for this network, or it cannot be guided.
     """
+    if not isinstance(objective, ObjectiveConfig):
+        objective = load_config({"objective": objective}).objective
     if split is None:
         if objective.split.law != "constant":
             raise ValueError(f"the split of {objective.name!r} changes ({objective.split.law}): give `split`")
         split = objective.split.bounds[0]
+    if objective.guidance.input and scales is None:
+        raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
     conditions = _with_scales(labels, scales, x)
     seen = _seen_labels(conditions, dropped, null_label)
     target = choose_target(objective, split)
@@ -152,8 +158,8 @@ def meanflow_loss(
         dropped=None if dropped is None else dropped[first:],
         null_label=null_label,
         config=objective.guidance,
-        rows=rows - first,
-        drops=None if drops is None else max(0, drops - first),
+        spanning_rows=rows - first,
+        dropped_count=None if drops is None else max(0, drops - first),
     )
     leading = guided.leading if target.needs_velocity else point.velocity[:rows]
     made = _made(
@@ -244,8 +250,8 @@ def _check_times(r: Tensor, t: Tensor, rows: int | None) -> None:
         )
     if rows is not None and not (0 <= rows <= len(r) and bool((r[rows:] == t[rows:]).all())):
         raise ValueError(
-            f"`rows` = {rows}, but the rows with r != t must be the first {rows} of the {len(r)}; leave it out to have "
-            "them found"
+            f"`rows` = {rows}, but the rows with r != t must be the first "
+            f"{rows} of the {len(r)}; leave it out to have them found"
         )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import FIRST, RECORDS, TrainConfig, load_config
+from meanflow_core.config import FIRST, RECORDS, TrainConfig, load_config, with_values
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.training import Trainer, is_checkpoint, load_checkpoint, save_checkpoint
 
@@ -38,13 +38,13 @@ class RunFolder:
         self.checkpoints, self.weights = self.root / "checkpoints", self.root / "weights.safetensors"
 
     def claim(self, config: TrainConfig) -> None:
-        """Write the configuration, or check that it is the one whose training stands here.
+        """Write the configuration, or check that it is the one whose training stands here; it may train longer.
 
         Raises:
             ConfigError: another training stands here.
         """
         differences = self.differences(config)
-        if differences:
+        if differences and self.steps_before(config) is None:
             rule = (
                 f"holds the training of another configuration ({differences}); choose another folder with --out, or "
                 "delete it"
@@ -54,6 +54,14 @@ class RunFolder:
         aside = self.config.with_suffix(".tmp")
         aside.write_text(config.to_yaml(), encoding="utf-8")
         aside.replace(self.config)
+
+    def steps_before(self, config: TrainConfig) -> int | None:
+        """Return the `trainer.steps` of the training that stands here, where this is the same one made longer."""
+        if not self.config.exists():
+            return None
+        found = load_config(self.config)
+        same = with_values(found, {"trainer.steps": config.trainer.steps}).hash() == config.hash()
+        return found.trainer.steps if same and found.trainer.steps < config.trainer.steps else None
 
     def differences(self, config: TrainConfig) -> str:
         """Say in what the training that stands here, if any, is another one; empty where it is the same."""

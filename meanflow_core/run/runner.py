@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from meanflow_core.errors import ConfigError
 from meanflow_core.run.folder import RunFolder
 from meanflow_core.sampling import save_picture
 from meanflow_core.training import Trainer
+
+_log = logging.getLogger(__name__)
 
 
 def train_in_folder(
@@ -77,5 +79,9 @@ def _next_stop(step: int, config: TrainConfig, evaluate_at: Collection[int]) -> 
 
 def _picture(trainer: Trainer, folder: RunFolder) -> None:
     """Write the grid of one-step samples, where the data can be shown and Pillow is there to write it."""
-    with contextlib.suppress(ConfigError):  # latents without their decoder, or no Pillow: training needs neither
+    try:
         save_picture(folder.picture(trainer.step, 1), trainer.sample_grid(1))
+    except ConfigError:
+        pass  # latents without their decoder, or no Pillow: training needs neither
+    except Exception as error:  # no picture is worth a training
+        _log.warning("no picture at step %d: %s: %s", trainer.step, type(error).__name__, error)

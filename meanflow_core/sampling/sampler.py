@@ -48,7 +48,7 @@ def sample(
     if guidance is not None:
         if labels is None or not guidance >= 1:
             raise ValueError(f"`guidance` needs labels and a scale of 1 or more, got {guidance}")
-        labels = with_scale(labels, torch.full_like(labels, guidance, dtype=noise.dtype))
+        labels = with_scale(labels, noise.new_full((len(labels),), guidance))
     z = noise
     with evaluating(net):
         for t, r in pairwise(times):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import TrainConfig
-from meanflow_core.data import Dataset, IndexStream
+from meanflow_core.data import Dataset, IndexStream, checked_labels
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.flow import draw_scales, sample_dropped, sample_times, spanning_rows
@@ -34,9 +34,9 @@ class Microbatch:
     """int64 [n]; with conditions [n, 3 + K] (`flow.condition`)."""
     dropped: Tensor | None
     """bool [n]: trained on the null label."""
-    rows: int
+    spanning_rows: int
     """How many leading rows have r < t."""
-    drops: int
+    dropped_count: int
     """At least so many rows are dropped (known without asking the device)."""
     split: Tensor | float = 0.0
     """a of s = t - a (t - r), [n], or 0 or 1 for all rows."""
@@ -44,8 +44,15 @@ class Microbatch:
     """The scale of guidance of each row, [n], where it is an input of the network."""
 
 
+_Rows = tuple[Tensor, Tensor | None, Tensor]
+"""Data, labels and noise of a global batch, on the CPU."""
+
+
 class Batches:
-    """The batches of a run, each a pure function of (seed, step, position in the data).
+    """The batches of a run, each a pure function of (seed, step, position in the data): the same on every device.
+
+    All random numbers are drawn on the CPU: a GPU's generator answers by its number of multiprocessors, so that runs
+    with equal seeds on two kinds of GPU would not be paired, nor a run be resumed on another kind as the same run.
 
     A global batch is split into world size x accumulation parts of equal size. Part k takes the rows k, k + parts,
     k + 2 parts ..., so every part gets its share of the rows with r < t, which come first, and counts of the whole
@@ -54,7 +61,8 @@ class Batches:
     Args:
         config: of the run.
         dataset: the training data.
-        device: where the parts are put. On a GPU the next batch is read while the current one is trained.
+        device: where the parts are put. On a GPU the next batch is read, and its noise drawn, while the current
+            one is trained.
         world: the processes that share the batch.
 
     Raises:
@@ -72,7 +80,7 @@ class Batches:
         self._order = IndexStream(len(dataset), config.seed)
         ahead = device.type == "cuda" and getattr(dataset, "reads_ahead", True)
         self._reader = ThreadPoolExecutor(1, "batches") if ahead else None
-        self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor | None]]] | None = None
+        self._ahead: tuple[tuple[int, int], Future[_Rows]] | None = None
 
     def parts(self, step: int, position: int) -> Iterator[Microbatch]:
         """Yield this process's parts of the batch of `step` (the first is 0).
@@ -81,23 +89,21 @@ class Batches:
             step: which random numbers.
             position: training rows seen before this step: where in the data order it stands.
         """
-        x, labels = self._rows(step, position)
-        draw, law, device = self._streams.at, self._config.objective.time, self._device
-        r, t = sample_times(self.size, law, generator=draw("times", step, device), device=device)
-        noise = torch.randn((self.size, *x.shape[1:]), generator=draw("noise", step, device), device=device)
+        x, labels, noise = self._rows(step, position)
+        draw, law = self._streams.at, self._config.objective.time
+        r, t = sample_times(self.size, law, generator=draw("times", step))
         share = self._config.objective.guidance.dropout if labels is not None else 0.0
         dropped = sample_dropped(self.size, share, generator=draw("dropped", step)) if share else None
         split = draw_split(
             self.size,
             self._config.objective.split,
             step / self._config.trainer.steps,
-            generator=lambda: draw("split", step, device),
-            device=device,
+            generator=lambda: draw("split", step),
         )
         guidance = self._config.objective.guidance
         scales = None
         if guidance.input:
-            scales = draw_scales(self.size, guidance, generator=draw("scales", step, device), device=device)
+            scales = draw_scales(self.size, guidance, generator=draw("scales", step))
         different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
@@ -105,19 +111,19 @@ class Batches:
             take = slice(index, None, self.count)
             yield Microbatch(
                 x=self._put(x[take]),
-                noise=noise[take],
-                r=r[take],
-                t=t[take],
+                noise=self._put(noise[take]),
+                r=self._put(r[take]),
+                t=self._put(t[take]),
                 labels=None if labels is None else self._put(labels[take]),
                 dropped=None if dropped is None else self._put(dropped[take]),
-                rows=len(range(index, different, self.count)),
-                drops=int(dropped[take].sum()) if dropped is not None and counted else 0,
-                split=split[take] if isinstance(split, Tensor) else split,
-                scales=None if scales is None else scales[take],
+                spanning_rows=len(range(index, different, self.count)),
+                dropped_count=int(dropped[take].sum()) if dropped is not None and counted else 0,
+                split=self._put(split[take]) if isinstance(split, Tensor) else split,
+                scales=None if scales is None else self._put(scales[take]),
             )
 
-    def _rows(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:
-        """Return the global batch's data and labels on the CPU, reading the next one ahead where that helps."""
+    def _rows(self, step: int, position: int) -> _Rows:
+        """Return the global batch's data, labels and noise on the CPU, reading the next one ahead where that helps."""
         if self._reader is None:
             return self._read(step, position)
         key, future = self._ahead or ((-1, -1), None)
@@ -128,12 +134,21 @@ class Batches:
         self._ahead = (after, self._reader.submit(self._read, *after))
         return rows
 
-    def _read(self, step: int, position: int) -> tuple[Tensor, Tensor | None]:
+    def _read(self, step: int, position: int) -> _Rows:
         self._order.position = position
         generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "data", step))
-        return self._dataset.batch(self._order.take(self.size), generator=generator)
+        indices = self._order.take(self.size)
+        x, labels = self._dataset.batch(indices, generator=generator)
+        if labels is not None and labels.dim() == 1 and self._dataset.num_classes is not None:
+            checked_labels(labels, self._dataset.num_classes, indices.tolist())
+        generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "noise", step))
+        noise = torch.randn((self.size, *x.shape[1:]), generator=generator)
+        if self._device.type == "cuda":  # here, in the reader's thread: it copies
+            x, noise = x.pin_memory(), noise.pin_memory()
+        return x, labels, noise
 
     def _put(self, tensor: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return tensor.contiguous()
-        return tensor.contiguous().pin_memory().to(self._device, non_blocking=True)
+        tensor = tensor.contiguous()
+        if self._device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)

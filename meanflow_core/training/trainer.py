@@ -25,16 +25,17 @@ from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
+from meanflow_core.training.evaluation import judge
 from meanflow_core.training.exported import load_network as load_network
+from meanflow_core.training.graphs import begin_graphs, structure_of
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
+from meanflow_core.training.precision import in_its_precision
 from meanflow_core.training.shared_data import SharedData, as_given, fitting, load_shared
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
 
 Row = tuple[int, dict[str, float]]
-GRAPHS = 1000
-"""Compiled losses of one process, at most: torch's own limit of 8 would end the ninth trial."""
 
 
 class Trainer:
@@ -96,8 +97,7 @@ class Trainer:
         )
         self._diagnostics = loss.diagnostics
         if options.compile:
-            # One graph a configuration and count of rows; a worker that trains trial after trial makes many.
-            torch._dynamo.config.recompile_limit = GRAPHS
+            begin_graphs(structure_of(self.config.to_dict(), self.dataset.shape))
             loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
         self._plain_loss = loss
         self._loss: nn.Module = self.world.wrap(loss, self.device)
@@ -110,8 +110,7 @@ class Trainer:
     @classmethod
     def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
         """Load the data and the reference statistics: picklable, for every trainer of a node that uses the same."""
-        config = config if isinstance(config, TrainConfig) else load_config(config)
-        return load_shared(config)
+        return load_shared(config if isinstance(config, TrainConfig) else load_config(config))
 
     @property
     def fingerprint(self) -> str:
@@ -120,6 +119,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- training
 
+    @in_its_precision
     def train(self, steps: int) -> list[Row]:
         """Train `steps` further steps.
 
@@ -188,6 +188,7 @@ class Trainer:
         averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
         return {**averages, "raw": self.net.state_dict()}
 
+    @in_its_precision
     def evaluate(self) -> dict[str, float]:
         """Judge samples of every set of weights, from fixed noise and labels.
 
@@ -197,7 +198,7 @@ class Trainer:
             scale, `eval/best_<metric>_<n>nfe_w`.
 
         Raises:
-            TrainingDiverged: samples are not finite.
+            TrainingDiverged: samples, their features or a metric are not finite.
         """
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
@@ -207,14 +208,14 @@ class Trainer:
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
-                    samples = sampling.draw(self.net, weights, nfe, scale)
-                    if not samples.isfinite().all():
-                        reason = f"the samples of the weights {name!r} are not finite"
-                        raise TrainingDiverged(self.step, reason, self._meter.last_finite)
-                    judged[scale] = evaluator.evaluate(samples, sampling.labels)
-                result |= {
-                    f"{prefix}{key}": value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
-                }
+                    try:
+                        judged[scale] = judge(sampling, evaluator, self.net, weights, nfe, scale)
+                    except FloatingPointError as error:
+                        raise TrainingDiverged(
+                            self.step, f"weights {name!r}: {error}", self._meter.last_finite
+                        ) from error
+                for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items():
+                    result[prefix + key] = value
         return result
 
     def evaluation_record(self) -> dict[str, Any]:
@@ -233,6 +234,7 @@ class Trainer:
             "derivative": self.derivative_record(),
         }
 
+    @in_its_precision
     def sample_grid(self, nfe: int = 1, guidance: float | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return a picture [H, W, 3] of samples of the primary weights from fixed noise; a row is a class.
 
@@ -246,6 +248,7 @@ class Trainer:
         scale = guidance_scale(self.config, guidance, "guidance")
         return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
 
+    @in_its_precision
     def sample(
         self,
         n: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class TrainingLoss(nn.Module):
         net: the network that is trained.
         objective: `TrainConfig.objective`.
         null_label: of the network, or None for unlabelled data.
-        precision: `fp32`, or `bf16`: the network under autocast; times, points, tangents and loss stay in float32.
+        precision: `trainer.precision`; with `bf16` the network runs under autocast, and times, points, tangents and
+            loss stay in float32.
         teacher: the network of the target's passes without gradient; None: `net`.
     """
 
@@ -38,7 +40,7 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.net, self.teacher = net, teacher
         self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
-        self._examined: set[int] = set()
+        self._examined: set[tuple[int, float | None]] = set()
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
@@ -47,7 +49,8 @@ class TrainingLoss(nn.Module):
     def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the part's rows, and the sums named by `SUMS` and `diagnostics` (no gradient)."""
         # No cache: a weight cast in a pass without gradient would cut the training pass off from that weight.
-        with torch.autocast(part.x.device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
+        low = torch.autocast(part.x.device.type, torch.bfloat16, cache_enabled=False) if self._low else nullcontext()
+        with low:
             result = meanflow_loss(
                 self.net,
                 part.x,
@@ -61,15 +64,15 @@ class TrainingLoss(nn.Module):
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,
-                rows=part.rows,
-                drops=part.drops,
+                rows=part.spanning_rows,
+                drops=part.dropped_count,
             )
         with torch.no_grad():
             error = result.squared_error
             sums = torch.stack(
                 [
                     error.sum(),
-                    error[part.rows :].sum(),
+                    error[part.spanning_rows :].sum(),
                     result.u.flatten(1).norm(dim=1).sum(),
                     result.target.flatten(1).norm(dim=1).sum(),
                     result.velocity.square().sum(),
@@ -81,15 +84,16 @@ class TrainingLoss(nn.Module):
     def examine(self, parts: Sequence[Microbatch]) -> None:
         """Have the derivative checked uncompiled: a compiled one cannot look at what it computes. Nothing is changed.
 
-        Each number of rows with r != t, of which there is a graph, is checked once.
+        Each graph is checked once: of a number of rows with r != t, and of a split that is a limit or not.
 
         Raises:
             DerivativeError: `objective.derivative` is not right for the network.
         """
         for part in parts:
-            if part.rows in self._examined:
+            graph = part.spanning_rows, None if isinstance(part.split, Tensor) else part.split
+            if graph in self._examined:
                 continue
-            self._examined.add(part.rows)
+            self._examined.add(graph)
             with torch.no_grad(), one_draw(part.x.device):
                 buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
                 self.forward(part)

@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from orchestrator.formatting import join
+from orchestrator.provenance import c_compiler
+
 PACKAGES = ("ray", "torch", "optuna", "numpy", "safetensors")
 """Whose versions must be the same on every node; ray's must be so to the last digit."""
 ENOUGH_GIB = 5.0
@@ -59,6 +62,7 @@ def this_node(places: Mapping[str, str] | None = None, marker: str = "") -> dict
         except metadata.PackageNotFoundError:
             versions[package] = "missing"
     facts: dict[str, Any] = {"versions": versions, "gpus": gpus_of_torch(), "nvidia": gpus_of_driver()}
+    facts["compiler"] = c_compiler()
     if places is not None:
         facts["storage"] = {name: {"place": place, **touch(place, marker)} for name, place in places.items()}
         facts["free_gib"] = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
@@ -122,7 +126,13 @@ def judge_nodes(facts: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any])
         facts: by node, what `this_node` returned there, with the GPUs that Ray counts (`ray_gpus`).
         here: of the driver's own node.
     """
-    return [*_judge_versions(facts, here), *_judge_gpus(facts), *_judge_storage(facts), *_judge_space(facts)]
+    return [
+        *_judge_versions(facts, here),
+        *_judge_gpus(facts),
+        *_judge_compiler(facts),
+        *_judge_storage(facts),
+        *_judge_space(facts),
+    ]
 
 
 def _judge_versions(facts: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]) -> Iterator[Check]:
@@ -157,6 +167,18 @@ def _judge_gpus(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
         f"{total} GPU(s), seen by torch and by Ray" if total else "no GPU: trials run on CPUs"
     )
     yield Check(name="GPUs", ok=not wrong, detail=detail, what_to_do=todo)
+
+
+def _judge_compiler(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:
+    """Judge what `trainer.compile` needs: on a GPU, where it is usual, its absence would end every trial."""
+    without = [label for label, fact in facts.items() if fact["compiler"] is None]
+    bad = [label for label in without if facts[label]["gpus"]]
+    yield Check(
+        name="compiler",
+        ok=not bad,
+        detail=f"no C compiler on {join(without)}: `trainer.compile` fails there" if without else "a C compiler",
+        what_to_do="install gcc in the image (deploy/Dockerfile does), or set CC" if bad else "",
+    )
 
 
 def _judge_storage(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Check]:

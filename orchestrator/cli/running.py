@@ -25,6 +25,7 @@ from orchestrator.cli.common import (
     read_sweep,
     trial_and_sweep,
 )
+from orchestrator.cli.granting import with_grant
 from orchestrator.formatting import count, join
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def plan(
     """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
-        available_here,
         choose_probe_configs,
         demand_ready,
         make_plan,
@@ -62,15 +62,16 @@ def plan(
         render_plan,
     )
     from orchestrator.spec import read_spec
+    from orchestrator.worker import granted
 
-    spec = read_spec(file, overrides or ())
+    # Of this machine, also where $RAY_ADDRESS names a cluster: nothing is connected to.
+    spec, there = with_grant(read_spec(file, overrides or ()), file, overrides or (), on_cluster=False)
     if probe:
         demand_ready(spec)
-    measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
+    with granted(spec.resources.gpu):
+        measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec)
-    made = make_plan(
-        spec, history=known, resources_available=available_here(), probe=measured, missing=missing_here(spec)
-    )
+    made = make_plan(spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec))
     if json:
         print_json(made.to_dict())
     else:
@@ -89,20 +90,17 @@ def run(
     """Run a sweep to its end. On this machine, or on the cluster that $RAY_ADDRESS names."""
     from orchestrator.engine import start_sweep
     from orchestrator.ledger import SweepBusy
-    from orchestrator.planning import available_here, make_plan
+    from orchestrator.planning import make_plan
     from orchestrator.spec import read_spec
 
     words = _words(overrides, name)
     spec = read_spec(file, words)
-    share = _gpu_share(spec)
-    if share:
-        typer.echo(f"this machine has a GPU: resources.gpu is {share:g} a trial, since the file does not say")
-        spec = read_spec(file, [*words, f"resources.gpu={share:g}"])
     place = home_at(home)
+    _demand_ready(spec, inline=inline)
+    spec, there = with_grant(spec, file, words, on_cluster=bool(os.environ.get("RAY_ADDRESS")) and not inline)
     for note in spec.notes:
         typer.echo(f"note: {note}")
-    _demand_ready(spec, inline=inline)
-    planned = make_plan(spec, resources_available=available_here()).to_dict()
+    planned = make_plan(spec, resources_available=there).to_dict()
     try:
         engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned)
     except SweepBusy as busy:
@@ -179,7 +177,7 @@ def rerun(
 ) -> None:
     """Run one trial's configuration again, by itself. From its beginning, with its output here; records nothing."""
     from orchestrator.trials import Assignment
-    from orchestrator.worker import classify, run_trial
+    from orchestrator.worker import classify, granted, run_trial
 
     trial, sweep = trial_and_sweep(trial, sweep)
     paths, ledger, _, trials = read_sweep(home, sweep)
@@ -196,10 +194,11 @@ def rerun(
     )  # fmt: skip
     typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
     try:
-        for report in run_trial(assignment):
-            before = record.reports.get(report.step, {}).get(spec.metric.name)
-            was = "" if before is None else f" (was {before:.6g})"
-            typer.echo(f"step {report.step}: {spec.metric.name} {report.metrics[spec.metric.name]:.6g}{was}")
+        with granted(spec.resources.gpu):
+            for report in run_trial(assignment):
+                before = record.reports.get(report.step, {}).get(spec.metric.name)
+                was = "" if before is None else f" (was {before:.6g})"
+                typer.echo(f"step {report.step}: {spec.metric.name} {report.metrics[spec.metric.name]:.6g}{was}")
     except Exception as error:
         if inline:
             raise  # here the debugger, or the plain traceback, is what is wanted
@@ -223,14 +222,6 @@ def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
 def _words(overrides: list[str] | None, name: str | None) -> list[str]:
     """Return what replaces keys of a sweep's file, a name among them."""
     return [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
-
-
-def _gpu_share(spec: SweepSpec) -> float:
-    """Return the share of a GPU for trials of a file that does not say: none without a GPU here, else a quarter."""
-    from orchestrator.planning import available_here
-
-    said = "gpu" in (spec.source["sweep"].get("resources") or {})
-    return 0.0 if said or not available_here().get("gpu") else 0.25
 
 
 def _tracker(home: Home) -> MakeTracker:
@@ -289,8 +280,10 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
 
     if inline:
         from orchestrator.runners import run_inline
+        from orchestrator.worker import granted
 
-        run_inline(engine, on_event=show)
+        with granted(engine.spec.resources.gpu):
+            run_inline(engine, on_event=show)
     else:
         from orchestrator.runners import RayGone, run_ray
 

@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cluster.entrypoint import DRIVING, read_result, redirect_out
 from orchestrator.cluster.jobs import (
+    PACKAGES_TAG,
     SWEEP_TAG,
     TRAINING_TAG,
     UNDER_WAY,
@@ -36,6 +37,7 @@ from orchestrator.cluster.jobs import (
 )
 from orchestrator.cluster.packaging import staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
+from orchestrator.provenance import own_packages
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import SweepSpec, read_spec
 
@@ -76,9 +78,10 @@ def submit(
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
-    with staged(spec.trainer) as folder:
+    packages = own_packages(spec.named_code)
+    with staged(spec.trainer, packages=packages) as folder:
         write_sweep(spec, folder)
-        tags = {SWEEP_TAG: spec.name, "trainer": spec.trainer}
+        tags = {SWEEP_TAG: spec.name, "trainer": spec.trainer, PACKAGES_TAG: ",".join(packages)}
         job = start(client, folder, ["--follow", "run", SWEEP_FILE], home, tags=tags)
     if follow:
         leaving = f"it runs on; meansweep logs {spec.name} -f --address {address}"
@@ -166,7 +169,8 @@ class _Remote:
         running = self.driver if self.driver is not None and self.driver.status in UNDER_WAY else None
         tags = dict(self.driver.metadata) if self.driver is not None else {}
         tags[SWEEP_TAG] = self.sweep or next(iter(self.said), "") or tags.get(SWEEP_TAG, "")
-        with staged(tags.get("trainer") or None) as folder:
+        packages = [name for name in tags.get(PACKAGES_TAG, "").split(",") if name]
+        with staged(tags.get("trainer") or None, packages=packages) as folder:
             job = self._start(folder, ["--follow", *words], tags)
         there = f"{tags[SWEEP_TAG]} --address {self.address}".lstrip()
         leaving = f"it runs on; meansweep logs {there} -f"
@@ -208,7 +212,7 @@ class _Remote:
             words = [files[word].name if word in files else word for word in self.words]
             if not value_of(words, "--workers"):
                 words += ["--workers", "1"]  # none: it would train beside the driver
-            with staged(files=list(files.values())) as folder:
+            with staged(files=list(files.values()), packages=_packages_of(files.values())) as folder:
                 job = self._start(folder, ["--follow", *words], {TRAINING_TAG: name})
         return follow_job(self.client, job, leaving="it trains on; the same command shows it again", show=self._show)
 
@@ -245,7 +249,8 @@ class _Remote:
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
-        with staged(spec.trainer if spec else None) as folder:
+        packages = own_packages(spec.named_code) if spec else []
+        with staged(spec.trainer if spec else None, packages=packages) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
@@ -302,3 +307,20 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
+
+
+def _packages_of(files: Iterable[Path]) -> list[str]:
+    """Return the packages of the user's own that training configurations name."""
+    from meanflow_core.config import load_config
+
+    configs = [load_config(file) for file in files if file.suffix in (".yaml", ".yml")]
+    return own_packages(
+        name
+        for config in configs
+        for name in (
+            config.model.name,
+            config.data.name,
+            *(config.evaluation.metrics or ()),
+            config.evaluation.features,
+        )
+    )

@@ -24,6 +24,8 @@ DEFAULT_HOME = "~/meansweep-data"
 """On the cluster, where neither `--remote-home` nor its own $MEANSWEEP_HOME says otherwise."""
 SWEEP_TAG, TRAINING_TAG = "meansweep", "meansweep-training"
 """Keys of a job's metadata: the sweep that it drives, or the final training that it runs."""
+PACKAGES_TAG = "meansweep-packages"
+"""The packages of the user's own networks and data, which travel with it, joined by commas."""
 UNDER_WAY = ("PENDING", "RUNNING")
 FORWARDED = ("MLFLOW_TRACKING_URI", "MEANSWEEP_STORAGE")
 """Variables of this machine's environment that a job gets, without passwords: Ray logs them on the node."""

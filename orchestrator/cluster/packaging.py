@@ -19,19 +19,24 @@ MOST_BYTES = 50 * 2**20
 
 
 @contextmanager
-def staged(trainer: str | None = None, files: Sequence[Path] = ()) -> Iterator[Path]:
+def staged(trainer: str | None = None, files: Sequence[Path] = (), packages: Sequence[str] = ()) -> Iterator[Path]:
     """Make a folder with what a job needs: our packages, that of a sweep's trainer, and copies of files.
+
+    Args:
+        trainer: as package.module:Class.
+        files: are copied.
+        packages: of the user's own networks, data and metrics.
 
     Raises:
         ConfigError: the trainer's package cannot be found here, or is too big to be code.
     """
     with tempfile.TemporaryDirectory(prefix="meansweep-submit-") as scratch:
         folder = Path(scratch)
-        packages = {*SHIPPED, *([trainer.partition(":")[0].partition(".")[0]] if trainer else [])}
-        for package in sorted(packages):
+        own = {*packages, *([trainer.partition(":")[0].partition(".")[0]] if trainer else [])}
+        for package in sorted({*SHIPPED, *own}):
             copy_package(package, folder)
-        if trainer:
-            leave_note(trainer.partition(":")[0].partition(".")[0], folder)
+        for package in sorted(own):
+            leave_note(package, folder)
         for file in files:
             shutil.copy2(file, folder)
         yield folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import FIRST, difference
-from orchestrator.provenance import code_of, first_packages, own_files, packages
+from orchestrator.provenance import code_of, first_packages, own_files, own_packages, packages
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 COMPARED = {
     "code": "the training code",
+    "own_code": "the code of your networks, data and metrics",
     "torch": "torch",
     "packages": "the installed packages",
     "device": "the device type",
@@ -43,6 +44,7 @@ def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str 
     return {
         "code": code_version(spec.trainer),
         "commit": code_of(package_of(spec.trainer)).name,
+        "own_code": " ".join(code_version(package) for package in own_packages(spec.named_code)) or None,
         "torch": _version("torch"),
         "packages": hashlib.sha256(packages().encode()).hexdigest()[:16],
         "device": device,

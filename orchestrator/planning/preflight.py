@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from meanflow_core.config import ill_fitting, is_named, load_config
-from meanflow_core.data import missing
+from meanflow_core.config import DataConfig, ImageFolderConfig, ill_fitting, is_named, load_config
+from meanflow_core.data import image_faults, missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
-from orchestrator.provenance import own_files
+from orchestrator.provenance import c_compiler, own_files
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -28,14 +28,19 @@ DRAWS = 32
 def missing_here(spec: SweepSpec) -> list[Problem]:
     """Return what trials would not find here, each thing once.
 
-    No data is read, and nothing imported but networks and data of the user's own, to see whether they take their
-    arguments.
+    Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
+    whether they take their arguments.
     """
     found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
     if spec.builtin_trainer:
-        for config in drawn_configs(spec, DRAWS):
+        looked_at: list[DataConfig] = []
+        configs = drawn_configs(spec, DRAWS)
+        if any(config["trainer"]["compile"] for config in configs) and c_compiler() is None:
+            rule = "needs a C compiler (cc, gcc or clang; $CC names another) where trials run, and none is here"
+            found.append(Problem(key="trainer.compile", value=True, rule=rule))
+        for config in configs:
             whole = load_config(config)
-            problems = list(missing(whole)) or ill_fitting(whole)
+            problems = list(missing(whole)) or [*ill_fitting(whole), *_broken(whole.data, looked_at)]
             found += [problem for problem in problems if problem not in found]
     return [*(replace(problem, file=spec.file) for problem in found), *missing_storage()]
 
@@ -75,6 +80,13 @@ def demand_ready(spec: SweepSpec) -> None:
         problems = [replace(problem, file=spec.file) for problem in _unknown(spec)]
     if problems:
         raise ConfigError(problems)
+
+
+def _broken(data: DataConfig, looked_at: list[DataConfig]) -> Iterator[Problem]:
+    """Read the images of a folder, once for each folder and size."""
+    if isinstance(data, ImageFolderConfig) and data not in looked_at:
+        looked_at.append(data)
+        yield from image_faults(data)
 
 
 def _trainer_module(trainer: str) -> Iterator[Problem]:

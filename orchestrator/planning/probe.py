@@ -46,11 +46,17 @@ def available_here() -> dict[str, float]:
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = Path("/proc/driver/nvidia/gpus")
-    found = len(list(devices.iterdir())) if devices.is_dir() else 0
+    found = _gpus_of_driver()
     if visible is not None:
         found = min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
     return {"cpu": float(cpus), "gpu": float(found)}
+
+
+def _gpus_of_driver() -> int:
+    """Return how many GPUs there are. A sandbox may lack NVIDIA's folder in /proc, or its files in /dev."""
+    devices = Path("/proc/driver/nvidia/gpus")
+    listed = len(list(devices.iterdir())) if devices.is_dir() else 0
+    return listed or len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def work_of(config: Mapping[str, Any]) -> float:

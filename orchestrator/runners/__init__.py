@@ -6,6 +6,7 @@ from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
     from orchestrator.runners.inline import run_inline as run_inline
+    from orchestrator.runners.ray_nodes import available_on_cluster as available_on_cluster
     from orchestrator.runners.ray_nodes import connected as connected
     from orchestrator.runners.ray_nodes import nodes as nodes
     from orchestrator.runners.ray_session import RayGone as RayGone

@@ -17,15 +17,17 @@ from orchestrator.trials import Outcome, Report
 from orchestrator.worker import (
     Work,
     WorkerGroup,
-    allocated_memory,
     classify,
+    leftover_memory,
     prepare_process,
     run_on_this_worker,
     wait_for_gpu_memory,
 )
 
 LEFTOVER_BYTES = 256 * 2**20
-"""GPU memory that a finished trial may leave allocated in its process; with more, the process is not used again."""
+"""GPU memory that a finished trial may leave taken in its process; with more, the process is not used again.
+
+What CUDA graphs hold counts: it is taken from every other process on that GPU, whatever torch calls it."""
 
 
 class NotUsedAgain(RuntimeError):
@@ -70,7 +72,7 @@ class TrialWorker(tune.Trainable):
             self._last = report
             return {"report": report, "nodes": self._nodes(), "done": False}
         self._end()
-        self._failed = allocated_memory() > LEFTOVER_BYTES
+        self._failed = leftover_memory() > LEFTOVER_BYTES
         outcome = Outcome(kind="finished", last_step=self._last.step)
         return {"outcome": outcome, "failed": self._failed, "nodes": self._nodes(), "done": False}
 

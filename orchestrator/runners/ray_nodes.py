@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ def resource_bundle(resources: Resources) -> dict[str, float]:
 def nodes() -> list[dict[str, Any]]:
     """Return Ray's records of all nodes, dead ones too."""
     return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def available_on_cluster() -> dict[str, float]:
+    """Return `{cpu, gpu, <custom>}` of the nodes that $RAY_ADDRESS's cluster has now."""
+    total: Counter[str] = Counter()
+    with connected(Path(os.devnull)):
+        for node in nodes():
+            if node["Alive"]:
+                total.update(node["Resources"])
+    names = {"CPU": "cpu", "GPU": "gpu"}
+    return {"cpu": 0.0, "gpu": 0.0, **{names.get(name, name): amount for name, amount in total.items() if _told(name)}}
 
 
 def capacity(there: list[dict[str, Any]], resources: Resources) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.trials import TrialState
@@ -45,6 +45,34 @@ class Draw:
     values: dict[str, Any]
     sampler: dict[str, Any] = field(default_factory=dict)
     """What the method wants to find in the trial's observation again."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial of a population that trains together, at the report that all of them have reached."""
+
+    trial: str
+    number: int
+    values: dict[str, Any]
+    value: float
+    """Of the metric; may be NaN."""
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """One member goes on from another's checkpoint with new values."""
+
+    trial: str
+    donor: str
+    step: int
+    values: dict[str, Any]
+    checkpoint: str
+    """Of the donor, at `step`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dict, an entry of the trial's `lineage`."""
+        return asdict(self)
 
 
 Accept = Callable[[dict[str, Any]], bool]

@@ -13,15 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.search.draws import Accept, Draw, Observation, independent
+from orchestrator.search.draws import Accept, Draw, Exploit, Member, Observation, independent
 from orchestrator.search.optuna_space import coordinate, distribution
 from orchestrator.search.sweep import Sweep
 from orchestrator.space import Parameter
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-    from orchestrator.search.methods.pbt import Exploit, Member
 
 TRIES = 500
 """Draws after which a space counts as exhausted, unless it is small enough to look."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from meanflow_core.config import RECORDS, bare_name, is_named, valid_keys
+from meanflow_core.config import RECORDS, bare_name, is_named, load_config, valid_keys
 from meanflow_core.data import features_missing, no_features, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.search import METHODS
@@ -154,6 +154,10 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
     for text in spec.method.notes(spec):
         reader.note(("method",), text)
+    if spec.builtin_trainer and spec.resources.gpu > 1:
+        gpus = int(spec.resources.gpu * spec.resources.workers)
+        rule = f"is more than a process of the MeanFlow trainer uses; `gpu: 1, workers: {gpus}` trains on {gpus}"
+        reader.wrong(("resources", "gpu"), rule, spec.resources.gpu)
     if len(spec.metrics) > 1:
         if not spec.method.several_metrics:
             able = ", ".join(name for name, method in METHODS.items() if method.several_metrics)
@@ -213,12 +217,23 @@ def _try(
 ) -> set[str]:
     """Build one configuration; note each new problem where it comes from. Return the keys that are wrong."""
     try:
-        spec.config_for(values)
+        config = spec.config_for(values)
     except ConfigError as error:
         for problem in error.problems:
             _note(reader, spec, problem, values, parameter, seen)
         return {problem.key for problem in error.problems}
-    return set()
+    if not spec.builtin_trainer:
+        return set()
+    remarks = list(load_config(config).remarks())
+    for remark in remarks:
+        involved = {remark.key, "trainer.batch_size"}
+        if involved & set(values):  # some trials of the sweep would be something else than the others
+            _note(reader, spec, remark, values, parameter, seen)
+        elif not involved & set(spec.space.names) and ("note", remark.key) not in seen:
+            seen.add(("note", remark.key))
+            place = ("set", remark.key) if remark.key in spec.set else ("base", remark.key)
+            reader.note(place, f"{remark.rule} (got {remark.value!r})")
+    return {remark.key for remark in remarks} & set(values)
 
 
 def _note(

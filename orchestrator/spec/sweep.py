@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from meanflow_core.config import FIRST, NOT_IN_IDENTITY, TrainConfig, load_config, read_yaml, with_values
+from meanflow_core.config import FIRST, NOT_IN_IDENTITY, TrainConfig, is_named, load_config, read_yaml, with_values
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
 from orchestrator.space import Space
@@ -45,6 +45,10 @@ from orchestrator.spec.sweep_file import (
 )
 
 _TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+NAMED_CODE = ("model.name", "data.name", "evaluation.metrics", "evaluation.features")
+"""Keys of the training configuration that may be package.module:name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,17 @@ class SweepSpec:
     def builtin_trainer(self) -> bool:
         """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
         return self.trainer == DEFAULT_TRAINER
+
+    @property
+    def named_code(self) -> list[str]:
+        """What trials import by its package.module:name besides the trainer: networks, data, metrics, features."""
+        found: list[Any] = []
+        for key in NAMED_CODE:
+            section, _, leaf = key.partition(".")
+            found.append(self.set.get(key, (self.base.get(section) or {}).get(leaf)))
+            found += [choice for p in self.space.parameters if p.name == key for choice in p.choices or ()]
+        words = [word for value in found for word in (value if isinstance(value, list) else [value])]
+        return [word for word in words if is_named(word)]
 
     @cached_property
     def base_config(self) -> TrainConfig:
@@ -198,6 +213,7 @@ def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int 
     check_configs(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+    object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 
 

@@ -7,10 +7,12 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from orchestrator.worker.checkpoints import CheckpointStore as CheckpointStore
     from orchestrator.worker.checkpoints import disk_use as disk_use
+    from orchestrator.worker.failure_kinds import classify as classify
+    from orchestrator.worker.grant import granted as granted
     from orchestrator.worker.group import WorkerGroup as WorkerGroup
     from orchestrator.worker.process import SharedData as SharedData
     from orchestrator.worker.process import Work as Work
-    from orchestrator.worker.process import allocated_memory as allocated_memory
+    from orchestrator.worker.process import leftover_memory as leftover_memory
     from orchestrator.worker.process import prepare_process as prepare_process
     from orchestrator.worker.process import run_on_this_worker as run_on_this_worker
     from orchestrator.worker.process import wait_for_gpu_memory as wait_for_gpu_memory
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.worker.trial_loop import MakeTrainer as MakeTrainer
     from orchestrator.worker.trial_loop import OnLog as OnLog
     from orchestrator.worker.trial_loop import build_trainer as build_trainer
-    from orchestrator.worker.trial_loop import classify as classify
     from orchestrator.worker.trial_loop import import_trainer as import_trainer
     from orchestrator.worker.trial_loop import make_shared as make_shared
     from orchestrator.worker.trial_loop import run_trial as run_trial

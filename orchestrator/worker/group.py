@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from meanflow_core.errors import TrainingDiverged
 from orchestrator.spec import Resources
 from orchestrator.trials import Report
+from orchestrator.worker.grant import hide_gpus
 from orchestrator.worker.process import Work, prepare_process, run_on_this_worker
 from orchestrator.worker.process_group import join_process_group
 
@@ -134,6 +135,8 @@ class Rank:
     def __init__(self, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
         self._stretches: Any = None
+        if not ray.get_gpu_ids():
+            hide_gpus()  # joining looks at what there is
 
     def join(self, host: str, port: int) -> None:
         """Join the process group."""

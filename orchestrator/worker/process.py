@@ -20,6 +20,7 @@ import ray
 from orchestrator.paths import TrialPaths
 from orchestrator.spec import Resources
 from orchestrator.trials import Assignment, Report
+from orchestrator.worker.grant import demand_granted, hide_gpus
 from orchestrator.worker.trial_loop import build_trainer, import_trainer, make_shared, run_trial, shared_key
 
 
@@ -45,14 +46,15 @@ def run_on_this_worker(work: Work, *, leader: bool = True) -> Iterator[Report]:
     log = TrialPaths(Path(assignment.folder)).log
     with descriptors_to(str(log)):
         try:
-            yield from run_trial(assignment, make_trainer=partial(_with_shared, work.shared), leader=leader)
+            yield from run_trial(assignment, make_trainer=partial(_make_trainer, work), leader=leader)
         except KeyboardInterrupt as error:  # nobody interrupts a worker
             raise RuntimeError("the trainer raised KeyboardInterrupt") from error
 
 
-def _with_shared(store: Any, assignment: Assignment, on_log: Callable[..., None]) -> Any:
-    shared = None
+def _make_trainer(work: Work, assignment: Assignment, on_log: Callable[..., None]) -> Any:
+    shared, store = None, work.shared
     cls = import_trainer(assignment.trainer)
+    demand_granted(work.resources.gpu, assignment.config)
     if store is not None and hasattr(cls, "shared_data"):
         shared = _fetch_shared(store, assignment)
     return build_trainer(assignment, on_log, shared=shared)
@@ -73,9 +75,13 @@ def _fetch_shared(store: Any, assignment: Assignment) -> Any:
 
 @ray.remote(num_cpus=0, max_restarts=2)
 class SharedData:
-    """Loads what trials share once, and puts it into the object store: each node fetches it once."""
+    """Loads what trials share once, and puts it into the object store: each node fetches it once.
+
+    It is granted no GPU, whatever the trials are: what it loads is on the CPU, and moves to a trial's GPU there.
+    """
 
     def __init__(self, work: Work) -> None:
+        hide_gpus()
         prepare_process(work)
         os.chdir(work.cwd if os.path.isdir(work.cwd) else ".")
         self._references: dict[str, Any] = {}
@@ -89,10 +95,12 @@ class SharedData:
 
 
 def prepare_process(work: Work) -> None:
-    """Give this process one thread per CPU it was given, waiting passively, before torch is loaded.
+    """Give this process what it was granted, before torch looks: no GPU where none was, and one thread per CPU.
 
-    Threads that spin beside another process's make both up to thirty times slower.
+    The threads wait passively: those that spin beside another process's make both up to thirty times slower.
     """
+    if not work.resources.gpu:
+        hide_gpus()
     threads = max(1, int(work.resources.cpu))
     os.environ.update(work.environment)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -102,12 +110,12 @@ def prepare_process(work: Work) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def allocated_memory() -> int:
-    """Return the bytes of GPU memory that live tensors of this process hold."""
+def leftover_memory() -> int:
+    """Return the bytes of GPU memory that this process holds: live tensors, and pools of graphs and allocator."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return 0
-    return int(torch.cuda.memory_allocated())
+    return int(torch.cuda.memory_reserved())
 
 
 def wait_for_gpu_memory(
@@ -134,9 +142,13 @@ def wait_for_gpu_memory(
 
 
 def _free_and_total() -> tuple[int, int] | None:
+    """Return the bytes of the GPU that are free and all of them; None where there is no GPU, or it does not say."""
     import torch
 
-    return torch.cuda.mem_get_info() if torch.cuda.is_available() else None
+    try:
+        return torch.cuda.mem_get_info() if torch.cuda.is_available() else None
+    except RuntimeError:  # the trial will say more of it
+        return None
 
 
 @contextlib.contextmanager

@@ -6,13 +6,11 @@ Nothing here knows Ray, Optuna or MLflow. The same loop runs in the driver's own
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import importlib
 import inspect
 import json
 import logging
-import re
 import sys
 import time
 import traceback
@@ -21,13 +19,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meanflow_core.config import load_config
-from meanflow_core.errors import ConfigError, Problem, TrainingDiverged, nearest
+from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
 from orchestrator.spec import DEFAULT_TRAINER
-from orchestrator.trials import Assignment, Outcome, OutcomeKind, Report
+from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
-from orchestrator.worker.storage import StorageError
 from orchestrator.worker.trainer_answers import as_metrics, as_rows, check_state, kept_from_leaving
 
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -159,78 +156,6 @@ def import_trainer(name: str) -> Any:
     return getattr(module, class_name)
 
 
-# ---------------------------------------------------------------------------------------------- failures
-
-_INFRASTRUCTURE_ERRNO = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENODEV),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EPIPE),
-}
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC", re.I)
-_INFRASTRUCTURE = re.compile(
-    r"NCCL (error|timeout|failure)|uncorrectable ECC|NVLink|driver shutting down|no CUDA-capable device"
-    r"|unspecified launch failure|Connection (reset|refused|closed) by peer|no space left|Too many open files",
-    re.I,
-)
-
-
-def classify(
-    exception: BaseException, *, last_step: int = 0, last_finite: Mapping[str, float] | None = None
-) -> Outcome:
-    """Say what kind of end an exception is: diverged, out of memory, infrastructure, or a bug.
-
-    Args:
-        exception: what `run_trial` raised.
-        last_step: the last step that was reported.
-        last_finite: the last reported metrics.
-    """
-    finite = dict(last_finite or {})
-    text = "".join(traceback.format_exception(exception))
-    kind: OutcomeKind = "bug"
-    reason = f"{type(exception).__name__}: {exception}"
-    for cause in _chain(exception):
-        said = f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, TrainingDiverged):
-            kind, reason = "diverged", str(cause)
-            finite = cause.last_finite or finite
-        elif isinstance(cause, FloatingPointError):
-            kind, reason = "diverged", said
-        elif isinstance(cause, StorageError):  # by where it was raised: whatever the store says is no bug of the code
-            kind, reason = "infrastructure", said.splitlines()[0]
-        elif _is_out_of_memory(cause):
-            kind, reason = "oom", said.splitlines()[0]
-        elif _is_infrastructure(cause):
-            kind, reason = "infrastructure", said.splitlines()[0]
-        else:
-            continue
-        break
-    return Outcome(kind=kind, reason=reason, traceback=text, last_step=last_step, last_finite=finite)
-
-
-def _chain(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the exception and its explicit causes (`raise ... from cause`), innermost last."""
-    seen: set[int] = set()
-    current: BaseException | None = exception
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    names = {cls.__name__ for cls in type(error).__mro__}  # by name: torch and Ray need not be imported here
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError | OSError) and bool(_OUT_OF_MEMORY.search(str(error)))
-    )
-
-
-def _is_infrastructure(error: BaseException) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "CheckpointError":
-        return True
-    if isinstance(error, OSError) and error.errno in _INFRASTRUCTURE_ERRNO:
-        return True
-    return isinstance(error, RuntimeError | OSError) and bool(_INFRASTRUCTURE.search(str(error)))
-
-
 # ---------------------------------------------------------------------------------------------- one stretch
 
 
@@ -258,13 +183,12 @@ def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
     """Write the trainer's sample grid, if it has one, and return its path by name."""
     if not hasattr(trainer, "sample_grid"):
         return {}
-    try:
-        pixels = trainer.sample_grid()
-    except ConfigError as error:  # data that cannot be shown (latents without a decoder) is no reason to fail
-        _say(f"step {step}: no sample grid: {error}")
-        return {}
     file = paths.images / f"samples-{step:08d}.png"
-    save_picture(file, pixels)
+    try:
+        save_picture(file, trainer.sample_grid())
+    except Exception as error:  # latents without a decoder, a device short of memory: no picture is worth a training
+        _say(f"step {step}: no sample grid: {type(error).__name__}: {error}")
+        return {}
     return {"samples": str(file)}
 
 
@@ -282,8 +206,10 @@ def _facts(trainer: Any) -> dict[str, str]:
     device = getattr(trainer, "device", None)
     if device is not None:
         torch = sys.modules.get("torch")
-        on_gpu = torch is not None and str(device).startswith("cuda")
-        facts["device"] = str(torch.cuda.get_device_name(device)) if torch is not None and on_gpu else str(device)
+        facts["device"] = str(device)
+        if torch is not None and str(device).startswith("cuda"):
+            with contextlib.suppress(RuntimeError, AssertionError):  # a device that does not tell its name can train
+                facts["device"] = str(torch.cuda.get_device_name(device))
     if getattr(trainer, "fingerprint", None):
         facts["fingerprint"] = str(trainer.fingerprint)
     return facts
@@ -298,8 +224,9 @@ def free_memory() -> None:
     """Give back what the last trainer held, on the GPU too, so that the next trial starts with an empty device."""
     gc.collect()
     torch = sys.modules.get("torch")  # never imported for this: a trainer without torch stays without
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if torch is not None and torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):  # a sick device's, which must not take the place of what is raised
+            torch.cuda.empty_cache()
 
 
 # ---------------------------------------------------------------------------------------------- log

@@ -145,6 +145,42 @@ def test_the_slurm_script_ends_with_the_drivers_exit_code(tmp_path):
     assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 3
 
 
+def test_before_its_time_limit_the_slurm_job_ends_its_driver_and_is_queued_again(tmp_path):
+    calls = stand_ins(
+        tmp_path,
+        {
+            "scontrol": "echo n1",
+            "srun": "echo 10.0.0.1",
+            "ray": "",
+            "meansweep": "trap 'exit 130' TERM; [ $1 = doctor ] || { kill -USR1 $PPID; sleep 20 & wait; }",
+        },
+    )
+    (tmp_path / "s.yaml").touch()
+    environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 130
+    assert calls()[-1] == "scontrol requeue 4711"
+
+
+def test_gpu_nodes_are_found_and_nothing_runs_as_root():
+    for container in containers(read("kuberay-rayjob.yaml")):
+        assert container["pod"]["securityContext"]["runAsNonRoot"] is True
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            assert {"nvidia.com/gpu"} == {rule["key"] for rule in container["pod"]["tolerations"]}
+
+
+def test_the_image_can_compile_sees_gpus_and_downloads_nothing_again_for_a_change_of_the_code():
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    text = "\n".join(lines)
+    assert re.search(r"apt-get install .*\bgcc\b", text)
+    assert "NVIDIA_VISIBLE_DEVICES=all" in text
+    assert {"s3fs", "gcsfs", "nvidia-ml-py"} <= set(re.findall(r"[\w-]+", text))
+    assert re.search(r"^USER (?!0|root)", text, re.M)
+    code = next(n for n, line in enumerate(lines) if line.startswith("COPY meanflow_core"))
+    installs = [n for n, line in enumerate(lines) if "pip install" in line and "--no-deps" not in line]
+    assert len(installs) == 2
+    assert max(installs) < code
+
+
 def test_the_image_holds_what_the_package_needs():
     copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.M)
     for name in " ".join(copied).split():

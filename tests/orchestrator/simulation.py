@@ -112,7 +112,7 @@ def _one_report(
     on_report: Callable[[Engine, Assignment, Report], None] | None,
 ) -> bool:
     """Let a worker come to its next report; False when its run has ended."""
-    from orchestrator.worker.trial_loop import classify
+    from orchestrator.worker.failure_kinds import classify
 
     trial = worker.work.trial
     try:

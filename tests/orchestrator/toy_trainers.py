@@ -152,3 +152,16 @@ def config(*, steps: int = 4, eval_every: int = 2, seed: int = 0, **toy: Any) ->
     return json.loads(
         json.dumps({"seed": seed, "trainer": {"steps": steps, "eval_every": eval_every}, "toy": toy}, default=str)
     )
+
+
+class Beholder(Toy):
+    """Says which GPUs its process is shown, and which were shown to the process that loaded the shared data."""
+
+    def __init__(self, config: dict[str, Any], *, shared: str | None = None) -> None:
+        super().__init__(config)
+        self.device = os.environ.get("CUDA_VISIBLE_DEVICES", "all") or "none"
+        self.fingerprint = shared if shared is not None else "not shared"
+
+    @classmethod
+    def shared_data(cls, config: dict[str, Any]) -> str:
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "all") or "none"

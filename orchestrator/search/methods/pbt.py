@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from meanflow_core.errors import Problem
-from orchestrator.search.draws import Observation
+from orchestrator.search.draws import Exploit, Member, Observation
 from orchestrator.search.method import Method
 from orchestrator.search.rule import Rule
 from orchestrator.search.sweep import Sweep
@@ -27,34 +26,6 @@ MOVE = 0.1
 KEPT = ("data", "model", "ema", "trainer", "evaluation", "seed")
 """Sections that come with the copied weights and are never changed in mid-training."""
 ATTEMPTS = 100
-
-
-@dataclass(frozen=True)
-class Member:
-    """A trial of the population, where all of them stand."""
-
-    trial: str
-    number: int
-    values: dict[str, Any]
-    value: float
-    """Of the metric; may be NaN."""
-    checkpoint: str | None
-
-
-@dataclass(frozen=True)
-class Exploit:
-    """One member goes on from another's checkpoint with new values."""
-
-    trial: str
-    donor: str
-    step: int
-    values: dict[str, Any]
-    checkpoint: str
-    """Of the donor, at `step`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dict, an entry of the trial's `lineage`."""
-        return asdict(self)
 
 
 class Pbt(Method):

@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from meanflow_core.config import ImageFolderConfig, LatentsConfig
+from meanflow_core.config import ImageFolderConfig, LatentsConfig, load_config
 from meanflow_core.data import encode_latents as command
+from meanflow_core.data.availability import missing
 from meanflow_core.data.base import DataError
 from meanflow_core.data.build import build_dataset
 from meanflow_core.data.image_folder import ImageFolder
 from meanflow_core.data.latents import Latents
 from meanflow_core.errors import ConfigError
+from meanflow_core.training import Trainer
 
 
 class PoolVae:
@@ -229,3 +231,29 @@ def test_without_diffusers_the_error_says_what_to_install(tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert command.main([str(tmp_path / "images"), str(tmp_path / "out"), "--vae", str(diffusers)]) == 2
     assert "pip install diffusers" in capsys.readouterr().err
+
+
+def test_a_label_that_is_no_class_names_its_row(folder):
+    path = folder / "labels-00001.npy"
+    labels = np.load(path)
+    labels[2] = 2
+    np.save(path, labels)
+    with pytest.raises(DataError, match=r"label of row 5 is 2; the 2 classes are 0 to 1"):
+        load(folder)
+
+
+def test_latents_train_without_autoencoder_and_features_and_are_judged_as_they_are(folder):
+    config = {
+        "data": {"name": "latents", "path": str(folder)},
+        "model": {"name": "mlp", "width": 16, "depth": 1},
+        "trainer": {"batch_size": 4, "device": "cpu", "steps": 2},
+        "evaluation": {"samples": 6, "nfe": [1]},
+    }
+    assert list(missing(load_config(config))) == []
+    trainer = Trainer(config)
+    trainer.train(2)
+    assert {"eval/sliced_wasserstein_1nfe", "eval/mmd_1nfe"} < set(trainer.evaluate())
+    with pytest.raises(ConfigError, match="needs a feature network"):
+        Trainer({**config, "evaluation": {"samples": 6, "metrics": ["fid"]}})
+    problems = list(missing(load_config({**config, "evaluation.metrics": ["fid"]})))
+    assert [problem.key for problem in problems] == ["evaluation.features"]

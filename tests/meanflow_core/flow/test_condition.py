@@ -125,8 +125,13 @@ def test_the_order_of_rows_does_not_matter_to_their_scales():
 
 def test_without_scales_or_labels_the_loss_says_what_is_missing():
     net, shape = told_net()
+    for name in ("meanflow", "shortcut"):  # the one asks for it in its target, the other where r = t
+        objective = ObjectiveConfig(name=name, guidance=TOLD)
+        with pytest.raises(ValueError, match="needs the scale of each row"):
+            loss(net, shape, objective, scales=None)
+    packed = torch.cat([with_scale(LABELS, torch.ones(7)), torch.zeros(7, 5)], dim=1)  # with conditions, and no scale
     with pytest.raises(ValueError, match="needs the scale of each row"):
-        loss(net, shape, scales=None)
+        loss(net, shape, scales=None, labels=packed)
     with pytest.raises(ValueError, match="`scales` needs `labels`"):
         loss(net, shape, labels=None, dropped=None)
 
@@ -151,6 +156,19 @@ def test_samples_are_drawn_at_the_scale_asked_for():
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="scale of 1 or more"):
         sample(net, noise, labels=LABELS, guidance=0.5)
+
+
+def test_samples_with_conditions_are_drawn_at_the_scale_asked_for_too():
+    packed = torch.cat([with_scale(LABELS, torch.ones(7)), torch.arange(7 * 5).reshape(7, 5)], dim=1).float()
+    seen = []
+
+    def net(z, r, t, labels):
+        seen.append(labels)
+        return torch.zeros_like(z)
+
+    sample(net, torch.randn(7, 3), labels=packed, guidance=2.5)
+    assert torch.equal(seen[0][:, 1], torch.full((7,), 2.5))
+    assert torch.equal(seen[0][:, [0, 2, 3, 4, 5, 6]], packed[:, [0, 2, 3, 4, 5, 6]])
 
 
 def test_the_scale_of_samples_is_the_one_asked_for_or_the_first_that_was_judged():

@@ -20,7 +20,7 @@ def problem():
 
 def guided(net, point, t, config, **kwargs):
     net.calls.clear()
-    options = {"labels": LABELS, "dropped": DROPPED, "null_label": NULL, "rows": ROWS, **kwargs}
+    options = {"labels": LABELS, "dropped": DROPPED, "null_label": NULL, "spanning_rows": ROWS, **kwargs}
     return guided_velocity(net, point.z, t, point.velocity, config=config, **options)
 
 
@@ -35,7 +35,7 @@ def complete(guided, net, point, t):
 @pytest.mark.parametrize("drops", [None, 2])
 def test_it_is_equation_21_on_every_row_that_is_not_dropped(omega, kappa, drops):
     net, point, t = problem()
-    result = guided(net, point, t, GuidanceConfig(omega=omega, kappa=kappa), drops=drops)
+    result = guided(net, point, t, GuidanceConfig(omega=omega, kappa=kappa), dropped_count=drops)
     with torch.no_grad():
         at_label, at_null = net(point.z, t, t, LABELS), net(point.z, t, t, torch.full_like(LABELS, NULL))
     expected = omega * point.velocity + kappa * at_label + (1 - omega - kappa) * at_null
@@ -84,7 +84,7 @@ def test_where_values_cannot_be_looked_at_only_the_dropped_rows_are_left_out(dro
     config = GuidanceConfig(omega=1.2, kappa=0.5, start=0.4)
     looked = complete(guided(net, point, t, config), net, point, t)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    result = guided(net, point, t, config, drops=drops)
+    result = guided(net, point, t, config, dropped_count=drops)
     assert [call[0] for call in net.calls] == [7 - drops + ROWS]
     torch.testing.assert_close(complete(result, net, point, t), looked, rtol=0, atol=1e-12)
 

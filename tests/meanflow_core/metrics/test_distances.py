@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meanflow_core.metrics.frechet import Moments, MomentSum, frechet_distance, moments_of
+from meanflow_core.errors import ConfigError
+from meanflow_core.metrics.frechet import Moments, MomentSum, fault_of, frechet_distance, moments_of
 from meanflow_core.metrics.mmd import SCALES, median_distance, mmd
 from meanflow_core.metrics.precision_recall import precision_recall
+from meanflow_core.metrics.reference import read_moments
 from meanflow_core.metrics.transport import sliced_wasserstein, wasserstein
 
 
@@ -201,3 +203,43 @@ def test_precision_by_hand():
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="more than 3 rows, got 3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
+
+
+BROKEN = {
+    "a mean that is nan": ([math.nan, 0.0], [[1.0, 0.0], [0.0, 1.0]], "not finite"),
+    "an infinite mean": ([0.0, math.inf], [[1.0, 0.0], [0.0, 1.0]], "not finite"),
+    "a covariance with nan": ([0.0, 0.0], [[1.0, math.nan], [math.nan, 1.0]], "not finite"),
+    "a negative variance": ([0.0, 0.0], [[1.0, 0.0], [0.0, -1.0]], "not positive semi-definite.*-1"),
+    "a correlation above 1": ([0.0, 0.0], [[1.0, 1.5], [1.5, 1.0]], "not positive semi-definite"),
+    "an asymmetric one": ([0.0, 0.0], [[1.0, 0.5], [0.1, 1.0]], "not symmetric"),
+}
+
+
+def broken(name):
+    mean, covariance, said = BROKEN[name]
+    return Moments(torch.tensor(mean).double(), torch.tensor(covariance).double(), 7), said
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if "asymmetric" not in name])
+def test_what_are_no_moments_has_no_distance_least_of_all_the_best_one(name):
+    moments, _ = broken(name)
+    sound = Moments(torch.zeros(2).double(), torch.eye(2).double(), 7)
+    for pair in ((moments, sound), (sound, moments)):
+        with pytest.raises(ValueError, match=r"not finite|distance is|semi-definite"):
+            frechet_distance(*pair)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_reference_file_that_holds_no_moments_is_refused(name, tmp_path):
+    moments, said = broken(name)
+    np.savez(tmp_path / "reference.npz", mu=moments.mean.numpy(), sigma=moments.covariance.numpy())
+    with pytest.raises(ConfigError, match=rf"evaluation.reference: holds no moments: .*{said}"):
+        read_moments(str(tmp_path / "reference.npz"))
+
+
+def test_a_singular_covariance_in_float32_is_one():
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 40)
+    moments = moments_of(rows)
+    rounded = Moments(moments.mean, moments.covariance.float().double(), 5)
+    assert fault_of(rounded) is None
+    assert frechet_distance(rounded, moments) < 1e-2 * float(moments.covariance.trace())

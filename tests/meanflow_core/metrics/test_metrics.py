@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from meanflow_core.config import DigitsConfig, EvaluationConfig, Toy2dConfig
+from meanflow_core.config import DigitsConfig, EvaluationConfig, MnistConfig, Toy2dConfig
 from meanflow_core.data.base import ArrayImages
 from meanflow_core.data.build import build_dataset
 from meanflow_core.errors import ConfigError
@@ -44,14 +44,16 @@ def images(rows=40, seed=0):
 # --------------------------------------------------------------------------------------- the classifier
 
 
-def test_the_shipped_classifier_knows_held_out_digits(digits):
-    x, labels = digits.held_out()
-    accuracy = (load_digits_classifier()(x).argmax(1) == labels).double().mean().item()
-    record = classifier_record()
+@pytest.mark.parametrize(("name", "config"), [("digits", DigitsConfig()), ("mnist", MnistConfig())])
+def test_the_shipped_classifiers_know_held_out_digits(name, config):
+    data = build_dataset(config)
+    x, labels = data.held_out()
+    accuracy = (load_digits_classifier(name)(x).argmax(1) == labels).double().mean().item()
+    record = classifier_record(name)
     assert accuracy >= 0.97
     assert accuracy == pytest.approx(record["held_out_accuracy"], abs=0.004)
-    assert record["data_fingerprint"] == digits.fingerprint
-    assert record["sha256"] == hashlib.sha256(WEIGHTS["digits"].read_bytes()).hexdigest()
+    assert record["data_fingerprint"] == data.fingerprint
+    assert record["sha256"] == hashlib.sha256(WEIGHTS[name].read_bytes()).hexdigest()
 
 
 def test_accuracy_is_the_share_of_samples_with_the_label_asked_for(digits):

@@ -57,6 +57,38 @@ def test_the_same_command_goes_on_and_another_configuration_is_refused(tmp_path,
     assert " 0.5 here)" in said
 
 
+def test_a_finished_training_can_be_made_longer_and_says_so(tmp_path, config, capsys):
+    out = tmp_path / "run"
+    words = ["optimizer.schedule=cosine", "optimizer.lr=0.01"]
+    assert main(["train", str(config), "--out", str(out), *words]) == 0
+    lr = rows(out)[-2]["train/lr"]
+    capsys.readouterr()
+    assert main(["train", str(config), "--out", str(out), *words, "trainer.steps=14"]) == 0
+    said = capsys.readouterr().out
+    assert "made longer: 9 -> 14 steps; from here on, schedules are those of the new length" in said
+    assert "going on from step 9 of 14" in said
+    assert RunFolder(out).steps()[-1] == 14
+    assert load_config(out / "config.yaml").trainer.steps == 14
+    assert max(row.get("train/lr", 0) for row in rows(out) if row["step"] > 9) > 2 * lr
+    assert main(["train", str(config), "--out", str(out), *words, "trainer.steps=9"]) == 2  # never shorter
+    assert main(["train", str(config), "--out", str(out), "trainer.steps=20"]) == 2  # nor another one
+
+
+def test_a_batch_too_small_for_its_ratio_is_said_to_be_flow_matching(tmp_path, config, capsys):
+    words = ["trainer.batch_size=2", "trainer.steps=1", "trainer.checkpoint_every=1"]
+    assert main(["train", str(config), "--out", str(tmp_path / "run"), *words]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "objective.time.ratio: of 2 rows (`trainer.batch_size`) this is none with r != t: plain flow matching" in said
+    )
+
+
+def test_what_was_found_of_the_derivative_stands_in_the_folder(tmp_path, config):
+    assert main(["train", str(config), "--out", str(tmp_path / "run"), "trainer.steps=2"]) == 0
+    (line,) = json.loads((tmp_path / "run" / "record.json").read_text())["derivative"]
+    assert line.startswith("du/dt by row_dual")
+
+
 def test_a_killed_training_goes_on_to_the_same_bits_and_the_same_log(tmp_path, config):
     words = ["trainer.steps=3000", "trainer.checkpoint_every=50", "trainer.eval_every=1000", "trainer.log_every=50"]
     out, whole = tmp_path / "killed", tmp_path / "whole"

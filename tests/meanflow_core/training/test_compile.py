@@ -19,6 +19,7 @@ from meanflow_core.config import (
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.training import graphs
 from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import batch
 
@@ -102,19 +103,34 @@ def test_every_objective_is_traced_to_one_graph(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit():
+def test_a_split_that_moves_makes_no_new_graph_until_it_reaches_its_limit(monkeypatch):
     words = ["objective.name=alphaflow", "model.name=mlp", "model.width=8", "model.depth=1", "trainer.steps=10"]
-    config = load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu"])
-    trainer = Trainer(config)
-    counter = CompileCounter()
+    counter, plain = CompileCounter(), torch.nn.Module.compile
+
+    def compiled(self, *, mode, **options):
+        plain(self, backend=counter, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     torch.compiler.reset()
-    trainer._loss.compile(fullgraph=True, dynamic=False, backend=counter)
+    trainer = Trainer(load_config({}, [*words, "trainer.batch_size=16", "trainer.device=cpu", "trainer.compile=true"]))
     graphs = []
     for _ in range(10):
         trainer.train(1)
         graphs.append(counter.frame_count)
     # a = 1 until 0.29 of the training, then a number for each step, then 0 from 0.72
     assert graphs == [1, 1, 1, 2, 2, 2, 2, 2, 3, 3]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_guided_loss_under_autocast_asks_a_graph_for_nothing_it_cannot_trace(monkeypatch):
+    """Some releases of torch cannot trace the clearing of autocast's cache, which a graph does not have."""
+
+    def untraceable():
+        torch._dynamo.graph_break()
+
+    monkeypatch.setattr(torch, "clear_autocast_cache", untraceable)
+    config, shape = NETS["mlp"]
+    check_compiled_equals_eager(randomise_(build_net(config, shape, 3)), shape, GUIDED, low=True, backend="eager")
 
 
 @pytest.mark.gpu
@@ -125,3 +141,20 @@ def test_cuda_graphs_replay_the_step(name):
     config, shape = NETS[name]
     net = randomise_(build_net(config, shape, 3))
     check_compiled_equals_eager(net, shape, GUIDED, device="cuda", calls=3, mode="reduce-overhead")
+
+
+def test_graphs_are_kept_for_the_same_structure_and_let_go_for_another(monkeypatch):
+    resets = []
+    monkeypatch.setattr(graphs, "_structure", None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(graphs._structure))
+
+    def begin(*overrides):
+        config = load_config({"model": {"name": "mlp", "width": 8, "depth": 1}}, overrides)
+        graphs.begin_graphs(graphs.structure_of(config.to_dict(), (1, 8, 8)))
+
+    begin("optimizer.lr=1e-3")
+    begin("optimizer.lr=1e-4", "seed=2", "objective.weight.power=0.7", "objective.guidance.omega=1.5")
+    assert resets == []
+    begin("model.width=16")
+    begin("trainer.batch_size=512", "model.width=16")
+    assert len(resets) == 2

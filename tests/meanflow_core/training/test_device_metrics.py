@@ -29,5 +29,21 @@ def test_without_nvidias_package_the_memory_is_shown_alone(gpu, monkeypatch):
     assert len(device_metrics(gpu)) == 2
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError, AttributeError, OSError, type("NVMLError_NotSupported", (Exception,), {})]
+)
+def test_a_driver_that_does_not_tell_costs_its_figures_and_nothing_else(gpu, monkeypatch, error):
+    def fails(index):
+        raise error("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", fails)
+    assert list(device_metrics(gpu)) == [
+        "system/gpu_3_memory_usage_megabytes",
+        "system/gpu_3_memory_usage_percentage",
+    ]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fails)
+    assert device_metrics(gpu) == {}
+
+
 def test_a_cpu_is_not_asked():
     assert device_metrics(torch.device("cpu")) == {}

@@ -49,7 +49,7 @@ def joint_gradient(trainer):
     net.zero_grad()
     result = meanflow_loss(
         net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
-        objective=trainer.config.objective, rows=part.rows,
+        objective=trainer.config.objective, rows=part.spanning_rows,
     )  # fmt: skip
     result.loss.backward()
     found = gradient(net)
@@ -120,8 +120,8 @@ def rank_main(rank, port, folder):
     trainer = Trainer(config)
     trainer.train(4)
     parts = list(trainer._batches.parts(trainer.step, trainer.images_seen))
-    found["rows"] = [part.rows for part in parts]
-    found["drops"] = [part.drops for part in parts]
+    found["rows"] = [part.spanning_rows for part in parts]
+    found["drops"] = [part.dropped_count for part in parts]
     trainer._loss(parts[0])[0].backward()
     found["gradient"], found["joint"] = gradient(trainer.net), joint_gradient(trainer)
     trainer.net.zero_grad()

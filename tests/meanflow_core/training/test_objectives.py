@@ -138,7 +138,7 @@ def test_the_schedule_is_one_of_the_whole_training_wherever_it_is_cut(shared):
 def test_consistency_training_spans_down_to_the_data(shared):
     (part,) = Trainer(config("consistency"), shared=shared)._batches.parts(0, 0)
     (other,) = Trainer(config("soflow"), shared=shared)._batches.parts(0, 0)
-    assert part.rows == 16
+    assert part.spanning_rows == 16
     assert part.r[:16].abs().max() == 0
     assert torch.equal(part.t, other.t)
     assert torch.equal(part.r[16:], part.t[16:])

@@ -10,6 +10,7 @@ import torch
 from meanflow_core.config import load_config
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, TrainingDiverged
+from meanflow_core.metrics.build import METRICS
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
 from meanflow_core.training.batches import Batches
@@ -109,7 +110,7 @@ def test_runs_of_one_seed_see_the_same_rows_noise_and_random_numbers(shared):
     assert torch.equal(a.x, b.x)
     assert torch.equal(a.noise, b.noise)
     assert torch.equal(a.dropped, b.dropped)
-    assert (a.rows, b.rows, a.drops) == (8, 24, 3)
+    assert (a.spanning_rows, b.spanning_rows, a.dropped_count) == (8, 24, 3)
     different = next(Batches(changed(["seed=4"]), shared.dataset, torch.device("cpu"), World()).parts(7, 224))
     assert not torch.equal(a.noise, different.noise)
     assert not torch.equal(a.x, different.x)
@@ -125,12 +126,12 @@ def test_the_parts_are_the_global_batch_whatever_their_number(shared, size, accu
     parts = []
     for rank in range(size):
         parts += Batches(config, shared.dataset, torch.device("cpu"), World(rank, size)).parts(3, 96)
-    assert sum(part.rows for part in parts) == whole.rows == 10
-    assert sum(part.drops for part in parts) == whole.drops == 3
-    assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 1
+    assert sum(part.spanning_rows for part in parts) == whole.spanning_rows == 10
+    assert sum(part.dropped_count for part in parts) == whole.dropped_count == 3
+    assert max(part.spanning_rows for part in parts) - min(part.spanning_rows for part in parts) <= 1
     for part in parts:
-        assert bool((part.r[: part.rows] < part.t[: part.rows]).all())
-        assert torch.equal(part.r[part.rows :], part.t[part.rows :])
+        assert bool((part.r[: part.spanning_rows] < part.t[: part.spanning_rows]).all())
+        assert torch.equal(part.r[part.spanning_rows :], part.t[part.spanning_rows :])
     for name in ("x", "noise", "t", "labels"):
         rows = torch.cat(
             [
@@ -189,8 +190,8 @@ def test_compiled_trainings_have_a_graph_for_each_configuration_and_count_of_row
     torch.compiler.reset()
     trainer = Trainer(changed([*words, "objective.guidance.dropout=0.3"]), shared=shared)
     parts = list(trainer._batches.parts(0, 0))
-    assert [part.rows for part in parts] == [3, 3, 2, 2]
-    assert [part.drops for part in parts] == [0] * 4  # 0 to 8 rows of 8 are dropped, in each part others
+    assert [part.spanning_rows for part in parts] == [3, 3, 2, 2]
+    assert [part.dropped_count for part in parts] == [0] * 4  # 0 to 8 rows of 8 are dropped, in each part others
     trainer.train(3)
     assert len(graphs) == 2
     Trainer(changed([*words, "model.width=24"]), shared=shared).train(1)
@@ -217,6 +218,19 @@ def test_evaluation_names_the_primary_weights_plainly_and_the_others_by_name(sha
     assert values == trainer.evaluate()  # fixed noise and labels
     raw_only = Trainer(changed(["ema.decays=[]"]), shared=shared)
     assert set(raw_only.evaluate()) == {k for k in values if k.count("/") == 1}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["features", "metric"])
+def test_a_value_that_is_not_finite_is_a_divergence_and_never_a_figure(shared, monkeypatch, where, bad):
+    trainer = Trainer(small(), shared=copy.deepcopy(shared))
+    evaluator = trainer.shared.evaluator
+    if where == "features":
+        monkeypatch.setattr(evaluator, "_features", lambda x: torch.full((len(x), 3), bad))
+    else:
+        monkeypatch.setitem(METRICS, "fid", lambda judged: bad)
+    with pytest.raises(TrainingDiverged, match=r"features of the samples are not finite|the metric fid is"):
+        trainer.evaluate()
 
 
 def test_the_protocol_of_an_evaluation_is_on_record(shared):
@@ -356,7 +370,7 @@ def test_samples_that_are_not_finite_are_a_divergence(shared):
     trainer = Trainer(small(), shared=shared)
     with torch.no_grad():
         next(trainer.net.parameters()).fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match="samples of the weights 'raw' are not finite"):
+    with pytest.raises(TrainingDiverged, match="weights 'raw': the samples are not finite"):
         trainer.evaluate()
 
 
@@ -406,10 +420,10 @@ def test_what_is_logged_is_what_the_loss_was_made_of(shared):
     with torch.no_grad():
         found = meanflow_loss(
             trainer.net, part.x, part.noise, part.r, part.t, labels=part.labels, dropped=part.dropped, null_label=10,
-            objective=trainer.config.objective, rows=part.rows,
+            objective=trainer.config.objective, rows=part.spanning_rows,
         )  # fmt: skip
     ((_, row),) = trainer.train(1)
-    m = part.rows
+    m = part.spanning_rows
     assert {name: row[f"train/{name}"] for name in ("loss", "squared_error", "velocity_error", "weight")} == {
         "loss": pytest.approx(float((found.weight * found.squared_error).mean()), rel=1e-4),
         "squared_error": pytest.approx(float(found.squared_error.mean()), rel=1e-4),
@@ -458,3 +472,43 @@ def test_on_a_device_that_is_not_looked_at_the_flag_is_raised_with_the_right_ste
         m.row(4)
     assert caught.value.step == 3
     assert caught.value.last_finite["step"] == 1
+
+
+def switches():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"),
+    [("float32", "highest", False), ("fp32", "highest", False), ("tf32", "high", True), ("bf16", "highest", False)],
+)
+def test_a_precision_means_the_same_on_every_kernel_and_only_for_this_trainer(
+    shared, precision, products, convolutions
+):
+    seen = []
+    trainer = Trainer(changed([f"trainer.precision={precision}"]), shared=shared)
+    before = switches()
+    trainer.net.register_forward_hook(lambda *_: seen.append(switches()))
+    next(trainer.net.parameters()).register_hook(lambda *_: seen.append(switches()))  # in backward
+    trainer.train(1)
+    trainer.evaluate()
+    trainer.sample_grid()
+    assert len(seen) > 4
+    assert set(seen) == {(products, convolutions)}
+    assert switches() == before
+
+
+def test_the_older_name_of_float32_is_the_same_configuration():
+    old, new = changed(["trainer.precision=fp32"]), changed(["trainer.precision=float32"])
+    assert old == new
+    assert old.hash() == new.hash() != changed(["trainer.precision=tf32"]).hash()
+
+
+def test_what_a_step_sees_is_drawn_on_no_device(shared):
+    """Equal numbers on every device: none has a generator of its own in this (the meta device cannot have one)."""
+    config = changed(["objective.guidance.dropout=0.2"])
+    there = next(Batches(config, shared.dataset, torch.device("meta"), World()).parts(7, 224))
+    here = next(Batches(config, shared.dataset, torch.device("cpu"), World()).parts(7, 224))
+    for name in ("x", "noise", "r", "t", "labels", "dropped"):
+        assert getattr(there, name).device.type == "meta"
+        assert getattr(there, name).shape == getattr(here, name).shape

@@ -9,24 +9,17 @@ from orchestrator.cli import main as cli
 from orchestrator.cli import models
 from orchestrator.cli.common import trial_and_sweep
 from orchestrator.cli.models import _numbers, _predicted, _prediction
-from orchestrator.cli.running import _conclude, _gpu_share
+from orchestrator.cli.running import _conclude
 from orchestrator.cluster.remote_args import remote_address
 from orchestrator.engine import control
 from orchestrator.final.training import FinalResult, check_workers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.spec.sweep import read_spec
 from tests import ROOT
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import open_engine, run
 
 QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
-
-
-@pytest.mark.parametrize(("gpus", "words", "share"), [(1.0, [], 0.25), (0.0, [], 0.0), (1.0, ["resources.gpu=0"], 0.0)])
-def test_a_gpu_is_shared_where_there_is_one_and_the_file_does_not_say(monkeypatch, gpus, words, share):
-    monkeypatch.setattr("orchestrator.planning.probe.available_here", lambda: {"cpu": 2.0, "gpu": gpus})
-    assert _gpu_share(read_spec(QUICKSTART, words)) == share
 
 
 def test_a_trial_and_its_sweep_are_taken_in_either_order():

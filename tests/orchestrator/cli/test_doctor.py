@@ -30,8 +30,8 @@ def storage(seen: bool = True, error: str = "", of: str = "home") -> dict[str, A
 
 def facts(**changes: Any) -> dict[str, Any]:
     good = {
-        "versions": dict(HERE["versions"]), "gpus": 2, "nvidia": 2, "ray_gpus": 2, "storage": storage(),
-        "free_gib": 100.0,
+        "versions": dict(HERE["versions"]), "gpus": 2, "nvidia": 2, "ray_gpus": 2, "compiler": "cc",
+        "storage": storage(), "free_gib": 100.0,
     }  # fmt: skip
     return {**good, **changes}
 
@@ -57,6 +57,7 @@ def test_nodes_that_are_alike_pass():
         ),
         ({"gpus": 0}, "GPUs", "b: 2 GPU(s) there, torch sees 0", "CUDA build"),
         ({"ray_gpus": 0}, "GPUs", "b: torch sees 2 GPU(s), Ray counts 0", "--num-gpus=2"),
+        ({"compiler": None}, "compiler", "no C compiler on b", "gcc"),
         ({"storage": storage(seen=False)}, "storage", "/shared/home is a different folder on b", "NFS"),
         ({"storage": storage(error="denied")}, "storage", "/shared/home: b: denied", "right to write"),
         ({"free_gib": 1.0}, "temporary space", "b: 1.0 GiB", "free some"),

@@ -264,9 +264,11 @@ def test_what_does_not_fit_the_budget_is_said(tmp_path):
 
 
 def test_a_trial_that_fits_nowhere_is_said(tmp_path):
-    plan = make_plan(spec_of(tmp_path, resources={"gpu": 4}), resources_available={"cpu": 2, "gpu": 1})
+    plan = make_plan(spec_of(tmp_path, resources={"gpu": 1, "workers": 4}), resources_available={"cpu": 8, "gpu": 1})
     assert plan.concurrency == 0
-    assert plan.over_budget == ("no trial fits: one needs 1 cpu, 4 gpu, and there is 2 cpu, 1 gpu",)
+    assert plan.over_budget == (
+        "no trial fits: one needs 1 cpu, 1 gpu for each of 4 workers, and there is 8 cpu, 1 gpu",
+    )
 
 
 def test_concurrency_is_cut_by_max_concurrent_and_by_the_trials_there_are(tmp_path):

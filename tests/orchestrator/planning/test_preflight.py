@@ -69,6 +69,15 @@ def test_a_trainer_is_looked_for_by_its_module_and_its_class(tmp_path, monkeypat
         demand_ready(spec)
 
 
+def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    plain = {problem.key for problem in missing_here(read_spec(sweep))}
+    compiled = missing_here(read_spec(sweep, ["set.trainer.compile=true"]))
+    assert {problem.key for problem in compiled} - plain == {"trainer.compile"}
+    assert "needs a C compiler" in next(p.rule for p in compiled if p.key == "trainer.compile")
+
+
 def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(sweep, monkeypatch, capsys):
     sweep.write_text(SWEEP.partition("\n")[2])
     monkeypatch.setenv("MEANSWEEP_STORAGE", "s3:/typo")

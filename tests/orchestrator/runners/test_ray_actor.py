@@ -52,7 +52,7 @@ def test_a_new_worker_waits_for_its_share_of_the_gpu_before_it_begins(happened: 
 def test_a_process_in_which_a_trial_left_gpu_memory_is_not_used_again(
     happened: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, again: bool
 ) -> None:
-    monkeypatch.setattr(runner_worker, "allocated_memory", lambda: left)
+    monkeypatch.setattr(runner_worker, "leftover_memory", lambda: left)
     made = worker(tmp_path)
     result = made.step()
     assert result["outcome"].kind == "finished"

@@ -402,6 +402,21 @@ def test_a_combination_that_breaks_a_rule_is_shown_and_can_be_forbidden(tmp_path
     assert spec.space.grid_size() == 3
 
 
+def test_a_ratio_that_a_batch_is_too_small_for_is_refused_where_it_is_varied_and_else_noted(tmp_path):
+    small = {"set": {"trainer.steps": 4000, "trainer.batch_size": 2}}
+    varied = {"objective.time.ratio": {"values": [0.25, 0.75]}}
+    (problem,) = wrong(tmp_path, parameters=varied, **small).values()
+    assert "none with r != t: plain flow matching" in problem.rule
+    assert problem.value == 0.25
+    batches = {"trainer.batch_size": {"values": [1, 32]}}
+    assert any("plain flow matching" in problem.rule for problem in wrong(tmp_path, parameters=batches).values())
+    flow_matching = {"objective.time.ratio": {"values": [0.0, 0.75]}}
+    assert read(tmp_path, parameters=flow_matching, **small).notes == ()
+    (note,) = read(tmp_path, parameters={"optimizer.lr": {"values": [1e-3, 1e-4]}}, **small).notes
+    assert "objective.time.ratio" in note
+    assert "plain flow matching" in note
+
+
 def test_nested_keys_are_dotted_ones_written_otherwise(tmp_path):
     ratio, law = {"values": [0.25, 0.5]}, {"value": "uniform", "when": {"objective.time.ratio": 0.5}}
     inner = {"time": {"parameters": {"ratio": ratio, "law": law}}}

@@ -16,9 +16,9 @@ from meanflow_core.training.checkpoint import CheckpointError, load_checkpoint
 from orchestrator.paths import SweepPaths, TrialPaths
 from orchestrator.trials.protocol import Assignment
 from orchestrator.worker.checkpoints import CheckpointStore, disk_use, local_checkpoint
+from orchestrator.worker.failure_kinds import classify
 from orchestrator.worker.trial_loop import (
     build_trainer,
-    classify,
     import_trainer,
     make_shared,
     run_trial,
@@ -285,3 +285,26 @@ def test_a_trial_needs_neither_ray_nor_torch(tmp_path):
     root = ROOT
     found = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_picture_that_cannot_be_drawn_costs_the_trial_nothing(tmp_path):
+    class Blind(toys.Toy):
+        def sample_grid(self):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    made = lambda assignment, on_log: Blind(dict(assignment.config))  # noqa: E731
+    reports = list(run_trial(assignment(tmp_path), make_trainer=made))
+    assert all(report.images == {} for report in reports)
+    assert "no sample grid: RuntimeError" in TrialPaths(tmp_path).log.read_text()
+
+
+def test_a_device_too_sick_to_free_its_memory_does_not_hide_what_it_died_of(tmp_path, monkeypatch):
+    import torch
+
+    def sick():
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", sick)
+    with pytest.raises(ZeroDivisionError):
+        list(run_trial(assignment(tmp_path), make_trainer=lambda *_: 1 / 0))

@@ -1,0 +1,126 @@
+"""What kind of end an exception is: the configuration's doing, the machine's, or a bug.
+
+Types come first, then the table of messages. What is left of a device's errors (an illegal access, an unknown error)
+has no meaning of its own: if a new process can still compute there, the operation was at fault, else the device.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+from meanflow_core.errors import TrainingDiverged
+from orchestrator.trials import Outcome, OutcomeKind
+
+_ERRNO = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENODEV),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EPIPE),
+}
+# By name: torch and Ray need not be imported here.
+_TYPES: dict[str, OutcomeKind] = {
+    "MemoryError": "oom",
+    "OutOfMemoryError": "oom",
+    "ConnectionError": "infrastructure",
+    "TimeoutError": "infrastructure",
+    "CheckpointError": "infrastructure",
+    "StorageError": "infrastructure",  # whatever the store says is no bug of the code
+    "DistError": "infrastructure",
+}
+_MESSAGES: tuple[tuple[OutcomeKind, str], ...] = (
+    # Mistakes that come in the clothes of a sick machine.
+    ("bug", r"Duplicate GPU detected|device-side assert|no kernel image is available|driver version is insufficient"),
+    # Memory. cuDNN and cuBLAS cannot make their handles where none is left.
+    ("oom", r"out of memory|can(?:'|no)t allocate memory|CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)"),
+    ("oom", r"CUDNN_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)"),
+    # The device, or its driver.
+    ("infrastructure", r"device\(s\) is/are busy or unavailable|system not yet initialized|hardware stack error"),
+    ("infrastructure", r"no CUDA GPUs are available|no CUDA-capable device|GPU is lost|fallen off the bus"),
+    ("infrastructure", r"driver initialization failed|initialization error|driver shutting down|NVLink"),
+    ("infrastructure", r"uncorrectable ECC|unspecified launch failure|mapping of buffer object failed"),
+    # What joins processes, and what they share.
+    ("infrastructure", r"NCCL (?:error|timeout|failure)|NCCL watchdog|NCCL communicator was aborted|DistStoreError"),
+    ("infrastructure", r"communicator was aborted|bus error|insufficient shared memory|\(shm\)"),
+    ("infrastructure", r"Connection (?:reset|refused|closed) by peer|no space left|Too many open files"),
+)
+_TABLE = tuple((kind, re.compile(pattern, re.I)) for kind, pattern in _MESSAGES)
+_DEVICE_ERROR = re.compile(r"^(?:CUDA|HIP|CUDA driver|cuDNN|CUBLAS|cuBLAS) error|CUDNN_STATUS_|CUBLAS_STATUS_", re.I)
+_PROGRAM = "import torch; x = torch.ones(64, 64, device='cuda'); assert float((x @ x).sum()) == 64**3"
+_PATIENCE = 90.0
+"""Seconds for a new process to compute something on the device."""
+
+
+def classify(
+    exception: BaseException,
+    *,
+    last_step: int = 0,
+    last_finite: Mapping[str, float] | None = None,
+    device_answers: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Say what kind of end an exception is: diverged, out of memory, infrastructure, or a bug.
+
+    Args:
+        exception: what `run_trial` raised.
+        last_step: the last step that was reported.
+        last_finite: the last reported metrics.
+        device_answers: whether a new process can compute on this one's GPU; asked only where an error does not say.
+    """
+    finite = dict(last_finite or {})
+    kind: OutcomeKind = "bug"
+    reason = f"{type(exception).__name__}: {exception}"
+    for cause in _chain(exception):
+        found = _kind_of(cause, device_answers or _device_answers)
+        if found is None:
+            continue
+        kind, reason = found, f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, TrainingDiverged):
+            reason, finite = str(cause), cause.last_finite or finite
+        elif kind != "diverged":
+            reason = reason.splitlines()[0]
+        break
+    text = "".join(traceback.format_exception(exception))
+    return Outcome(kind=kind, reason=reason, traceback=text, last_step=last_step, last_finite=finite)
+
+
+def _chain(exception: BaseException) -> Iterator[BaseException]:
+    """Yield the exception and its explicit causes (`raise ... from cause`), innermost last."""
+    seen: set[int] = set()
+    current: BaseException | None = exception
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__
+
+
+def _kind_of(error: BaseException, device_answers: Callable[[], bool]) -> OutcomeKind | None:
+    """Return the kind of one exception; None: it says nothing, and its cause may."""
+    if isinstance(error, TrainingDiverged | FloatingPointError):
+        return "diverged"
+    text = str(error)
+    by_message = isinstance(error, RuntimeError | OSError)
+    said = next((kind for kind, pattern in _TABLE if by_message and pattern.search(text)), None)
+    named = next((_TYPES[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in _TYPES), None)
+    if said == "bug" or named is None:
+        named = said
+    if named is None and isinstance(error, OSError) and error.errno in _ERRNO:
+        return "infrastructure"
+    if named is None and by_message and _of_device(error, text):
+        return "bug" if device_answers() else "infrastructure"
+    return named
+
+
+def _of_device(error: BaseException, text: str) -> bool:
+    """Whether the operation that failed was the device's."""
+    return type(error).__name__ == "AcceleratorError" or bool(_DEVICE_ERROR.search(text))
+
+
+def _device_answers() -> bool:
+    """Whether a new process can compute on the GPU that this one sees (this one's own context may be broken)."""
+    try:
+        done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, timeout=_PATIENCE)
+    except (subprocess.TimeoutExpired, OSError):
+        return False
+    return done.returncode == 0

@@ -1,0 +1,76 @@
+"""Two processes that share one GPU: DDP over gloo; and what NCCL says to that."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from meanflow_core.training.trainer import Trainer
+from orchestrator.worker.failure_kinds import classify
+from scripts.gpu_check.check import Figures, Setting, demand
+from scripts.gpu_check.nets import relative, trainer, training
+
+
+def ranks(setting: Setting) -> Figures:
+    """Train and evaluate on two ranks, and compare with one process; then ask NCCL for the same."""
+    alone = trainer(training(setting, "dit", guided=True))
+    alone.train(10)
+    scores = alone.evaluate()
+    found = _spawn(setting, "gloo")
+    figures: Figures = {"gloo": [{k: v for k, v in one.items() if k != "weights"} for one in found]}
+    rules = {"gloo_ran": all("error" not in one for one in found)}
+    if rules["gloo_ran"]:
+        weights = [torch.from_numpy(one["weights"]) for one in found]
+        distance = relative(weights[0], _weights(alone))
+        figures["weights_apart"] = float(f"{distance:.1e}")
+        apart = max(abs(found[0]["scores"][key] - value) / abs(value) for key, value in scores.items())
+        figures["scores_apart"] = float(f"{apart:.1e}")
+        rules |= {"two_train_as_one": distance < 1e-3, "ranks_agree": bool(torch.equal(*weights))}
+        rules["two_evaluate_as_one"] = apart < 2e-2
+    if setting.on_gpu:
+        said = _spawn(setting, "nccl")
+        figures["nccl"] = [one.get("error", "ran") for one in said]
+        figures["nccl_class"] = [one.get("class", "none") for one in said]
+        rules["two_ranks_on_one_gpu_are_no_fault_of_the_machine"] = "bug" in figures["nccl_class"]
+    return demand(figures, **rules)
+
+
+def _weights(made: Trainer) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten().cpu() for weight in made.net.parameters()])
+
+
+def _spawn(setting: Setting, backend: str) -> list[dict[str, Any]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")  # this process has used the GPU: a fork of it could not
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    processes = [
+        context.Process(target=_rank, args=(rank, port, backend, setting, pipes[rank][1])) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = []
+    for (receiver, _), process in zip(pipes, processes, strict=True):
+        found.append(receiver.recv() if receiver.poll(60) else {"error": "no answer in 60 s", "class": "none"})
+        process.kill()
+    return found
+
+
+def _rank(rank: int, port: int, backend: str, setting: Setting, sender: Connection) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=2)
+        made = trainer(training(setting, "dit", guided=True))
+        made.train(10)
+        sender.send({"device": str(made.device), "scores": made.evaluate(), "weights": _weights(made).numpy()})
+    except Exception as error:
+        sender.send({"error": str(error)[-300:], "class": classify(error).kind})
+    os._exit(0)
