@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from orchestrator.ledger.events import NewTrial as NewTrial
     from orchestrator.ledger.events import Point as Point
     from orchestrator.ledger.events import WarmStart as WarmStart
-    from orchestrator.ledger.facts import new_id as new_id
     from orchestrator.ledger.history import TrialHistory as TrialHistory
     from orchestrator.ledger.journal import driver_of as driver_of
     from orchestrator.ledger.ledger import Ledger as Ledger

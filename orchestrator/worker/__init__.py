@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from orchestrator.worker.checkpoints import disk_use as disk_use
     from orchestrator.worker.failure_kinds import classify as classify
     from orchestrator.worker.grant import granted as granted
-    from orchestrator.worker.grant import hide_gpus as hide_gpus
     from orchestrator.worker.group import WorkerGroup as WorkerGroup
     from orchestrator.worker.process import SharedData as SharedData
     from orchestrator.worker.process import Work as Work
