@@ -141,7 +141,7 @@ def _variant(case: Case, options: argparse.Namespace, name: str, guidance: str, 
         if name == "jvp of the batch":
             return whole_batch_loss(net, x, noise, r, t, guidance=objective.guidance, **given)
         rows, drops = spanning_rows(n, objective.time.ratio), round(n * DROPPED)
-        shapes = {"spanning_rows": rows, "dropped_count": drops, "split": split}
+        shapes = {"rows": rows, "drops": drops, "split": split}
         return meanflow_loss(net, x, noise, r, t, objective=objective, **shapes, **given).loss
 
     def lowered() -> torch.autocast:

@@ -62,22 +62,6 @@ def code_of(package: str) -> Code:
     return Code(commit, _changes(root)) if commit else Code()
 
 
-def own_packages(names: Iterable[object]) -> list[str]:
-    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
-
-    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
-    """
-    found = set()
-    for name in names:
-        if not is_named(name):
-            continue
-        package = str(name).partition(":")[0].partition(".")[0]
-        place = importlib.util.find_spec(package)
-        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
-            found.add(package)
-    return sorted(found - {"meanflow_core", "orchestrator"})
-
-
 def own_files(module: str) -> list[Path]:
     """Return the files of a module and of all that it imports from outside the installed packages and this tool.
 
@@ -145,6 +129,22 @@ def _imported(file: Path, name: str, *version: int) -> list[str]:
             base = ".".join(filter(None, [*above, node.module or ""]))
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
+
+
+def own_packages(names: Iterable[object]) -> list[str]:
+    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
+
+    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
+    """
+    found = set()
+    for name in names:
+        if not is_named(name):
+            continue
+        package = str(name).partition(":")[0].partition(".")[0]
+        place = importlib.util.find_spec(package)
+        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
+            found.add(package)
+    return sorted(found - {"meanflow_core", "orchestrator"})
 
 
 def leave_note(package: str, folder: Path) -> None:

@@ -152,7 +152,8 @@ class Evaluator:
         judged = EvaluationBatch(
             self._features(samples), classes, self._reference, self._features, rows, condition, total
         )
-        if not judged.features.isfinite().all():
+        bad = (~judged.features.isfinite()).any().double()
+        if bad if total is None else total(bad):
             raise FloatingPointError("the features of the samples are not finite")
         values = {bare_name(name): _judge(name, judged) for name in self.metrics}
         for name, value in values.items():

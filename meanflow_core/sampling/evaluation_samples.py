@@ -46,8 +46,10 @@ class Sampling:
     def __init__(self, config: TrainConfig, dataset: Dataset, world: World, device: torch.device) -> None:
         self._evaluation, self._dataset = config.evaluation, dataset
         self._low = config.trainer.precision == "bf16"
-        self._world, self._device = world, device
-        self.labels = self._labels(config.evaluation.samples)
+        self.world, self.device = world, device
+        self.count = config.evaluation.samples
+        """Of samples, over all processes."""
+        self.labels = self._labels(self.count)
         """int64 [samples] on the CPU, with conditions [samples, 3 + K], or None for data that have neither."""
 
     def _labels(self, count: int) -> Tensor | None:
@@ -75,17 +77,17 @@ class Sampling:
             guidance: the scale, of a network that takes it as an input.
         """
         count = self._evaluation.samples
-        each = -(-count // self._world.size)
-        own = range(self._world.rank * each, (self._world.rank + 1) * each)
-        labels = self._labels(each * self._world.size)
-        return self._world.gather(self._of(own, labels, net, weights, nfe, guidance))[:count].cpu()
+        each = -(-count // self.world.size)
+        own = range(self.world.rank * each, (self.world.rank + 1) * each)
+        labels = self._labels(each * self.world.size)
+        return self.world.gather(self._of(own, labels, net, weights, nfe, guidance))[:count].cpu()
 
     def draw_share(
         self, net: nn.Module, weights: dict[str, Tensor], nfe: int, guidance: float | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return this process's share of the samples and their labels, on the CPU; arguments as of `draw`."""
-        count, size = self._evaluation.samples, self._world.size
-        own = range(self._world.rank * count // size, (self._world.rank + 1) * count // size)
+        count, size = self._evaluation.samples, self.world.size
+        own = range(self.world.rank * count // size, (self.world.rank + 1) * count // size)
         labels = None if self.labels is None else self.labels[own.start : own.stop]
         return self._of(own, self.labels, net, weights, nfe, guidance).cpu(), labels
 
@@ -124,9 +126,9 @@ class Sampling:
         training = net.training
         net.eval()
         try:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
-                moved = None if labels is None else labels.to(self._device)
-                noise = noise.to(self._device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low, cache_enabled=False):
+                moved = None if labels is None else labels.to(self.device)
+                noise = noise.to(self.device)
                 return sample(with_weights, noise, labels=moved, steps=nfe, guidance=guidance).float()
         finally:
             net.train(training)

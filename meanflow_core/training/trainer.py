@@ -25,6 +25,7 @@ from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
+from meanflow_core.training.evaluation import judge
 from meanflow_core.training.exported import load_network as load_network
 from meanflow_core.training.graphs import begin_graphs, structure_of
 from meanflow_core.training.meters import Meter
@@ -109,8 +110,7 @@ class Trainer:
     @classmethod
     def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
         """Load the data and the reference statistics: picklable, for every trainer of a node that uses the same."""
-        config = config if isinstance(config, TrainConfig) else load_config(config)
-        return load_shared(config)
+        return load_shared(config if isinstance(config, TrainConfig) else load_config(config))
 
     @property
     def fingerprint(self) -> str:
@@ -208,34 +208,15 @@ class Trainer:
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
-                    samples, labels = self._samples(sampling, weights, nfe, scale)
-                    if self._total((~samples.isfinite()).any().double()):
-                        reason = f"the samples of the weights {name!r} are not finite"
-                        raise TrainingDiverged(self.step, reason, self._meter.last_finite)
                     try:
-                        judged[scale] = evaluator.evaluate(samples, labels, self._total if self._shares else None)
+                        judged[scale] = judge(sampling, evaluator, self.net, weights, nfe, scale)
                     except FloatingPointError as error:
-                        raise TrainingDiverged(self.step, f"{error} ({name})", self._meter.last_finite) from error
-                values = by_scale(judged, f"{nfe}nfe", evaluator.higher)
-                result |= {f"{prefix}{key}": value for key, value in values.items()}
+                        raise TrainingDiverged(
+                            self.step, f"weights {name!r}: {error}", self._meter.last_finite
+                        ) from error
+                for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items():
+                    result[prefix + key] = value
         return result
-
-    @property
-    def _shares(self) -> bool:
-        """Whether each process judges its own share of the samples, and only sums pass between them."""
-        enough = self.config.evaluation.samples >= self.world.size
-        return self.world.size > 1 and enough and self.shared.evaluator.sums_suffice
-
-    def _total(self, tensor: Tensor) -> Tensor:
-        return self.world.total(tensor.to(self.device)).cpu()
-
-    def _samples(
-        self, sampling: Sampling, weights: dict[str, Tensor], nfe: int, scale: float | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return samples to judge here, with their labels: all of them, or this process's share."""
-        if self._shares:
-            return sampling.draw_share(self.net, weights, nfe, scale)
-        return sampling.draw(self.net, weights, nfe, scale), sampling.labels
 
     def evaluation_record(self) -> dict[str, Any]:
         """Return the protocol of `evaluate`: without it a Frechet distance means nothing."""

@@ -18,6 +18,7 @@ from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.cluster import HELP, REMOTE
 from orchestrator.credentials import load_credentials
 from orchestrator.paths import Home, SweepPaths, valid_name
+from orchestrator.provenance import user_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +43,9 @@ SweepArgument = Annotated[
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
 TRIAL_ID = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to change another person's sweep.")]
 
 
 class CommandFailed(Exception):
@@ -98,6 +102,23 @@ def check_name(name: str) -> str:
         rule = "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
         raise ConfigError([Problem(key="name", value=name, rule=rule)])
     return name
+
+
+def confirm_owner(ledger: Ledger, *, yes: bool) -> None:
+    """Ask before another person's sweep is changed; where nobody can answer it must be said with `--yes`.
+
+    Raises:
+        ConfigError: nobody was there to ask.
+        typer.Abort: the answer was no.
+    """
+    user = ledger.owner.get("user", "")
+    if yes or not user or user == user_name():
+        return
+    name, where = ledger.paths.name, ledger.owner.get("host", "?")
+    if not sys.stdin.isatty():
+        rule = f"belongs to {user} (started on {where}); --yes changes it all the same"
+        raise ConfigError([Problem(key="SWEEP", value=name, rule=rule)])
+    typer.confirm(f"{name} belongs to {user} (started on {where}). Change it?", abort=True, err=True)
 
 
 def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:

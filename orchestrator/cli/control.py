@@ -15,6 +15,8 @@ from orchestrator.cli.common import (
     HomeOption,
     SweepArgument,
     TrialArgument,
+    YesOption,
+    confirm_owner,
     find_sweep,
     home_at,
     trial_and_sweep,
@@ -22,9 +24,9 @@ from orchestrator.cli.common import (
 from orchestrator.cluster import HELP
 
 
-def stop(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+def stop(sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption = False) -> None:
     """End a running sweep. What runs stops at its next report; `resume` can go on with it."""
-    _request(home, sweep, "stop")
+    _request(home, sweep, "stop", yes=yes)
 
 
 def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
@@ -36,12 +38,13 @@ def extend(
     more: Annotated[str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.")],
     sweep: SweepArgument = None,
     home: HomeOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Let a sweep run more trials than it was to. Also a finished one: then `resume` runs them."""
     more, sweep = trial_and_sweep(more.removeprefix("+"), sweep and sweep.removeprefix("+"))  # in either order too
     if not more.isdecimal() or int(more) < 1:
         raise ConfigError([Problem(key="N", value=more, rule="must be a number of trials, 1 or more")])
-    _request(home, sweep, "extend", int(more))
+    _request(home, sweep, "extend", int(more), yes=yes)
 
 
 def edit(
@@ -49,6 +52,7 @@ def edit(
     sweep: SweepArgument = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     home: HomeOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
     from orchestrator.engine import control, edits
@@ -65,6 +69,7 @@ def edit(
     if not revised.changes:
         typer.echo("nothing would change")
     elif not dry_run:
+        confirm_owner(ledger, yes=yes)
         said = control.request(paths, command)
         typer.echo(said.replace(f": {revised.said}", ""))  # that was printed above
 
@@ -108,12 +113,14 @@ def trial_commands() -> typer.Typer:
     return trial
 
 
-def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any) -> None:
+def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any, yes: bool = True) -> None:
     from orchestrator.engine import control
-    from orchestrator.ledger import LedgerError
+    from orchestrator.ledger import Ledger, LedgerError
 
     make: Mapping[str, Any] = vars(control)
     try:
-        typer.echo(control.request(find_sweep(home_at(home), sweep), make[command](*arguments)))
+        paths = find_sweep(home_at(home), sweep)
+        confirm_owner(Ledger.open(paths), yes=yes)
+        typer.echo(control.request(paths, make[command](*arguments)))
     except LedgerError as error:
         raise CommandFailed(str(error)) from error

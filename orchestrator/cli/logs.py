@@ -20,6 +20,7 @@ from orchestrator.cli.common import (
     print_json,
     read_sweep,
 )
+from orchestrator.cli.lifecycle import list_sweeps
 
 
 def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
@@ -27,6 +28,8 @@ def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOpti
     from orchestrator.results import status_of, status_table
     from orchestrator.worker import disk_use
 
+    if sweep is None and len(list(home_at(home).all_sweeps())) > 1:
+        return list_sweeps(json, home)
     paths, ledger, _, _ = read_sweep(home, sweep)
     found = replace(status_of(ledger), disk=disk_use(paths))
     if json:

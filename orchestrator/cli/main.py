@@ -12,7 +12,7 @@ import typer
 
 from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
-from orchestrator.cli import control, logs, models, results, running, service
+from orchestrator.cli import control, lifecycle, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cluster import REMOTE, remote_address
 from orchestrator.ledger import LedgerError
@@ -40,6 +40,7 @@ for panel, commands in (
     ("Service", (service.ui, service.sync, service.schema, service.doctor)),
 ):
     register_commands(app, panel, *commands)
+app.command(name="list", rich_help_panel="Sweeps")(lifecycle.list_sweeps)
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
 
 

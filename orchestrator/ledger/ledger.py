@@ -75,7 +75,7 @@ class Ledger(SweepFacts):
     @classmethod
     def create(
         cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
-        warm: Sequence[WarmStart] = (), sweep_id: str | None = None,
+        warm: Sequence[WarmStart] = (),
     ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
 
@@ -84,7 +84,6 @@ class Ledger(SweepFacts):
             spec: the sweep.
             environment: see `orchestrator.engine.environment_check`.
             warm: observations of other sweeps.
-            sweep_id: from `new_id`, where somebody has to know it before; None makes one.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -101,7 +100,7 @@ class Ledger(SweepFacts):
             studies = ledger._studies
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
-            studies.set_fact("id", sweep_id or new_id())
+            studies.set_fact("id", new_id())
             studies.set_fact("owner", owner_here())
             studies.set_fact("environment", dict(environment or {}))
             for observation in warm[len(ledger.warm()) :]:

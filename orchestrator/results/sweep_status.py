@@ -68,12 +68,20 @@ class Status:
     """Why the sweep is in its state; this and the following are known from its ledger only."""
     waste: Waste | None = None
     revision: int | None = None
+    owner: Mapping[str, str] | None = None
+    """Who started it, and where: `{user, host}`."""
     disk: Mapping[str, int] | None = None
     """See `orchestrator.worker.disk_use`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `status --json` prints."""
-        known = {"reason": self.reason, "waste": self.waste and asdict(self.waste), "revision": self.revision}
+        known: dict[str, Any] = {
+            "reason": self.reason,
+            "waste": self.waste and asdict(self.waste),
+            "revision": self.revision,
+            "owner": self.owner,
+            "disk": self.disk,
+        }
         best = self.best.to_json() if self.best else None
         return {
             "sweep": self.sweep,
@@ -85,7 +93,11 @@ class Status:
             "warnings": list(self.warnings),
             "wasted_seconds": self.wasted_seconds,
             "eta_seconds": self.eta_seconds,
-            **{key: value for key, value in {**known, "disk": self.disk}.items() if value is not None},
+            **{
+                key: value
+                for key, value in {**known, "owner": self.owner, "disk": self.disk}.items()
+                if value is not None
+            },
         }
 
 
@@ -147,7 +159,9 @@ def status_of(ledger: Ledger, *, wall: float | None = None) -> Status:
         wall_seconds=ledger.wall_seconds if wall is None else wall,
     )
     found = found if died else replace(found, state=state.state)
-    return replace(found, reason=state.reason, waste=_waste(trials), revision=ledger.revision)
+    return replace(
+        found, reason=state.reason, waste=_waste(trials), revision=ledger.revision, owner=ledger.owner or None
+    )
 
 
 def standing(ledger: Ledger) -> list[TrialRecord]:
@@ -261,6 +275,8 @@ def status_table(found: Status) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row(found.sweep, found.state)
+    if found.owner:
+        table.add_row("owner", f"{found.owner.get('user') or '?'} on {found.owner.get('host') or '?'}")
     table.add_row("trials", counts_text(found))
     table.add_row("best", best_text(found.best))
     if found.best:

@@ -49,7 +49,7 @@ class _Half:
 def _seen() -> dict[str, Any]:
     import os
 
-    from orchestrator.worker import hide_gpus
+    from orchestrator.worker.grant import hide_gpus
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     hide_gpus()  # as a worker without a grant does first of all

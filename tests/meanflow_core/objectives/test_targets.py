@@ -313,7 +313,7 @@ def test_an_objective_pays_for_its_own_passes_alone(name, split):
     """Rows of each call of the network; guidance asks for every guided row, but not where the target holds no v~."""
     net = small_net("mlp", classes=3)
     x, noise, r, t = batch((3,))
-    options = {"labels": LABELS, "dropped": DROPPED, "null_label": 3, "split": split, "spanning_rows": ROWS}
+    options = {"labels": LABELS, "dropped": DROPPED, "null_label": 3, "split": split, "rows": ROWS}
     for guidance in (GuidanceConfig(), GuidanceConfig(scale=2.0)):
         chosen = objective(name, guidance=guidance, derivative="dual")
         meanflow_loss(net, x, noise, r, t, objective=chosen, **options)  # with the check at first use

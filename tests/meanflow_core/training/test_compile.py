@@ -52,7 +52,7 @@ def check_compiled_equals_eager(net, shape, objective, *, device="cpu", calls=1,
     x, noise, r, t = (value.to(device) for value in batch(shape, dtype=torch.float32))
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0], device=device)
     dropped = torch.tensor([False, True, False, False, False, True, False], device=device)
-    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "spanning_rows": ROWS, "dropped_count": DROPS}
+    arguments = {"labels": labels, "dropped": dropped, "null_label": 3, "rows": ROWS, "drops": DROPS}
     arguments["split"] = split
 
     def step(x, noise, r, t):

@@ -116,3 +116,23 @@ def test_more_workers_than_this_machine_can_run_are_refused():
         check_workers(3, 0.0, {"CPU": 2.0})
     with pytest.raises(ConfigError, match=r"each takes 0\.5 GPU, and this machine has 1"):
         check_workers(3, 0.5, {"CPU": 4.0, "GPU": 1.0})
+
+
+def test_another_persons_sweep_is_changed_only_on_purpose(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.ledger.facts.user_name", lambda: "ada")
+    run(Home(tmp_path), toy.sweep(run_cap=2))
+    words = ["--home", str(tmp_path)]
+    file = tmp_path / "sweep.yaml"
+    file.write_text(Home(tmp_path).sweep("toy").spec.read_text().replace("run_cap: 2", "run_cap: 5"))
+    commands = (["extend", "1", "toy"], ["edit", str(file)])
+    monkeypatch.setattr("orchestrator.cli.common.user_name", lambda: "bob")
+    for command in commands:
+        assert cli.run([*command, *words]) == 2
+        assert "belongs to ada" in capsys.readouterr().err
+    assert Ledger.open(Home(tmp_path).sweep("toy")).revision == 0
+    assert cli.run(["status", *words, "toy"]) == 0
+    assert "ada on " in capsys.readouterr().out
+    assert cli.run([*commands[0], *words, "--yes"]) == 0
+    monkeypatch.setattr("orchestrator.cli.common.user_name", lambda: "ada")
+    assert cli.run([*commands[1], *words]) == 0
+    assert Ledger.open(Home(tmp_path).sweep("toy")).revision == 2
