@@ -162,14 +162,16 @@ def markdown(rows: list[Row]) -> str:
 
 
 def write_page(found: dict[tuple[str, str], list[Row]]) -> None:
-    """Put each table between its marks in docs/paper.md."""
+    """Put each table, and the figure, between its marks in docs/paper.md."""
     text = PAGE.read_text()
-    for (data, number), rows in found.items():
-        mark = f"<!-- {data} {number} -->"
+    parts = {f"{data} {number}": markdown(rows) for (data, number), rows in found.items()}
+    parts["figure"] = f"![Each table relative to its best row, beside the paper's](images/{FIGURE.name})"
+    for name, content in parts.items():
+        mark = f"<!-- {name} -->"
         pattern = re.compile(rf"{re.escape(mark)}\n.*?<!-- end -->", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"{PAGE.name} has no mark {mark}")
-        text = pattern.sub(lambda _, mark=mark, rows=rows: f"{mark}\n{markdown(rows)}\n<!-- end -->", text)
+        text = pattern.sub(lambda _, mark=mark, content=content: f"{mark}\n{content}\n<!-- end -->", text)
     PAGE.write_text(text)
 
 
