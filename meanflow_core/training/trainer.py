@@ -210,11 +210,10 @@ class Trainer:
                     try:
                         judged[scale] = judge(sampling, evaluator, self.net, weights, nfe, scale)
                     except FloatingPointError as error:
-                        raise TrainingDiverged(
-                            self.step, f"weights {name!r}: {error}", self._meter.last_finite
-                        ) from error
-                for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items():
-                    result[prefix + key] = value
+                        raise TrainingDiverged(self.step, f"{name}: {error}", self._meter.last_finite) from error
+                result |= {
+                    prefix + key: value for key, value in by_scale(judged, f"{nfe}nfe", evaluator.higher).items()
+                }
         return result
 
     def evaluation_record(self) -> dict[str, Any]:

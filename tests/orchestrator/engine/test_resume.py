@@ -111,7 +111,7 @@ def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, k
     content = toy.sweep(run_cap=1)
     home, trace = Home(tmp_path), Trace()
     run(Home(tmp_path / "whole"), content)
-    at = killer.count - 4  # the report at step 90, the end, its native state, the clock, the state
+    at = killer.count - 5  # the report at step 90, that for Optuna, the end, its native state, the clock, the state
     assert not killed_run(home, content, killer, at, "before", trace, workers=1)
     assert [(trial.steps, trial.state) for trial in read(home)] == [(60, TrialState.RUNNING)]
     trace.handed.clear()
@@ -137,7 +137,7 @@ def test_a_missing_checkpoint_sends_a_trial_back_to_the_one_before(tmp_path: Pat
     content = toy.sweep(run_cap=1)
     home, trace = Home(tmp_path), Trace()
     expected = essence(run(Home(tmp_path / "whole"), content))
-    killed_run(home, content, killer, killer.count - 4, "before", trace, workers=1)
+    killed_run(home, content, killer, killer.count - 5, "before", trace, workers=1)
     shutil.rmtree(home.sweep("toy").trial("0").root / "step-60")
     trace.handed.clear()
     trials = run(home, content, trace=trace)
