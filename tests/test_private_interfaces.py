@@ -29,7 +29,7 @@ PRIVATE = {
     r"\b_trial_id\b": "orchestrator/ledger/ledger.py",
     r"\bJournalFileBackend\b": "orchestrator/ledger/journal.py",
     r"\.mro\(\)": "orchestrator/cli/main.py",
-    r"\btorch\._dynamo\b": "meanflow_core/training/trainer.py",
+    r"\btorch\._dynamo\b": "meanflow_core/training/graphs.py",
     r"\btorch\._foreach": "meanflow_core/training/ema.py",
 }
 """A private name, and the one module that uses it."""

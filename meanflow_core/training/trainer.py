@@ -26,7 +26,6 @@ from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.evaluation import judge
-from meanflow_core.training.exported import load_network as load_network
 from meanflow_core.training.graphs import begin_graphs, structure_of
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer

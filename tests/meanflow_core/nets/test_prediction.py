@@ -10,7 +10,8 @@ from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives import meanflow_loss
 from meanflow_core.sampling.sampler import sample
-from meanflow_core.training.trainer import Trainer, load_network
+from meanflow_core.training.exported import load_network
+from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import REAL, batch
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])

@@ -10,7 +10,8 @@ from meanflow_core.config import PRESETS, load_config
 from meanflow_core.errors import ConfigError
 from meanflow_core.objectives import draw_split
 from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
-from meanflow_core.training.trainer import Trainer, load_network
+from meanflow_core.training.exported import load_network
+from meanflow_core.training.trainer import Trainer
 
 SMALL = {
     "seed": 3,

@@ -14,7 +14,8 @@ from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives import meanflow_loss
 from meanflow_core.sampling import fixed_noise
 from meanflow_core.training.checkpoint import CheckpointError
-from meanflow_core.training.trainer import Trainer, load_network
+from meanflow_core.training.exported import load_network
+from meanflow_core.training.trainer import Trainer
 
 LOOP = {
     "trainer": {"batch_size": 12, "log_every": 2, "device": "cpu", "steps": 20},

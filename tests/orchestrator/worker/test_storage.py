@@ -13,8 +13,9 @@ from orchestrator.paths import Home, TrialPaths
 from orchestrator.runners.inline import run_inline
 from orchestrator.worker import storage
 from orchestrator.worker.checkpoints import CheckpointStore
+from orchestrator.worker.failure_kinds import classify
 from orchestrator.worker.storage import StorageError, check_writable
-from orchestrator.worker.trial_loop import classify, run_trial
+from orchestrator.worker.trial_loop import run_trial
 from tests.orchestrator import toy
 from tests.orchestrator.worker.test_trial_loop import assignment
 
