@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from meanflow_core.config import (
     ObjectiveConfig,
     TimeConfig,
     WeightConfig,
+    section,
 )
 from meanflow_core.data.build import build_dataset
 from meanflow_core.derivative import dual
@@ -42,7 +44,22 @@ def run(source, namespace):
     return space
 
 
-def test_a_law_of_the_times(monkeypatch):
+@pytest.fixture
+def name_law(monkeypatch):
+    """Put a word into the `Literal` of a section's `law`, as the page says, until the test ends."""
+
+    def put(cls, word):
+        known = typing.get_args(typing.get_type_hints(cls)["law"])
+        monkeypatch.setitem(cls.__annotations__, "law", typing.Literal[(*known, word)])
+        section._choices.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    section._choices.cache_clear()
+
+
+def test_a_law_of_the_times(monkeypatch, name_law):
+    name_law(TimeConfig, "beta")
     monkeypatch.setattr(times, "LAWS", run(code("distribution of times"), vars(times))["LAWS"])
     law = TimeConfig(law="beta", ratio=0.0, order="mask_then_swap")
     _, t = times.sample_times(100_000, law, generator=torch.Generator().manual_seed(0))
@@ -50,7 +67,8 @@ def test_a_law_of_the_times(monkeypatch):
     assert set(times.LAWS) == {"uniform", "lognorm", "beta"}
 
 
-def test_a_weighting(monkeypatch):
+def test_a_weighting(monkeypatch, name_law):
+    name_law(WeightConfig, "bounded")
     monkeypatch.setattr(weighting, "LAWS", run(code("weighting"), vars(weighting))["LAWS"])
     x, noise, r, t = batch((2,))
     chosen = ObjectiveConfig(weight=WeightConfig(law="bounded", eps=0.5))
