@@ -154,7 +154,7 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
     for text in spec.method.notes(spec):
         reader.note(("method",), text)
-    if spec.builtin_trainer and spec.resources.gpu > 1:
+    if spec.builtin_trainer and spec.resources.gpu > 1 and spec.resources.gpu.is_integer():  # others are wrong already
         gpus = int(spec.resources.gpu * spec.resources.workers)
         rule = f"is more than a process of the MeanFlow trainer uses; `gpu: 1, workers: {gpus}` trains on {gpus}"
         reader.wrong(("resources", "gpu"), rule, spec.resources.gpu)
