@@ -219,7 +219,8 @@ class Demo:
         home.mkdir(parents=True, exist_ok=True)
         secret = home / "credentials"
         secret.touch(mode=0o600)
-        secret.write_text(f"MLFLOW_TRACKING_USERNAME={USER}\nMLFLOW_TRACKING_PASSWORD={PASSWORD.replace('%40', '@')}\n")
+        self.credentials = f"MLFLOW_TRACKING_USERNAME={USER}\nMLFLOW_TRACKING_PASSWORD={PASSWORD.replace('%40', '@')}\n"
+        secret.write_text(self.credentials)
         checks = self.laptop.types(f"doctor --remote-home {home}").stdout
         claim("the doctor finds nothing wrong on three nodes", "3 node(s)" in checks)
 
@@ -359,6 +360,8 @@ class Demo:
         claim("its metrics are in MLflow once, too", proof.complete, proof)
 
     def use_the_model(self, picture: Path) -> None:
+        # The laptop's own user logs in to MLflow as with any other of its programs; until here only the cluster did.
+        self.laptop.environment |= dict(line.split("=", 1) for line in self.credentials.splitlines())
         found = json.loads(self.laptop.python(LOAD_BACK.format(model=f"models:/{self.name}/1")))
         claim("MLflow loads the model and samples in one step", found["shape"] == [10, 8, 8, 3], found)
         claim("other labels give other pictures", found["differ"])
