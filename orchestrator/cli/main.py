@@ -12,6 +12,7 @@ import typer
 
 from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
+from orchestrator.api import SweepFailed
 from orchestrator.cli import control, lifecycle, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cluster import REMOTE, remote_address
@@ -74,7 +75,7 @@ def run(words: list[str]) -> int:
     except UsageProblem as error:
         error.show(sys.stderr)
         return WRONG_INPUT
-    except (CommandFailed, CheckpointError, LedgerError) as error:
+    except (CommandFailed, SweepFailed, CheckpointError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):

@@ -12,6 +12,7 @@ from orchestrator.cli.common import (
     JsonOption,
     SweepArgument,
     console,
+    home_at,
     json_text,
     print_json,
     read_sweep,
@@ -100,22 +101,6 @@ def report(
     home: HomeOption = None,
 ) -> None:
     """Write one HTML file with everything about a sweep. It opens without a server or network."""
-    from orchestrator.report import find_images, write_report
-    from orchestrator.results import leaderboard as rank
-    from orchestrator.tracking import run_ids
+    from orchestrator.api import report_sweep
 
-    paths, ledger, spec, trials = read_sweep(home, sweep)
-    ids = run_ids(paths)
-    file = paths.root / "report.html" if out is None else out
-    write_report(
-        spec,
-        trials,
-        out=file,
-        plan=ledger.fact("plan"),
-        images=find_images(paths, rank(spec, trials)),
-        environment=ledger.environment(),
-        run_ids=ids,
-        state=ledger.state().state,
-        wall_seconds=ledger.wall_seconds,
-    )
-    typer.echo(file)
+    typer.echo(report_sweep(home_at(home), sweep, out))

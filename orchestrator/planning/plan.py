@@ -10,6 +10,7 @@ from typing import Any
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.planning.cost import Estimate, estimate_cost
 from orchestrator.planning.objectives import annealing_notes, step_costs
+from orchestrator.planning.power import Power, power_of
 from orchestrator.planning.probe import Measurement, drawn_configs
 from orchestrator.spec import SweepSpec
 
@@ -45,6 +46,8 @@ class Plan:
     concurrency: int
     """Trials at once; 0 where not even one fits."""
     estimate: Estimate
+    power: Power
+    """What its seeds can tell."""
     over_budget: tuple[str, ...] = ()
     """Why this does not fit; empty if it does."""
     notes: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ def make_plan(
     resources_available: Mapping[str, float] | None = None,
     probe: Sequence[Measurement] = (),
     missing: Sequence[Problem] = (),
+    spread: tuple[str, float] | None = None,
 ) -> Plan:
     """Plan a sweep.
 
@@ -75,6 +79,7 @@ def make_plan(
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
         missing: see `orchestrator.planning.preflight.missing_here`.
+        spread: see `power_of`.
     """
     notes = list(spec.notes)
     grid_size = _grid_size(spec)
@@ -100,6 +105,7 @@ def make_plan(
         replicates=replicates,
         concurrency=concurrency,
         estimate=estimate,
+        power=power_of(spec, spread),
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=(*notes, *annealing_notes(spec, configs)),
         step_costs=step_costs(spec, configs),
@@ -249,6 +255,7 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"rungs           steps {', '.join(str(step) for step in plan.rungs)}")
     if plan.replicates:
         lines.append(f"replicates      up to {plan.replicates} more trainings")
+    lines.append(f"seeds           {plan.power}")
     lines.append(f"at once         {plan.concurrency}")
     lines += _estimate_lines(plan.estimate)
     if plan.step_costs:

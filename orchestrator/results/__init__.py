@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from orchestrator.results.leaderboard_text import varying as varying
     from orchestrator.results.live import LiveDisplay as LiveDisplay
     from orchestrator.results.parameter_importance import Importance as Importance
-    from orchestrator.results.parameter_importance import distributions_of as distributions_of
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
-    from orchestrator.results.parameter_importance import rebuild_study as rebuild_study
     from orchestrator.results.rung_audit import audit_rungs as audit_rungs
     from orchestrator.results.rung_audit import audit_warnings as audit_warnings
+    from orchestrator.results.seed_spread import seen_spread as seen_spread
+    from orchestrator.results.studies import distributions_of as distributions_of
+    from orchestrator.results.studies import rebuild_study as rebuild_study
+    from orchestrator.results.studies import study_of as study_of
     from orchestrator.results.sweep_status import Status as Status
     from orchestrator.results.sweep_status import best_so_far as best_so_far
     from orchestrator.results.sweep_status import best_text as best_text

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from orchestrator.results.notebook import NotebookDisplay
     from orchestrator.spec import SweepSpec
 
 ROWS = 14
@@ -114,8 +115,8 @@ Trials = Sequence[TrialRecord] | Callable[[], Sequence[TrialRecord]]
 class LiveDisplay:
     """Shows a sweep while it runs; call `update` whenever something has happened.
 
-    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere, and in the file `log`, a trial is
-    a line when it ends and when it comes to rest: at a rung, or paused.
+    In a terminal or a notebook the table is redrawn at most `per_second` times a second. Elsewhere, and in the file
+    `log`, a trial is a line when it ends and when it comes to rest: at a rung, or paused.
 
     Args:
         spec: the sweep.
@@ -146,13 +147,22 @@ class LiveDisplay:
         self._pending: tuple[Trials, dict[str, Any]] | None = None
         self._told = {trial.id: _standing(trial) for trial in before}
         self._drawn: list[Any] | None = None
-        self._live: Live | None = None
+        self._live: Live | NotebookDisplay | None = None
         self._log = log
 
-    def __enter__(self) -> LiveDisplay:
-        from rich.live import Live
+    @property
+    def redraws(self) -> bool:
+        """Whether the table is redrawn: in a terminal, and in a notebook."""
+        return self._console.is_terminal or self._console.is_jupyter
 
-        if self._console.is_terminal:
+    def __enter__(self) -> LiveDisplay:
+        if self._console.is_jupyter:
+            from orchestrator.results.notebook import NotebookDisplay
+
+            self._live = NotebookDisplay()
+        elif self._console.is_terminal:
+            from rich.live import Live
+
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.__enter__()
         return self

@@ -120,7 +120,11 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: in
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():
             wanted = path.parent / given
-            files = {file.stem: file for file in sorted(wanted.parent.glob("*.y*ml")) if not file.samefile(path)}
+            files = {
+                file.stem: file
+                for file in sorted(wanted.parent.glob("*.y*ml"))
+                if not (path.exists() and file.samefile(path))
+            }
             file = files.get(nearest(wanted.stem, list(files)) or "")
             close = None if file is None else os.path.relpath(file, path.parent)
             reader.wrong(("base",), "no such file (it is relative to this one)", given, close=close)

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
-from orchestrator.cli.common import finish_sending
+from orchestrator.api.driving import finish_sending
 from orchestrator.cli.main import run
 from orchestrator.paths import Home
 from orchestrator.results.winner import training_name
@@ -164,7 +164,7 @@ def test_other_sweeps_that_are_driven_here_are_named(home):
 
 def test_a_wait_for_mlflow_is_said_and_one_that_has_given_up_is_no_wait(capsys, monkeypatch):
     now, waited = [0.0], []
-    monkeypatch.setattr("orchestrator.cli.common.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.api.driving.time.monotonic", lambda: now[0])
 
     def close(seconds, takes=60.0):
         waited.append(seconds)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 from fractions import Fraction
 
@@ -62,6 +63,23 @@ def test_the_json_of_a_plan_has_the_words_of_the_contract(tmp_path):
     assert (plan["sweep"], plan["trials"], plan["grid_size"]) == ("sweep", 10, None)
     assert plan["parameters"][0]["name"] == "optimizer.lr"
     assert plan["estimate"]["steps"] == 10 * 1000
+
+
+def test_a_plan_says_what_ratio_its_seeds_can_tell(tmp_path):
+    def told(replicates=None, spread=None):
+        plan = make_plan(spec_of(tmp_path, replicates=replicates), spread=spread)
+        return plan.power, next(line for line in render_plan(plan).splitlines() if line.startswith("seeds "))
+
+    alone, text = told()
+    assert (alone.seeds, alone.ratio) == (1, None)
+    assert "no difference can be tested" in text
+    four, text = told({"top": 2, "seeds": 3})
+    assert four.ratio == pytest.approx(1.35, abs=0.005)  # noncentral t with 3 degrees of freedom, spread 0.1 sqrt 2
+    assert "4 each of the best: finds that one is 1.35 times worse (spread from seed to seed 10 %, assumed)" in text
+    seen, text = told({"top": 2, "seeds": 3}, ("digits", 0.2 * math.sqrt(2)))
+    assert math.log(seen.ratio) == pytest.approx(2 * math.log(four.ratio))
+    assert "spread from seed to seed 20 %, seen in digits" in text
+    assert told({"top": 2, "seeds": 7})[0].ratio < four.ratio
 
 
 def test_combinations_that_train_alike_are_duplicates(tmp_path):
