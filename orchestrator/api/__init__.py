@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.api.driving import finish_sending as finish_sending
     from orchestrator.api.driving import go_on as go_on
     from orchestrator.api.granting import with_grant as with_grant
+    from orchestrator.api.opening import compare_named as compare_named
     from orchestrator.api.opening import find_sweep as find_sweep
     from orchestrator.api.opening import home_at as home_at
     from orchestrator.api.opening import read_sweep as read_sweep

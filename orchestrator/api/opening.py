@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from orchestrator.paths import Home, SweepPaths
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
+    from orchestrator.results import SweepComparison
     from orchestrator.spec import SweepSpec
     from orchestrator.trials import TrialRecord
 
@@ -60,6 +62,18 @@ def read_sweep(home: Home, name: str | None) -> tuple[SweepPaths, Ledger, SweepS
         told = f"note: {len(ledger.foreign)} rows of its study are not meansweep's, and do not count"
         print(told, file=sys.stderr)
     return paths, ledger, ledger.spec(), standing(ledger)
+
+
+def compare_named(home: Home, names: Sequence[str], *, target: float | None = None) -> SweepComparison:
+    """Compare sweeps of a home; see `orchestrator.results.compare_sweeps`.
+
+    Raises:
+        ConfigError: there is no such sweep, or they cannot be compared.
+        LedgerError: one cannot be read.
+    """
+    from orchestrator.results import compare_sweeps, side_of
+
+    return compare_sweeps([side_of(read_sweep(home, name)[1]) for name in names], target=target)
 
 
 def sweep_rows(home: Home) -> list[dict[str, Any]]:

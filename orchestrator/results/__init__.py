@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.results.across import SweepComparison as SweepComparison
+    from orchestrator.results.across import compare_sweeps as compare_sweeps
+    from orchestrator.results.across import row_json as row_json
+    from orchestrator.results.across import side_of as side_of
+    from orchestrator.results.across import sweeps_verdict as sweeps_verdict
+    from orchestrator.results.across_text import rows_of_sweeps as rows_of_sweeps
+    from orchestrator.results.across_text import sweeps_table as sweeps_table
     from orchestrator.results.comparison import compare as compare
     from orchestrator.results.comparison import compare_table as compare_table
+    from orchestrator.results.comparison import curve_of as curve_of
     from orchestrator.results.export import to_csv as to_csv
     from orchestrator.results.findings import notes as notes
     from orchestrator.results.findings import verdict as verdict

@@ -104,7 +104,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
     a, b = (unranked(groups[known[name]], metric.name, metric.goal) for name in (first, second))
     left, right = a.config, b.config
     names = [*left, *(name for name in right if name not in left)]
-    curves = (_curve(a.group, metric.name), _curve(b.group, metric.name))
+    curves = (curve_of(a.group, metric.name), curve_of(b.group, metric.name))
     return Comparison(
         sweep=spec.name,
         metric=metric.name,
@@ -156,7 +156,7 @@ def _side(row: Row) -> dict[str, Any]:
     return {**{key: row.to_json()[key] for key in shown}, "failure": row.failure.kind if row.failure else None}
 
 
-def _curve(group: Group, metric: str) -> dict[int, float]:
+def curve_of(group: Group, metric: str) -> dict[int, float]:
     """Return step -> mean over the seeds that count; at a step which not all of them have, over those that do."""
     found: dict[int, list[float]] = {}
     for run in group.runs or (group.searched,):
