@@ -17,6 +17,7 @@ from meanflow_core.errors import ConfigError, Problem
 from orchestrator.api import find_sweep as find_sweep
 from orchestrator.api import finish_sending as finish_sending
 from orchestrator.api import home_at as home_at
+from orchestrator.cli.examples import epilog
 from orchestrator.cluster import HELP, REMOTE
 from orchestrator.paths import SweepPaths, valid_name
 from orchestrator.provenance import user_name
@@ -54,10 +55,10 @@ class CommandFailed(Exception):
 
 
 def register_commands(app: typer.Typer, panel: str, *commands: Callable[..., Any]) -> None:
-    """Add commands to a panel of the help; the help of those that can run on a cluster says how."""
+    """Add commands to a panel of the help; each help ends with examples, and with how it runs on a cluster."""
     for command in commands:
-        epilog = HELP if command.__name__ in REMOTE else None
-        app.command(rich_help_panel=panel, epilog=epilog)(command)
+        end = epilog(command.__name__, HELP if command.__name__ in REMOTE else None)
+        app.command(rich_help_panel=panel, epilog=end)(command)
 
 
 def trial_and_sweep(trial: str, sweep: str | None) -> tuple[str, str | None]:

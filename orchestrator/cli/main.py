@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from meanflow_core.training import CheckpointError
 from orchestrator.api import SweepFailed
 from orchestrator.cli import control, lifecycle, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
+from orchestrator.cli.examples import epilog
 from orchestrator.cluster import REMOTE, remote_address
 from orchestrator.ledger import LedgerError
 
@@ -41,8 +42,20 @@ for panel, commands in (
     ("Service", (service.ui, service.sync, service.schema, service.doctor)),
 ):
     register_commands(app, panel, *commands)
-app.command(name="list", rich_help_panel="Sweeps")(lifecycle.list_sweeps)
+app.command(name="list", rich_help_panel="Sweeps", epilog=epilog("list"))(lifecycle.list_sweeps)
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """Find good hyper-parameters for MeanFlow models, and train the winner."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"meansweep {installed('meansweep')}")
+        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

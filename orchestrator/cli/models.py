@@ -134,8 +134,9 @@ def sample(
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)
     weights = _weights(place, model)
-    sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
+    told = sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
     typer.echo(out)
+    typer.echo(f"{told}, NFE {', '.join(map(str, evaluations))}", err=True)
 
 
 # ------------------------------------------------------------------------------------------------- helpers

@@ -21,6 +21,7 @@ from orchestrator.cli.common import (
     read_sweep,
     trial_and_sweep,
 )
+from orchestrator.formatting import count
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger
@@ -38,10 +39,13 @@ def plan(
     overrides: OverridesArgument = None,
     json: JsonOption = False,
     probe: Annotated[bool, typer.Option("--probe", help="Measure the cheapest and the dearest configuration.")] = False,
-    budget: Annotated[bool, typer.Option("--budget", help="Fail (exit 1) if it does not fit its budget.")] = False,
+    budget: Annotated[bool, typer.Option("--budget", hidden=True)] = False,
     home: HomeOption = None,
 ) -> None:
-    """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
+    """Say what a sweep will train, do and cost; starts nothing. Lists every mistake in its file.
+
+    Exit code 1 where it does not fit its budget or this machine, or where something it needs is missing here.
+    """
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         choose_probe_configs,
@@ -70,8 +74,10 @@ def plan(
         print_json(made.to_dict())
     else:
         typer.echo(render_plan(made))
-    if budget and made.over_budget:
+    if made.over_budget:
         raise CommandFailed("it does not fit: " + "; ".join(made.over_budget))
+    if made.missing:
+        raise CommandFailed(f"{count(len(made.missing), 'thing')} missing here")
 
 
 def run(

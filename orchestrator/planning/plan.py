@@ -12,6 +12,7 @@ from orchestrator.planning.cost import Estimate, estimate_cost
 from orchestrator.planning.objectives import annealing_notes, step_costs
 from orchestrator.planning.power import Power, power_of
 from orchestrator.planning.probe import Measurement, drawn_configs
+from orchestrator.planning.training import Fact, training_facts
 from orchestrator.spec import SweepSpec
 
 DRAWS = 2000
@@ -48,6 +49,8 @@ class Plan:
     estimate: Estimate
     power: Power
     """What its seeds can tell."""
+    training: tuple[Fact, ...]
+    """What is trained."""
     over_budget: tuple[str, ...] = ()
     """Why this does not fit; empty if it does."""
     notes: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ def make_plan(
         concurrency=concurrency,
         estimate=estimate,
         power=power_of(spec, spread),
+        training=tuple(training_facts(spec, configs)),
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=(*notes, *annealing_notes(spec, configs)),
         step_costs=step_costs(spec, configs),
@@ -241,6 +245,8 @@ def render_plan(plan: Plan) -> str:
     lines = [
         f"{plan.sweep}: {plan.method}, " + ("until the budget ends" if plan.trials is None else f"{plan.trials} trials")
     ]
+    lines += [f"{fact.what:<15} {fact}" for fact in plan.training]
+    lines.append("searched")
     width = max((len(p["name"]) for p in plan.parameters), default=0)
     for parameter in plan.parameters:
         when = f"   when {parameter['when']}" if parameter["when"] else ""
