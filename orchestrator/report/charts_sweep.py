@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.report.charts import DRAWN, Figure, View, dots, log_axis
@@ -59,7 +59,7 @@ def timeline(trials: Sequence[TrialRecord]) -> Figure | None:
     unit, seconds = next((u for u in UNITS if longest >= 2 * u[1]), UNITS[-1])
     rows = _rows(ran)
     traces: list[dict[str, Any]] = []
-    kinds = (
+    kinds: tuple[tuple[str, str, Callable[[TrialRecord], bool]], ...] = (
         ("finished", "var(--finished)", lambda t: t.state is TrialState.FINISHED and not t.replicate),
         ("another seed", "var(--good)", lambda t: t.state is TrialState.FINISHED and bool(t.replicate)),
         ("stopped early", "var(--pruned)", lambda t: t.state is TrialState.PRUNED),
@@ -108,7 +108,7 @@ def distribution(view: View) -> Figure | None:
     finished = [record for record in every if record.state is TrialState.FINISHED]
     if len(every) < 2:
         return None
-    traces = []
+    traces: list[dict[str, Any]] = []
     for name, some, colour, dash in (
         ("finished", finished, "var(--good)", "solid"),
         ("all that ended with a value", every, "var(--pruned)", "dot"),
