@@ -40,14 +40,15 @@ PACKAGES = {
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
     "runners": {"spec", "trials", "worker", "results", "engine"},
     "final": {"worker", "runners", "results", "tracking"},
+    "lifecycle": {"trials", "ledger", "worker", "results", "tracking", "final"},
     "cluster": {"spec", "results"},
     "api": {
         *("spec", "trials", "ledger", "worker", "planning", "results", "tracking", "report", "engine", "runners"),
-        "cluster",
+        *("final", "cluster"),
     },
     "cli": {
         *("spec", "trials", "ledger", "worker", "planning", "results", "tracking", "report", "engine", "runners"),
-        *("final", "cluster", "api"),
+        *("final", "lifecycle", "cluster", "api"),
     },
 }
 LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
@@ -59,7 +60,10 @@ CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "mlxtend", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"worker", "runners", "cluster", "final", "cli/doctor"},
-    "mlflow": {"tracking/mlflow_store", "tracking/mlflow_delivery", "final/mlflow_registry", "final/mlflow_model"},
+    "mlflow": {
+        *("tracking/mlflow_store", "tracking/mlflow_delivery", "tracking/mlflow_removal", "tracking/run_files"),
+        *("final/mlflow_registry", "final/mlflow_model"),
+    },
     "optuna": {"ledger", "search", "results/studies", "results/parameter_importance", "report", "api/sweep"},
     "pandas": {"api", "final/mlflow_registry", "final/mlflow_model"},
     "omegaconf": set(),

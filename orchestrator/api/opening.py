@@ -100,7 +100,7 @@ def sweep_rows(home: Home) -> list[dict[str, Any]]:
                 "metric": ledger.spec().metric.name,
                 "owner": found.get("owner"),
                 "age_seconds": time.time() - ledger.revisions()[0].at,
-                "disk": {key: disk[key] for key in ("checkpoints", "bytes")},
+                "disk": {key: disk[key] for key in ("checkpoints", "bytes", "here", "stored")},
                 "id": ledger.id or None,
             }
         )

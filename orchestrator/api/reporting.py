@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.api.opening import read_sweep
 from orchestrator.paths import Home
+
+if TYPE_CHECKING:
+    from orchestrator.report import FinalTraining
+    from orchestrator.trials import TrialRecord
 
 
 def report_sweep(home: Home, name: str | None, out: Path | None = None) -> Path:
@@ -31,4 +37,23 @@ def report_sweep(home: Home, name: str | None, out: Path | None = None) -> Path:
         run_ids=run_ids(paths),
         state=ledger.state().state,
         wall_seconds=ledger.wall_seconds,
+        finals=list(_final_trainings(home, spec.name, trials)),
     )
+
+
+def _final_trainings(home: Home, sweep: str, trials: Sequence[TrialRecord]) -> Iterator[FinalTraining]:
+    from meanflow_core.config import load_config
+    from orchestrator.final import result_of, trainings_of
+    from orchestrator.report import FinalTraining as Final
+
+    hashes = {trial.id: trial.config_hash for trial in trials}
+    for trial, folder in trainings_of(home.root / "final", sweep, hashes):
+        found = result_of(load_config(folder / "config.yaml"), folder)
+        yield Final(
+            name=folder.name,
+            trial=trial,
+            curve=found.curve,
+            steps=found.steps,
+            told=str(found.reproduction or "it carries no curve of the trial"),
+            picture=found.picture,
+        )

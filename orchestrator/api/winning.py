@@ -36,9 +36,10 @@ def winner(ledger: Ledger, trial: str | None = None) -> Winner:
     from orchestrator.results import leaderboard, standing, winning_config, winning_mapping
 
     spec, trials = ledger.spec(), standing(ledger)
-    rows, environment = leaderboard(spec, trials), ledger.environment()
+    rows = leaderboard(spec, trials)
+    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment(), "sweep_id": ledger.id}
     if spec.builtin_trainer:
-        config = winning_config(spec, trials, rows, trial=trial, environment=environment)
+        config = winning_config(spec, trials, rows, **known)
         return Winner(config, config.to_yaml(), dict(config.evidence), config.trainer.steps)
-    mapping = winning_mapping(spec, trials, rows, trial=trial, environment=environment)
+    mapping = winning_mapping(spec, trials, rows, **known)
     return Winner(mapping, write_yaml(mapping), mapping["evidence"], (mapping.get("trainer") or {}).get("steps"))

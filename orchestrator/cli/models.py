@@ -178,8 +178,8 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
     rows = leaderboard(spec, trials)
     ranked: list[str | None] = [row.trial for row in rows if row.rank is not None]
     chosen = ranked[:top] or [None]
-    environment = ledger.environment()
-    return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
+    known: dict[str, Any] = {"environment": ledger.environment(), "sweep_id": ledger.id}
+    return [winning_config(spec, trials, rows, trial=each, **known) for each in chosen]
 
 
 def _train_one(

@@ -8,5 +8,6 @@ if TYPE_CHECKING:
     from orchestrator.report.across import write_sweeps_report as write_sweeps_report
     from orchestrator.report.html import find_images as find_images
     from orchestrator.report.html import write_report as write_report
+    from orchestrator.report.parts import FinalTraining as FinalTraining
 
 __getattr__, __all__ = lazy_face(__name__, __file__)
