@@ -130,6 +130,14 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .npy of conditions [M, ...], dealt out in turn, for a model of data with conditions "
+            "(default: the null condition).",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
@@ -141,11 +149,28 @@ def sample(
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)
     weights = _weights(place, model)
-    sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
+    asked = {"labels": classes, "guidance": guidance, "conditions": _array("--conditions", conditions)}
+    sample_picture(weights, out, count=count, nfe=evaluations, seed=seed, **asked)
     typer.echo(out)
 
 
 # ------------------------------------------------------------------------------------------------- helpers
+
+
+def _array(option: str, file: Path | None) -> Any:
+    """Return the array of a .npy file, None without one."""
+    import numpy as np
+
+    if file is None:
+        return None
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(key=option, value=str(file), rule=f"is no .npy file: {error}")]) from error
+    if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
+        rule = f"must hold numbers [M, ...], a condition a row; it holds {array.dtype} {array.shape}"
+        raise ConfigError([Problem(key=option, value=str(file), rule=rule)])
+    return array
 
 
 def _address_of_ray(address: str | None) -> str | None:

@@ -55,6 +55,7 @@ def plan(
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         choose_probe_configs,
+        data_notes,
         demand_ready,
         make_plan,
         measure,
@@ -71,7 +72,14 @@ def plan(
     with granted(spec.resources.gpu):
         measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec)
-    made = make_plan(spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec))
+    made = make_plan(
+        spec,
+        history=known,
+        resources_available=there,
+        probe=measured,
+        missing=missing_here(spec),
+        of_data=data_notes(spec),
+    )
     if json:
         print_json(made.to_dict())
     else:

@@ -66,6 +66,7 @@ def make_plan(
     resources_available: Mapping[str, float] | None = None,
     probe: Sequence[Measurement] = (),
     missing: Sequence[Problem] = (),
+    of_data: Sequence[str] = (),
 ) -> Plan:
     """Plan a sweep.
 
@@ -75,8 +76,9 @@ def make_plan(
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
         missing: see `orchestrator.planning.preflight.missing_here`.
+        of_data: see `orchestrator.planning.preflight.data_notes`.
     """
-    notes = list(spec.notes)
+    notes = [*spec.notes, *of_data]
     grid_size = _grid_size(spec)
     count = _count(spec, grid_size, set(history), notes)
     reused = count.reused if spec.on_duplicate == "reuse" else 0

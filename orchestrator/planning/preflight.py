@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meanflow_core.config import DataConfig, ImageFolderConfig, ill_fitting, is_named, load_config
-from meanflow_core.data import image_faults, missing
+from meanflow_core.data import image_faults, image_notes, missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
 from orchestrator.provenance import c_compiler, own_files
@@ -43,6 +43,15 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
             problems = list(missing(whole)) or [*ill_fitting(whole), *_broken(whole.data, looked_at)]
             found += [problem for problem in problems if problem not in found]
     return [*(replace(problem, file=spec.file) for problem in found), *missing_storage()]
+
+
+def data_notes(spec: SweepSpec) -> list[str]:
+    """Return what to know of the data that trials would read here: images that are left out."""
+    if not spec.builtin_trainer:
+        return []
+    data = (load_config(config).data for config in drawn_configs(spec, DRAWS))
+    folders = {each.path: each for each in data if isinstance(each, ImageFolderConfig)}
+    return [told for folder in folders.values() if (told := image_notes(folder)) is not None]
 
 
 def missing_storage() -> list[Problem]:
