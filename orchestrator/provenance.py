@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import functools
 import getpass
+import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -66,13 +69,24 @@ def own_files(module: str) -> list[Path]:
     """Return the files of a module and of all that it imports from outside the installed packages and this tool.
 
     Found by reading their source: nothing is imported. Imports inside of functions count, those by a computed name do
-    not. First come those of the module's whole top-level package, by path, then the others, by name.
+    not (see `loaded_here`). First come those of the module's whole top-level package, by path, then others, by name.
     """
     top = module.partition(".")[0]
     package = _find(top)
     whole = [] if package is None else sorted(f for root in _folders(package) for f in root.rglob("*.py"))
     found = dict.fromkeys(whole or ([Path(package.origin)] if package is not None and package.origin else []))
-    outside: dict[Path, None] = {}
+    outside = {file for _, file in _reached(module) if file not in found}
+    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
+
+
+def packages_of(module: str) -> list[str]:
+    """Return the top-level packages (or modules) of a module and of all its own imports; see `own_files`."""
+    tops = {name.partition(".")[0] for name, _ in _reached(module)}
+    return sorted(tops - {"meanflow_core", "orchestrator"})
+
+
+def _reached(module: str) -> Iterator[tuple[str, Path]]:
+    """Yield the names and files of a module and of all that it imports from outside the installed packages."""
     waiting, seen = [module], set[str]()
     while waiting:
         name = waiting.pop()
@@ -81,11 +95,42 @@ def own_files(module: str) -> list[Path]:
         if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
             continue
         file = Path(spec.origin or "")
-        if file not in found:
-            outside[file] = None
+        yield name, file
         stat = file.stat()
         waiting += _imported(file, name, stat.st_mtime_ns, stat.st_size)
-    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
+
+
+def loaded_here(module: str, names: Iterable[str]) -> str:
+    """Return which of these modules are own code that `own_files` does not find: imported by computed names, mostly.
+
+    Args:
+        module: of the trainer.
+        names: of modules that this process has imported for it.
+
+    Returns:
+        JSON of a hash by module; empty for none.
+    """
+    known = {file.resolve() for file in own_files(module)}
+    found = {}
+    for name in names:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        own = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
+        if own and not _installed_at(file) and file.resolve() not in known and file.is_file():
+            found[name] = _hash(file)
+    return json.dumps(found, sort_keys=True) if found else ""
+
+
+def loaded_now(text: str) -> str:
+    """Return what `loaded_here` would say today of the modules that it named in `text`. Nothing is imported."""
+    found = {}
+    for name in json.loads(text):
+        spec = _find(name)
+        found[name] = _hash(Path(spec.origin)) if spec is not None and spec.origin else "gone"
+    return json.dumps(found, sort_keys=True)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _find(name: str) -> ModuleSpec | None:
@@ -184,12 +229,28 @@ def packages() -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(known.items()))
 
 
+SAID_USER, SAID_HOST = "MEANSWEEP_USER", "MEANSWEEP_USER_HOST"
+"""Variables that say for whom a command runs: on a cluster everybody is the same user of the same machine."""
+
+
 def user_name() -> str:
     """Return who runs this; empty for a container's user without a name."""
+    if os.environ.get(SAID_USER):
+        return os.environ[SAID_USER]
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""
+
+
+def host_name() -> str:
+    """Return the machine of who runs this."""
+    return os.environ.get(SAID_HOST) or socket.gethostname()
+
+
+def new_id() -> str:
+    """Return an id that no other sweep has: 16 hexadecimal digits."""
+    return secrets.token_hex(8)
 
 
 def _changes(root: Path) -> str:

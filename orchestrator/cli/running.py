@@ -26,6 +26,7 @@ from orchestrator.cli.common import (
     trial_and_sweep,
 )
 from orchestrator.cli.granting import with_grant
+from orchestrator.cli.same_sweep import checked_id, demand_same
 from orchestrator.formatting import count, join
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ def run(
     overrides: OverridesArgument = None,
     name: NameOption = None,
     inline: InlineOption = False,
+    again: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep of this name, if the file is still its own.")
+    ] = False,
+    given: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
     home: HomeOption = None,
 ) -> None:
     """Run a sweep to its end. On this machine, or on the cluster that $RAY_ADDRESS names."""
@@ -104,13 +109,16 @@ def run(
     words = _words(overrides, name)
     spec = read_spec(file, words)
     place = home_at(home)
+    if again and place.sweep(spec.name).journal.is_file():
+        demand_same(place, file, words, spec)
+        return resume(spec.name, inline, home=home)
     _demand_ready(spec, inline=inline)
     spec, there = with_grant(spec, file, words, on_cluster=bool(os.environ.get("RAY_ADDRESS")) and not inline)
     for note in spec.notes:
         typer.echo(f"note: {note}")
     planned = make_plan(spec, resources_available=there).to_dict()
     try:
-        engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned)
+        engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned, sweep_id=checked_id(given))
     except SweepBusy as busy:
         raise CommandFailed(str(busy)) from busy
     _drive(engine, inline=inline)
@@ -296,7 +304,8 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
         from orchestrator.runners import RayGone, run_ray
 
         try:
-            run_ray(engine, on_event=show)
+            known = {"meansweep": engine.spec.name, "meansweep-id": engine.ledger.id}
+            run_ray(engine, on_event=show, metadata=known)
         except RayGone as error:
             again = f"nothing is lost. Go on with: meansweep resume {engine.spec.name}"
             raise CommandFailed(f"{error}; {again}") from error

@@ -19,16 +19,19 @@ from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cluster.entrypoint import DRIVING, read_result, redirect_out
 from orchestrator.cluster.jobs import (
+    ID_TAG,
     PACKAGES_TAG,
     SWEEP_TAG,
     TRAINING_TAG,
     UNDER_WAY,
     ClusterError,
+    JobTaken,
     connect,
     drivers_of,
     exit_code,
     follow_job,
     job_server,
+    next_number,
     output_of,
     start,
     trainings_of,
@@ -37,7 +40,7 @@ from orchestrator.cluster.jobs import (
 )
 from orchestrator.cluster.packaging import staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
-from orchestrator.provenance import own_packages
+from orchestrator.provenance import new_id, own_packages, packages_of
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import SweepSpec, read_spec
 
@@ -68,21 +71,28 @@ def submit(
         follow: print what the driver prints until it ends; Ctrl-C leaves it running.
 
     Raises:
-        ConfigError: the sweep file is wrong, or a sweep of this name runs there already.
+        ConfigError: the sweep file is wrong, or a sweep of this name runs there already, or starts in this moment.
         ClusterError: the cluster cannot be reached, or (with `follow`) the sweep failed.
     """
     spec = read_spec(file, overrides)
     address = job_server(address)
     client = connect(address)
-    running = [job for job in drivers_of(client, spec.name) if job.status in UNDER_WAY]
+    drivers = drivers_of(client, spec.name)
+    running = [job for job in drivers if job.status in UNDER_WAY]
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
-    packages = own_packages(spec.named_code)
+    packages = _own_code(spec)
     with staged(spec.trainer, packages=packages) as folder:
         write_sweep(spec, folder)
-        tags = {SWEEP_TAG: spec.name, "trainer": spec.trainer, PACKAGES_TAG: ",".join(packages)}
-        job = start(client, folder, ["--follow", "run", SWEEP_FILE], home, tags=tags)
+        sweep_id = new_id()
+        tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": spec.trainer, PACKAGES_TAG: ",".join(packages)}
+        words = ["--follow", "run", SWEEP_FILE, "--id", sweep_id]
+        try:
+            job = start(client, folder, words, home, tags=tags, number=next_number(drivers, spec.name))
+        except JobTaken as taken:
+            rule = f"was sent to {address} by somebody else in this moment (job {taken}); give this one another `name`"
+            raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))]) from taken
     if follow:
         leaving = f"it runs on; meansweep logs {spec.name} -f --address {address}"
         code = follow_job(client, job, leaving=leaving, show=partial(from_here, address=address))
@@ -249,7 +259,7 @@ class _Remote:
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
-        packages = own_packages(spec.named_code) if spec else []
+        packages = _own_code(spec) if spec else []
         with staged(spec.trainer if spec else None, packages=packages) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
@@ -307,6 +317,11 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
+
+
+def _own_code(spec: SweepSpec) -> list[str]:
+    """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
+    return sorted({*own_packages(spec.named_code), *packages_of(spec.trainer.partition(":")[0])})
 
 
 def _packages_of(files: Iterable[Path]) -> list[str]:

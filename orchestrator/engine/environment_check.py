@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import FIRST, difference
-from orchestrator.provenance import code_of, first_packages, own_files, own_packages, packages
+from orchestrator.provenance import code_of, first_packages, loaded_now, own_files, own_packages, packages
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 COMPARED = {
     "code": "the training code",
+    "loaded": "code imported by a computed name",
     "own_code": "the code of your networks, data and metrics",
     "torch": "torch",
     "packages": "the installed packages",
@@ -67,7 +68,9 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def drift_of(ledger: Ledger, now: Mapping[str, Any]) -> list[str]:
     """Return what differs from the environment that a sweep was started in, the packages by their names."""
-    lines = drift(ledger.environment(), now)
+    then = ledger.environment()
+    loaded = {"loaded": loaded_now(then["loaded"])} if then.get("loaded") and now else {}
+    lines = drift(then, {**now, **loaded})
     before, here = _versions(first_packages(ledger.paths.code)), _versions(packages())
     changed = [
         f"{name} {before[name]} -> {here.get(name, 'gone')}" for name in before if here.get(name) != before[name]

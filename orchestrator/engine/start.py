@@ -32,6 +32,7 @@ def start_sweep(
     resources: Mapping[str, Any] | None = None,
     device: str | None = None,
     plan: Mapping[str, Any] | None = None,
+    sweep_id: str | None = None,
 ) -> Engine:
     """Make a new sweep and return the engine that drives it. Close it with `engine.ledger.close()`.
 
@@ -43,6 +44,7 @@ def start_sweep(
         resources: what a trial really gets, where that differs from the sweep file.
         device: type of the device that trains, if known.
         plan: what was planned, to be compared with what came of it.
+        sweep_id: an id that was given to it before; None: a new one.
 
     Raises:
         ConfigError: a sweep of this name exists, or `warm_start` names one that does not.
@@ -52,7 +54,7 @@ def start_sweep(
     warm = warm_observations(home, spec)
     paths = home.sweep(spec.name)
     try:
-        ledger = Ledger.create(paths, spec, environment=here, warm=warm)
+        ledger = Ledger.create(paths, spec, environment=here, warm=warm, sweep_id=sweep_id)
     except FileExistsError:
         rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=spec.file)]) from None

@@ -83,7 +83,8 @@ class Report(_Message):
     images_seen: int | None = None
     """Training images consumed from step 0 to `step`."""
     facts: dict[str, str] = field(default_factory=dict)
-    """What only the worker can know, with the first report of a run: `device`, and the data's `fingerprint`."""
+    """What only the worker can know, with the first report of a run: `device`, the data's `fingerprint`, and the code
+    that was `loaded` by computed names (`orchestrator.provenance.loaded_here`)."""
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
