@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from meanflow_core.data.base import Dataset as Dataset
     from meanflow_core.data.base import checked_labels as checked_labels
     from meanflow_core.data.base import digest as digest
+    from meanflow_core.data.base import part_of as part_of
     from meanflow_core.data.base import unit_images as unit_images
     from meanflow_core.data.build import build_dataset as build_dataset
     from meanflow_core.data.build import row_shape as row_shape

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from meanflow_core.config import ImageFolderConfig
 from meanflow_core.data import availability
-from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest, flip_some, scaled, unit_images
+from meanflow_core.data.base import ALL, REFERENCE_BATCH, Pictures, digest, flip_some, scaled, unit_images
 from meanflow_core.data.image_files import (
     SUFFIXES,
     Levels,
@@ -105,10 +105,18 @@ class ImageFolder:
         Raises:
             DataError: an image cannot be decoded.
         """
-        levels = self._rows(indices.tolist())
+        return self.part(indices, ALL, generator=generator)
+
+    def part(self, indices: Tensor, own: slice, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`. No other image is decoded.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        levels = self._rows(indices[own].tolist())
         if self._flip:
-            levels = flip_some(levels, generator)
-        return scaled(levels), None if self._labels is None else self._labels[indices]
+            levels = flip_some(levels, generator, own, len(indices))
+        return scaled(levels), None if self._labels is None else self._labels[indices[own]]
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Return all images under `val`.
