@@ -34,23 +34,16 @@ def best(
     home: HomeOption = None,
 ) -> None:
     """Write the best trial's training configuration. Complete, at the base's length, with the evidence for it."""
-    from meanflow_core.config import write_yaml
-    from orchestrator.results import leaderboard, winning_config, winning_mapping
+    from orchestrator.api import winner
 
-    _, ledger, spec, trials = read_sweep(home, sweep)
-    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment(), "sweep_id": ledger.id}
-    rows = leaderboard(spec, trials)
-    if spec.builtin_trainer:
-        config = winning_config(spec, trials, rows, **known)
-        text, found, steps = config.to_yaml(), config.evidence, config.trainer.steps
-    else:
-        mapping = winning_mapping(spec, trials, rows, **known)
-        text, found, steps = write_yaml(mapping), mapping["evidence"], mapping["trainer"]["steps"]
+    _, ledger, _, _ = read_sweep(home, sweep)
+    found = winner(ledger, trial)
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(found.yaml, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
-        typer.echo(f"{out}: trial {found['trial']} of {found['sweep']}, {steps} steps")
+        out.write_text(found.yaml, encoding="utf-8")
+        steps = "" if found.steps is None else f", {found.steps} steps"
+        typer.echo(f"{out}: trial {found.evidence['trial']} of {found.evidence['sweep']}{steps}")
 
 
 def train(
@@ -150,8 +143,9 @@ def sample(
     classes = None if labels is None else _numbers("--labels", labels, low=0)
     weights = _weights(place, model)
     asked = {"labels": classes, "guidance": guidance, "conditions": _array("--conditions", conditions)}
-    sample_picture(weights, out, count=count, nfe=evaluations, seed=seed, **asked)
+    told = sample_picture(weights, out, count=count, nfe=evaluations, seed=seed, **asked)
     typer.echo(out)
+    typer.echo(f"{told}, NFE {', '.join(map(str, evaluations))}", err=True)
 
 
 # ------------------------------------------------------------------------------------------------- helpers

@@ -10,7 +10,9 @@ from typing import Any
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.planning.cost import Estimate, estimate_cost
 from orchestrator.planning.objectives import annealing_notes, step_costs
+from orchestrator.planning.power import Power, power_of
 from orchestrator.planning.probe import Measurement, drawn_configs
+from orchestrator.planning.training import Fact, training_facts
 from orchestrator.spec import SweepSpec
 
 DRAWS = 2000
@@ -45,6 +47,10 @@ class Plan:
     concurrency: int
     """Trials at once; 0 where not even one fits."""
     estimate: Estimate
+    power: Power
+    """What its seeds can tell."""
+    training: tuple[Fact, ...]
+    """What is trained."""
     over_budget: tuple[str, ...] = ()
     """Why this does not fit; empty if it does."""
     notes: tuple[str, ...] = ()
@@ -67,6 +73,7 @@ def make_plan(
     probe: Sequence[Measurement] = (),
     missing: Sequence[Problem] = (),
     of_data: Sequence[str] = (),
+    spread: tuple[str, float] | None = None,
 ) -> Plan:
     """Plan a sweep.
 
@@ -77,6 +84,7 @@ def make_plan(
         probe: measurements of the cheapest and of the dearest configuration.
         missing: see `orchestrator.planning.preflight.missing_here`.
         of_data: see `orchestrator.planning.preflight.data_notes`.
+        spread: see `power_of`.
     """
     notes = [*spec.notes, *of_data]
     grid_size = _grid_size(spec)
@@ -102,6 +110,8 @@ def make_plan(
         replicates=replicates,
         concurrency=concurrency,
         estimate=estimate,
+        power=power_of(spec, spread),
+        training=tuple(training_facts(spec, configs)),
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=(*notes, *annealing_notes(spec, configs)),
         step_costs=step_costs(spec, configs),
@@ -237,6 +247,8 @@ def render_plan(plan: Plan) -> str:
     lines = [
         f"{plan.sweep}: {plan.method}, " + ("until the budget ends" if plan.trials is None else f"{plan.trials} trials")
     ]
+    lines += [f"{fact.what:<15} {fact}" for fact in plan.training]
+    lines.append("searched")
     width = max((len(p["name"]) for p in plan.parameters), default=0)
     for parameter in plan.parameters:
         when = f"   when {parameter['when']}" if parameter["when"] else ""
@@ -251,6 +263,7 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"rungs           steps {', '.join(str(step) for step in plan.rungs)}")
     if plan.replicates:
         lines.append(f"replicates      up to {plan.replicates} more trainings")
+    lines.append(f"seeds           {plan.power}")
     lines.append(f"at once         {plan.concurrency}")
     lines += _estimate_lines(plan.estimate)
     if plan.step_costs:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.report.across import write_sweeps_report as write_sweeps_report
     from orchestrator.report.html import find_images as find_images
     from orchestrator.report.html import write_report as write_report
     from orchestrator.report.parts import FinalTraining as FinalTraining

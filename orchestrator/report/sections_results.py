@@ -90,8 +90,11 @@ def leaderboard_section(facts: Facts) -> str:
     )
     if any(row.ci95 for row in facts.rows):
         caption += (
-            " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” is a paired t-test on "
-            "shared seeds, corrected for the number of comparisons (Holm); “tied”: it cannot tell the two apart."
+            " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” says how much worse a "
+            "configuration is on the seeds it shares with the best one, with its 95 % interval"
+            + (", as a ratio (of logarithms: the metric is above zero)" if _by_ratio(facts) else "")
+            + "; “not separable”: with these seeds a paired t-test, corrected for the number of comparisons (Holm), "
+            "cannot tell the two apart."
         )
     if any(row.bad_seeds for row in facts.rows):
         caption += (
@@ -132,6 +135,10 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
         behind.append(plain)
     places = {index for index, head in enumerate(heads) if head in right}
     return html_table(heads, body, places, sorted_by=behind, shown=SHOWN if len(rows) > SHOWN else None)
+
+
+def _by_ratio(facts: Facts) -> bool:
+    return any(row.vs_best and row.vs_best.ratio for row in facts.rows)
 
 
 def _plain(value: object) -> bool:

@@ -15,7 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from meanflow_core.config import FIRST, NOT_IN_IDENTITY, TrainConfig, is_named, load_config, read_yaml, with_values
+from meanflow_core.config import (
+    FIRST,
+    NOT_IN_IDENTITY,
+    TrainConfig,
+    YamlFile,
+    is_named,
+    load_config,
+    read_yaml,
+    with_values,
+)
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
 from orchestrator.space import Space
@@ -189,11 +198,13 @@ class SweepSpec:
         return spec
 
 
-def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int | None = None) -> SweepSpec:
+def read_spec(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, defaults: int | None = None
+) -> SweepSpec:
     """Read a sweep file.
 
     Args:
-        path: the YAML file.
+        source: the YAML file; or its content, whose `base` is relative to the current folder.
         overrides: `key=value` words. A key of the sweep file (`run_cap=8`, `budget.trials=9`,
             `parameters.optimizer.lr={min: 1e-4, max: 1e-2}`) replaces it there; a key of the training configuration
             (`trainer.steps=100`) is put into `set`.
@@ -203,16 +214,19 @@ def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int 
         ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
     """
     repeats: list[Problem] = []
-    document = read_yaml(path, repeats)
+    if isinstance(source, Mapping):
+        document, path = YamlFile(path=Path("sweep"), content=dict(source)), None
+    else:
+        document, path = read_yaml(source, repeats), str(source)
     refuse_training_configuration(document)
-    reader = Reader(str(path), document)
+    reader = Reader(path, document)
     reader.problems += repeats
     content, base = read_content(reader, document, overrides, defaults)
-    spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
+    spec = _assemble(reader, content, base, file=path, stem=document.path.stem)
     check_metrics(reader, spec)
     check_configs(reader, spec)
     if reader.problems:
-        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != path, p.line or 0)))
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 

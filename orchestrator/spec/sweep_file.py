@@ -113,6 +113,13 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
 
 def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: int | None) -> dict[str, Any]:
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
+    if not {"base", "trainer", "program", "command"} & content.keys():
+        rule = (
+            "is missing: what is trained? A training configuration (`base: configs/digits_mlp.yaml`, or its keys: "
+            "`base: {data: {name: digits}, model: {name: mlp}}`), or a trainer of your own "
+            "(`trainer: package.module:Class`)"
+        )
+        reader.wrong(("base",), rule)
     given = content.pop("base", None)
     trainer = content.get("trainer")
     own = not isinstance(trainer, str) or trainer.strip() in ("", *BUILTIN_TRAINERS)
@@ -120,7 +127,11 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: in
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():
             wanted = path.parent / given
-            files = {file.stem: file for file in sorted(wanted.parent.glob("*.y*ml")) if not file.samefile(path)}
+            files = {
+                file.stem: file
+                for file in sorted(wanted.parent.glob("*.y*ml"))
+                if not (path.exists() and file.samefile(path))
+            }
             file = files.get(nearest(wanted.stem, list(files)) or "")
             close = None if file is None else os.path.relpath(file, path.parent)
             reader.wrong(("base",), "no such file (it is relative to this one)", given, close=close)

@@ -140,7 +140,7 @@ def test_mlflow_loads_the_model_and_samples_in_one_step(store, trained):
 
     two_steps = loaded.predict(pd.DataFrame({"label": [0, 1, 2, 3], "seed": [5] * 4}), params={"nfe": 2})
     for nfe, drawn in ((1, pictures), (2, two_steps)):
-        own, _ = draw_samples(result.weights, count=4, nfe=nfe, labels=[0, 1, 2, 3], seed=5)
+        own, *_ = draw_samples(result.weights, count=4, nfe=nfe, labels=[0, 1, 2, 3], seed=5)
         np.testing.assert_array_equal(drawn, unit_images(own))
     assert (two_steps != pictures).any()
     first = loaded.predict(pd.DataFrame({"label": [0], "seed": [5]}))
@@ -207,7 +207,7 @@ def test_a_model_of_data_with_conditions_is_asked_for_them_by_mlflow_and_by_samp
     labels, asked = [1, 0, 1], condition[4:7]
     rows = pd.DataFrame({"label": labels, "seed": 5})
     drawn = loaded.predict(rows.assign(condition=asked.tolist()))
-    own, _ = draw_samples(weights, count=3, labels=labels, seed=5, conditions=asked.numpy())
+    own, *_ = draw_samples(weights, count=3, labels=labels, seed=5, conditions=asked.numpy())
     np.testing.assert_array_equal(drawn, own)
     # One step from t = 1 to 0 of the network as it was trained: z - u(z, 0, 1).
     net, z = trainer.net, fixed_noise(5, (4,), 0, 3)
@@ -272,7 +272,7 @@ def test_a_model_that_is_told_its_scale_takes_it_as_a_parameter(tmp_path):
     rows = pd.DataFrame({"label": [0, 1, 2], "seed": [5] * 3})
     for scale in (None, 1.0, 3.0):
         drawn = loaded.predict(rows, params={} if scale is None else {"guidance": scale})
-        own, _ = draw_samples(weights, count=3, labels=[0, 1, 2], seed=5, guidance=scale)
+        own, *_ = draw_samples(weights, count=3, labels=[0, 1, 2], seed=5, guidance=scale)
         np.testing.assert_array_equal(drawn, unit_images(own))
     assert (drawn != loaded.predict(rows)).any()
     with pytest.raises(ConfigError, match="guidance: must be 1"):

@@ -561,6 +561,12 @@ def test_several_metrics_need_a_search_that_knows_them(tmp_path):
     assert "metrics" in wrong(tmp_path, metric=None, metrics=both[:1], early_terminate=None)
 
 
+def test_a_file_that_does_not_say_what_is_trained_is_asked_for_it(tmp_path):
+    problem = problems_of(write(tmp_path, GOOD.replace("base: base.yaml\n", "")))["base"]
+    assert "what is trained?" in problem.rule
+    assert "trainer: package.module:Class" in problem.rule
+
+
 def test_a_base_that_is_not_there_or_not_yaml_is_said(tmp_path):
     assert wrong(tmp_path, base="baze.yaml")["base"].nearest == "base.yaml"
     assert wrong(tmp_path, base="sweeep.yaml")["base"].nearest is None  # this file itself is none
