@@ -39,14 +39,14 @@ PACKAGES = {
     "report": {"spec", "trials", "results", "planning"},
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
     "runners": {"spec", "trials", "worker", "results", "engine"},
-    "final": {"worker", "runners", "results", "tracking"},
+    "final": {"trials", "worker", "runners", "results", "tracking"},
     "cluster": {"spec", "results"},
     "cli": {
         *("spec", "trials", "ledger", "worker", "planning", "results", "tracking", "report", "engine", "runners"),
         *("final", "cluster"),
     },
 }
-LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
+LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits", "reporting"}
 TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 

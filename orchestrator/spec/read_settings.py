@@ -16,8 +16,6 @@ from orchestrator.spec.settings import Budget, Metric, Resources
 
 # What W&B's files hold and a sweep here has no use for: said, and otherwise passed over.
 NOT_NEEDED: dict[str, str] = {
-    "program": "every trial is the trainer (`trainer: package.module:Class` for one of your own)",
-    "command": "no command line is built; fixed arguments belong in `set`",
     "entity": "sweeps live in this machine's MEANSWEEP_HOME",
     "project": "MLflow files the sweep under its `name`",
     "controller": "the driver that you start decides",
@@ -39,6 +37,8 @@ def note_wandb(reader: Reader, content: Mapping[str, Any]) -> None:
             reader.note((key,), f"not needed here: {NOT_NEEDED[key]}")
         elif key in REFUSED:
             reader.wrong((key,), f"W&B's key is not known here: {REFUSED[key]}")
+        elif key in ("program", "command") and isinstance(content.get("trainer"), str):
+            reader.note((key,), f"not used: trials are of {content['trainer']}, which `trainer` names")
 
 
 # -------------------------------------------------------------------------------------------------- metric

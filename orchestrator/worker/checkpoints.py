@@ -45,13 +45,8 @@ class CheckpointStore:
 
     @classmethod
     def at(cls, paths: TrialPaths, sweep: str, trial: str, sweep_id: str = "") -> CheckpointStore:
-        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not.
-
-        The sweep's id is part of the URL: other homes have sweeps of the same name in the same bucket.
-        """
-        base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
-        place = "-".join(filter(None, (sweep, sweep_id)))
-        return cls(paths, f"{base}/{place}/{trial}" if base else None, sweep_id)
+        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not."""
+        return cls(paths, url_of(sweep, trial, sweep_id), sweep_id)
 
     def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         """Write the state reached at `step` and return the name by which `load` finds it.
@@ -143,6 +138,16 @@ class CheckpointStore:
         self._kept_file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(kept))
         aside.replace(self._kept_file)
+
+
+def url_of(sweep: str, trial: str, sweep_id: str = "") -> str | None:
+    """Return the URL of a trial's checkpoints below `$MEANSWEEP_STORAGE`; None where that names none.
+
+    The sweep's id is part of it: other homes have sweeps of the same name in the same bucket.
+    """
+    base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
+    place = "-".join(filter(None, (sweep, sweep_id)))
+    return f"{base}/{place}/{trial}" if base else None
 
 
 def read_kept(file: Path) -> dict[str, dict[str, Any]]:

@@ -157,8 +157,8 @@ def test_whole_bounds_are_whole_numbers_as_in_wandb_and_said_so(tmp_path):
 
 
 def test_keys_that_only_wandb_needs_are_noted_and_passed_over(tmp_path):
-    spec = read(tmp_path, program="train.py", command=["${env}", "python"], entity="me", project="p", kind="sweep")
-    assert [note.split(": ")[1] for note in spec.notes] == ["program", "command", "entity", "project", "kind"]
+    spec = read(tmp_path, entity="me", project="p", kind="sweep", job="x", controller={"type": "local"})
+    assert [note.split(": ")[1] for note in spec.notes] == ["entity", "project", "kind", "job", "controller"]
     assert spec == dataclasses.replace(read(tmp_path), source=spec.source)
 
 
