@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 
 def main(descriptor: int, grace: float, words: list[str]) -> None:
@@ -36,8 +37,9 @@ def main(descriptor: int, grace: float, words: list[str]) -> None:
     except OSError as error:
         link.sendall(f"error {error}\n".encode())
         return
+    watched: list[Any] = [link, awake]
     while child.poll() is None:
-        ready, _, _ = select.select([link, awake], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if awake in ready:
             os.read(awake, 4096)
         if link in ready:  # closed: nobody writes to it
