@@ -77,7 +77,7 @@ def train_found(
         return
     typer.echo(f"\n{label}: {_said(result.steps, result.metrics)}")
     typer.echo(f"trial        {evidence['metric']} {evidence['value']:.6g} at step {evidence['trial_steps']}")
-    typer.echo(f"checkpoints  {folder / 'checkpoints' / 'program'}")
+    typer.echo(f"checkpoints  {folder / 'checkpoints'}")
 
 
 def _said(step: int, metrics: dict[str, float]) -> str:

@@ -20,8 +20,8 @@ from orchestrator.trials import Assignment
 from orchestrator.worker.checkpoints import KEPT, url_of
 from orchestrator.worker.storage import delete, download, upload
 
-NAME = "program"
-"""Of the folder, below the trial's `checkpoints`, and of its archive's place behind the URL."""
+NAME = "step-00000000"
+"""Of the folder, below the trial's `checkpoints`, and of its archive's place behind the URL: it is of no step alone."""
 ARCHIVE = "checkpoints.tar"
 
 

@@ -251,7 +251,7 @@ time.sleep(60)
     last = Path(next(reports).checkpoint) / "last"
     reports.close()
     assert last.read_text() == "written"
-    assert read_kept(last.parents[2] / "checkpoints.json")["program"]["bytes"] == 7
+    assert read_kept(last.parents[2] / "checkpoints.json")["step-00000000"]["bytes"] == 7
 
 
 STUBBORN = """
@@ -332,7 +332,7 @@ def test_checkpoints_follow_the_trial_to_another_node(made, tmp_path, monkeypatc
     reports = run_trial(made(RESUMING, config={"hang": 3}))
     place = [next(reports) for _ in range(3)][-1].checkpoint
     reports.close()
-    assert place == f"file://{tmp_path}/bucket/s/7/program"
+    assert place == f"file://{tmp_path}/bucket/s/7/step-00000000"
     (Path(made(RESUMING).folder) / "reports.jsonl").unlink()
     assert points(run_trial(made(RESUMING, start=3))) == [(4, 6.0), (5, 5.0), (6, 4.0)]
 
@@ -340,6 +340,7 @@ def test_checkpoints_follow_the_trial_to_another_node(made, tmp_path, monkeypatc
 def test_its_folder_is_found_where_the_code_was_sent(made, tmp_path, monkeypatch):
     there = tmp_path / "there"
     (there / "sent").mkdir(parents=True)
+    (there / "sent/train.py").touch()
     monkeypatch.chdir(there)
     away = Program(command=("x",), program="train.py", root=str(tmp_path / "gone"), folder="sent")
     assert away.place() == there / "sent"
