@@ -111,8 +111,8 @@ def _page(facts: Facts, now: float) -> str:
     files = resources.files("orchestrator.report")
     template = Template((files / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(f"{spec.name}: report of the sweep"),
-        name=escape(spec.name),
+        title=escape(f"{spec.title or spec.name}: report of the sweep"),
+        name=escape(spec.title or spec.name),
         meta=escape(_meta(facts)),
         description=f"<p>{escape(spec.description)}</p>" if spec.description else "",
         nav="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in parts),

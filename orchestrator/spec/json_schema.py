@@ -70,6 +70,7 @@ def sweep_schema() -> Schema:
         "properties": {**properties, **unused},
         "required": ["method", "parameters"],
         "oneOf": [{"required": ["metric"]}, {"required": ["metrics"]}],
+        "patternProperties": {"^x-": {}},
         "additionalProperties": False,
         # a trainer of the user's own has keys of its own, and values
         "if": {
@@ -83,7 +84,7 @@ def sweep_schema() -> Schema:
 
 def _top_level() -> dict[str, Schema]:
     return {
-        "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "name": {"type": "string", "pattern": "[A-Za-z0-9]"},
         "description": _TEXT,
         "base": {**_TEXT, "type": ["string", "object"]},
         "set": {"type": "object", "properties": {key: _described(key) for key in _keys()}},

@@ -19,7 +19,7 @@ from meanflow_core.errors import ConfigError, Problem
 from orchestrator.search import Method, Replicates, Rule
 from orchestrator.space import Space
 from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
-from orchestrator.spec.names import check_groups, check_key, check_sweep_name
+from orchestrator.spec.names import check_groups, check_key, check_sweep_name, folder_name
 from orchestrator.spec.program import ENDLESS, Program, find_folder, is_program, read_program
 from orchestrator.spec.read_parameters import read_parameters
 from orchestrator.spec.read_plain import default_to, read_method, read_seed, read_trainer, read_warm_start
@@ -31,6 +31,7 @@ from orchestrator.spec.read_settings import (
     read_budget,
     read_duration,
     read_early_terminate,
+    read_max_concurrent,
     read_metrics,
     read_replicates,
     read_resources,
@@ -53,6 +54,9 @@ class SweepSpec:
     """One sweep, complete and checked."""
 
     name: str
+    """Of its folder, and in commands."""
+    title: str = ""
+    """Its name as the file gives it."""
     file: str | None = None
     """Where it was read from."""
     description: str = ""
@@ -247,6 +251,7 @@ def _assemble(
     root: str,
 ) -> SweepSpec:
     """Build the spec from plain content, noting problems; the result is only good if there are none."""
+    content = {key: value for key, value in content.items() if not key.startswith("x-")}  # what anchors are kept in
     reader.keys((), {key: None for key in content if key not in NOT_NEEDED and key not in REFUSED}, KEYS)
     note_wandb(reader, content)
     own_program = is_program(content)
@@ -275,13 +280,17 @@ def _assemble(
     constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
     metrics = read_metrics(reader, content)
     early = read_early_terminate(reader, content.get("early_terminate"))
-    name = reader.text(("name",), content.get("name"), stem)
+    title = reader.text(("name",), content.get("name"), stem)
+    name = folder_name(title) or title
+    if name != title:
+        reader.note(("name",), f"is a title; in commands, and as a folder, the sweep is {name}")
     spec = SweepSpec(
         name=name,
+        title=title,
         file=file,
         description=reader.text(("description",), content.get("description"), ""),
         source={
-            **{"format": 1, "file": file, "sweep": {**content, "name": name}, "base": base},
+            **{"format": 1, "file": file, "sweep": {**content, "name": title}, "base": base},
             **({"root": root} if own_program else {}),
         },
         base=base,
@@ -303,7 +312,7 @@ def _assemble(
             reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
         ),
         warm_start=tuple(read_warm_start(reader, content)),
-        max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
+        max_concurrent=read_max_concurrent(reader, content),
         report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
     check_sweep_name(reader, name)

@@ -112,7 +112,9 @@ class _Run:
         folder = self._program.place()
         given = self._program.parameters(self._work.config)
         self._parameters.write_text(json.dumps(given, indent=2), encoding="utf-8")
-        words = self._program.words(self._work.config, json_file=self._parameters)
+        arguments = self._paths.root / "arguments.json"  # the same under the names that the sweep file has
+        arguments.write_text(json.dumps(self._program.as_spelled(given)), encoding="utf-8")
+        words = self._program.words(self._work.config, json_file=arguments.absolute())
         self._say("$ " + " ".join(words))
         return ProgramProcess(
             words,

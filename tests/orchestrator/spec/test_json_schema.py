@@ -48,7 +48,7 @@ def test_the_examples_of_the_docs_are_valid(errors):
         ("method", "bays"),
         ("run_cap", 0),
         ("run_cap", 2.5),
-        ("name", "two words"),
+        ("name", "(?)"),
         ("metrik", 1),
         ("metric", {"name": "m", "gaol": "minimize"}),
         ("metric", {"goal": "minimize"}),
