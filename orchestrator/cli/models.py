@@ -20,6 +20,7 @@ from orchestrator.cli.common import (
     print_json,
     read_sweep,
 )
+from orchestrator.cli.programs import found_program, train_found
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
@@ -76,6 +77,13 @@ def train(
     from orchestrator.results import training_name
 
     words = list(overrides or [])
+    program = found_program(config) if top is None else None
+    if program is not None:
+        if workers or address is not None:
+            rule = "is an own program's, which is run on this machine alone (with its own processes, if it has several)"
+            raise ConfigError([Problem(key="--workers" if workers else "--address", value=config, rule=rule)])
+        train_found(config, program, words, name=name, json=json, home=home)
+        return
     if top is None:
         single = _training_configuration(config, words)
         configs = {check_name(name or training_name(config, single.evidence)): single}

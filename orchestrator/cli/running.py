@@ -65,6 +65,9 @@ def plan(
     spec, there = with_grant(read_spec(file, overrides or ()), file, overrides or (), on_cluster=False)
     if probe:
         demand_ready(spec)
+        if spec.program is not None:
+            rule = "measures a trainer's steps, and cannot look into an own program; time a run of it by hand"
+            raise ConfigError([Problem(key="--probe", rule=rule)])
     with granted(spec.resources.gpu):
         measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec)
@@ -171,6 +174,7 @@ def rerun(
     assignment = Assignment(
         trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
         folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
+        program=None if spec.program is None else spec.program.to_dict(),
     )  # fmt: skip
     typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
     try:
@@ -231,6 +235,8 @@ def _conclude(ledger: Ledger) -> None:
             + (
                 " && meansweep train best.yaml\n  meansweep sample best.yaml -n 100 --nfe 1,2 -o samples.png"
                 if spec.builtin_trainer
+                else " && meansweep train best.yaml"
+                if spec.program is not None
                 else "          # its configuration, for your own training"
             )
         )

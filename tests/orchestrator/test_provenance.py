@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from meanflow_core.errors import ConfigError
-from orchestrator import provenance
 from orchestrator.cluster.packaging import staged
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.environment_check import code_version
@@ -99,9 +98,8 @@ def test_packages_are_listed_as_pip_takes_them() -> None:
 
 def test_only_what_differs_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffs = iter(["", "", "a", "a", "b", ""])
-    monkeypatch.setattr(provenance, "code_of", lambda _: Code("c", next(diffs)))
     for _ in range(6):
-        record(tmp_path / "code", "trained")
+        record(tmp_path / "code", Code("c", next(diffs)))
     found = recorded(tmp_path / "code")
     assert {name: text for name, text in found.items() if name.startswith("changes")} == {
         "changes-01.diff": "a", "changes-02.diff": "b", "changes-03.diff": "",
