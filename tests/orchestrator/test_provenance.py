@@ -19,7 +19,7 @@ from orchestrator.engine.environment_check import code_version
 from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.provenance import Code, code_of, own_files, packages, record, recorded
+from orchestrator.provenance import Code, code_of, own_files, packages, packages_of, record, recorded
 from orchestrator.results.leaderboard_rows import leaderboard
 from orchestrator.results.leaderboard_text import leaderboard_table
 from orchestrator.runners.inline import run_inline
@@ -216,8 +216,8 @@ def test_a_change_of_a_helper_that_is_imported_by_a_computed_name_is_seen(
 
 
 def test_what_a_trainer_imports_beside_its_package_is_sent_with_it(trainer: Path, tmp_path: Path) -> None:
-    assert provenance.packages_of("my_trainer") == ["helper", "my_trainer", "parts"]
-    with staged("my_trainer:Trainer", packages=provenance.packages_of("my_trainer")) as folder:
+    assert packages_of("my_trainer") == ["helper", "my_trainer", "parts"]
+    with staged("my_trainer:Trainer", packages=packages_of("my_trainer")) as folder:
         sent = {path.name for path in folder.iterdir()}
     assert {"helper.py", "my_trainer.py", "parts"} <= sent
     assert "bystander.py" not in sent
