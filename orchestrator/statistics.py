@@ -248,7 +248,7 @@ def separable_from_best(
     if not groups:
         return []
     effects = [paired_effect(other, groups[0], ratio=ratio, goal="minimize") for other in groups[1:]]
-    corrected = holm([effect and effect.p_value for effect in effects])
+    corrected = holm([effect.p_value if effect else None for effect in effects])
     return [False, *(None if p is None else p < alpha for p in corrected)]
 
 

@@ -149,7 +149,7 @@ def markdown(rows: list[Row]) -> str:
     others = [row for row in rows if row is not best]
     ratio = has_ratios(value for row in rows for value in row.by_seed.values())
     effects = [paired_effect(row.by_seed, best.by_seed, ratio=ratio, goal="minimize") for row in others]
-    corrected = holm([effect and effect.p_value for effect in effects])
+    corrected = holm([effect.p_value if effect else None for effect in effects])
     tests = dict(zip((row.label for row in others), corrected, strict=True))
     lines = ["| | here | seeds | against the best | paper |", "|---|---|---|---|---|"]
     for row in rows:

@@ -47,16 +47,21 @@ app.command(name="list", rich_help_panel="Sweeps", epilog=epilog("list", HELP))(
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"meansweep {version('meansweep')}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Find good hyper-parameters for MeanFlow models, and train the winner."""
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"meansweep {installed('meansweep')}")
-        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+from orchestrator.ledger.studies import Studies
+from orchestrator.paths import SweepPaths
 
 FINISHED = (1, 2, 3)
 """Optuna's states of a trial that nothing is added to any more."""
@@ -37,34 +39,34 @@ class Row:
     user_attrs: dict[str, Any]
 
 
-@dataclass
-class JournalView:
-    """The studies of a journal, for reading; in the place of `Studies`."""
+class JournalView(Studies):
+    """The studies of a journal, for reading alone."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
-    writable: bool = False
-    _names: list[str] = field(default_factory=list)
-    _rows: dict[str, list[Row]] = field(default_factory=dict)
+    def __init__(self, paths: SweepPaths) -> None:
+        self._paths = paths
+        self._lock = None
+        self.facts = {}
+        self.names: list[str] = []
+        """Of the studies, in the order of their ids."""
+        self.by_study: dict[str, list[Row]] = {}
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Any]:
         """Yield the rows of the search, then those of its replicates, in the order in which they were made."""
         for name in ("search", "replicates"):
-            yield from self._rows.get(name, ())
+            yield from self.by_study.get(name, ())
 
     def observations(self) -> list[dict[str, Any]]:
         """Return the observations of other sweeps."""
-        return [row.user_attrs["observation"] for row in self._rows.get("warm", ()) if "observation" in row.user_attrs]
-
-    def close(self) -> None:
-        """Do nothing: no lock is held."""
+        rows = self.by_study.get("warm", ())
+        return [row.user_attrs["observation"] for row in rows if "observation" in row.user_attrs]
 
 
-def read_journal(path: Path) -> JournalView | None:
-    """Return what a journal holds; None where there is an entry that this reader does not know, or no whole one."""
-    view = JournalView()
+def read_journal(paths: SweepPaths) -> JournalView | None:
+    """Return what the journal of a sweep holds; None where an entry is not whole, or not known to this reader."""
+    view = JournalView(paths)
     trials: list[Row] = []
     try:
-        for line in path.read_bytes().splitlines(keepends=True):
+        for line in paths.journal.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 return None  # the driver is writing it, or it is torn
             _apply(view, trials, json.loads(line))
@@ -76,15 +78,15 @@ def read_journal(path: Path) -> JournalView | None:
 def _apply(view: JournalView, trials: list[Row], entry: dict[str, Any]) -> None:
     match entry["op_code"]:
         case 0:  # a study is made
-            if entry["study_name"] in view._rows:
+            if entry["study_name"] in view.names:
                 raise ValueError(entry["study_name"])
-            view._names.append(entry["study_name"])
-            view._rows[entry["study_name"]] = []
+            view.names.append(entry["study_name"])
+            view.by_study[entry["study_name"]] = []
         case 2:  # a fact about a study
-            if view._names[entry["study_id"]] == "search":
+            if view.names[entry["study_id"]] == "search":
                 view.facts.update(entry["user_attr"])
         case 4:  # a row is made
-            rows = view._rows[view._names[entry["study_id"]]]
+            rows = view.by_study[view.names[entry["study_id"]]]
             row = Row(len(trials), len(rows), RowState(entry["state"]), dict(entry.get("user_attrs", {})))
             rows.append(row)
             trials.append(row)

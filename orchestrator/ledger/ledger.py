@@ -21,7 +21,7 @@ from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, WarmStart
 from orchestrator.ledger.facts import SweepFacts, owner_here
 from orchestrator.ledger.history import TrialHistory
-from orchestrator.ledger.journal_view import JournalView, read_journal
+from orchestrator.ledger.journal_view import read_journal
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
 from orchestrator.provenance import new_id
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Ledger(SweepFacts):
     """See the module. Open it with `Ledger.open`; a writer must be closed."""
 
-    def __init__(self, paths: SweepPaths, studies: Studies | JournalView) -> None:
+    def __init__(self, paths: SweepPaths, studies: Studies) -> None:
         self.paths = paths
         super().__init__(studies)
         self.deletions = Deletions(studies)
@@ -64,7 +64,7 @@ class Ledger(SweepFacts):
             raise LedgerError(f"{paths.root}: there is no sweep of this name")
         lock = DriverLock(paths.lock) if write else None
         try:
-            view = None if write else read_journal(paths.journal)
+            view = None if write else read_journal(paths)
             ledger = cls(paths, view or Studies.load(paths, lock))
             if not ledger._facts.get("spec:0"):
                 raise LedgerError(f"{paths.journal}: the sweep was never started; `meansweep run` starts it")

@@ -51,12 +51,17 @@ def _sections(found: SweepComparison) -> Iterator[tuple[str, str, str]]:
     """Yield (id, title, HTML) of each section, in order."""
     yield "verdict", "Verdict", f'<p class="sentence">{escape(sweeps_verdict(found))}</p>{_tiles(found)}'
     yield "sweeps", "Side by side", _side_by_side(found)
-    yield "curves", "Curves of the bests", _chart(_curves(found), "No trial has reported yet.")
+    yield "curves", "Curves of the bests", _chart(_curves(found), "curves of the bests", "No trial has reported yet.")
     caption = (
         "The best value so far against the time that workers had spent on the whole sweep until then, replicates and "
         "stopped trials included."
     )
-    yield "cost", "What it cost", f'<p class="caption">{caption}</p>' + _chart(_costs(found), "Nothing was reported.")
+    yield (
+        "cost",
+        "What it cost",
+        f'<p class="caption">{caption}</p>'
+        + _chart(_costs(found), "best value so far against cost", "Nothing was reported."),
+    )
     nothing_known = Importance(sweep=found.spec.name, metric=found.metric, trials=0, best=0, shares=())
     facts = Facts(
         spec=found.spec,
@@ -134,5 +139,5 @@ def _figure(found: SweepComparison, traces: list[dict[str, Any]], axis: str) -> 
     return {"data": traces, "layout": layout}
 
 
-def _chart(figure: Figure | None, otherwise: str) -> str:
-    return chart_place(figure, 420) if figure else nothing(otherwise)
+def _chart(figure: Figure | None, label: str, otherwise: str) -> str:
+    return chart_place(figure, 420, label) if figure else nothing(otherwise)

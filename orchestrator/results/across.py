@@ -243,7 +243,9 @@ def _against_each_other(bests: Mapping[str, Row | None], goal: str) -> dict[str,
         for row in ranked
         if row is not first and not row.bad_seeds and not first.bad_seeds
     }
-    corrected = dict(zip(effects, holm([effect and effect.p_value for effect in effects.values()]), strict=True))
+    corrected = dict(
+        zip(effects, holm([effect.p_value if effect else None for effect in effects.values()]), strict=True)
+    )
     found: dict[str, Row | None] = {}
     for name, row in bests.items():
         if row is None:

@@ -181,7 +181,7 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
     effects = [
         None if several or row.bad_seeds else _compared(row.group, best, ratio=ratio, goal=goal) for row in found
     ]
-    corrected = holm([effect and effect.p_value for effect in effects])
+    corrected = holm([effect.p_value if effect else None for effect in effects])
     rows = []
     for position, (row, effect, p) in enumerate(zip(found, effects, corrected, strict=True), start=1):
         tied = True if row.group is best else None if p is None else p >= ALPHA

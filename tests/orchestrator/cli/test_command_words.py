@@ -58,7 +58,7 @@ def test_a_full_disk_is_one_line_and_the_sweep_goes_on_once_there_is_room(tmp_pa
         full.setattr("orchestrator.tracking.tracker.MlflowTracker.close", lambda *_, **__: 0)
         told = said(capsys, "run", str(file), "--inline", code=1)
     assert told.splitlines()[-1].startswith("error: ")
-    assert "No space left on device); nothing recorded is lost: make room, then `meansweep resume`" in told
+    assert "No space left on device); nothing recorded is lost: make room, then `meansweep resume toy`" in told
     assert "Traceback" not in told
     monkeypatch.setattr("orchestrator.tracking.tracker.MlflowTracker.close", lambda *_, **__: 0)
     assert "toy: finished" in said(capsys, "resume", "--inline")
@@ -79,7 +79,7 @@ def test_a_plan_of_what_is_not_here_fails_and_is_still_said(tmp_path, capsys):
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(toy.sweep(run_cap=6, trainer="nowhere.at:All")))
     told = said(capsys, "plan", str(file), "--home", str(tmp_path / "home"), code=1)
-    assert "missing here: trainer: 'nowhere.at:All'" in told
+    assert "missing here: trainer: there is no module 'nowhere.at'" in told
     assert told.endswith("error: 1 thing missing here\n")
     assert not (tmp_path / "home").exists()
 

@@ -27,24 +27,24 @@ def paths(tmp_path):
 
 
 def test_it_has_the_rows_facts_and_observations_that_optuna_reads(paths):
-    assert facts_of(read_journal(paths.journal)) == facts_of(Studies.load(paths, None))
-    assert len(list(read_journal(paths.journal).rows())) == 16
+    assert facts_of(read_journal(paths)) == facts_of(Studies.load(paths, None))
+    assert len(list(read_journal(paths).rows())) == 16
 
 
 @pytest.mark.parametrize("file", ["journal-1.jsonl", "journal-2.jsonl"])
 def test_journals_of_earlier_releases_are_read_alike(tmp_path, file):
     paths = SweepPaths(tmp_path)
     paths.journal.write_bytes((ROOT / "tests/orchestrator/data" / file).read_bytes())
-    assert facts_of(read_journal(paths.journal)) == facts_of(Studies.load(paths, None))
+    assert facts_of(read_journal(paths)) == facts_of(Studies.load(paths, None))
 
 
 def test_what_is_added_to_a_finished_row_counts_no_more_than_for_optuna(paths):
     late = b'{"op_code":8,"worker_id":"somebody-else","trial_id":0,"user_attr":{"label:late":{"value":1}}}\n'
-    finished = next(row for row in read_journal(paths.journal).rows() if row.state.is_finished())
+    finished = next(row for row in read_journal(paths).rows() if row.state.is_finished())
     paths.journal.write_bytes(
         paths.journal.read_bytes() + late.replace(b'"trial_id":0', b'"trial_id":%d' % finished._trial_id)
     )
-    assert facts_of(read_journal(paths.journal)) == facts_of(Studies.load(paths, None))
+    assert facts_of(read_journal(paths)) == facts_of(Studies.load(paths, None))
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_what_is_added_to_a_finished_row_counts_no_more_than_for_optuna(paths):
 )
 def test_of_anything_else_optuna_is_asked(paths, tail):
     paths.journal.write_bytes(paths.journal.read_bytes() + tail)
-    assert read_journal(paths.journal) is None
+    assert read_journal(paths) is None

@@ -94,9 +94,9 @@ def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, 
 
 
 def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(sweep, monkeypatch, capsys):
-    sweep.write_text(SWEEP.partition("\n")[2])
+    sweep.write_text("base: {}\n" + SWEEP.partition("\n")[2])
     monkeypatch.setenv("MEANSWEEP_STORAGE", "s3:/typo")
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "s3:/typo is no URL" in " ".join(capsys.readouterr().out.split())
     for command in (["run", str(sweep), "--inline"], ["run", str(sweep)]):
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -104,7 +104,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(swe
         assert "s3:/typo is no URL" in capsys.readouterr().err
     assert not (sweep.parent / "s3:").exists()
     monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "nosuch" in capsys.readouterr().out
 
 
@@ -118,7 +118,7 @@ def test_a_trainer_with_a_mistake_in_its_syntax_is_told_before_anything_starts(s
         "trainer: own_trainer:T\nmethod: random\nrun_cap: 1\nmetric: {name: loss}\n"
         "parameters: {x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 2}\n"
     )
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "cannot be imported: SyntaxError" in " ".join(capsys.readouterr().out.split())
     assert run(["run", str(sweep), "--inline"]) == 2
     assert broken in capsys.readouterr().err
