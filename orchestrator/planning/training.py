@@ -87,8 +87,9 @@ def _range(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], key: str) -> s
     values = list(dict.fromkeys(flat(config).get(key) for config in configs))
     if len(values) == 1:
         return number(values[0], 6)
-    if all(isinstance(value, int | float) for value in values):
-        return f"{number(min(values), 6)} to {number(max(values), 6)} (searched)"
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values):
+        return f"{number(min(numbers), 6)} to {number(max(numbers), 6)} (searched)"
     return f"{', '.join(map(str, values))} (searched)"
 
 

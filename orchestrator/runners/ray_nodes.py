@@ -53,8 +53,8 @@ def connected(log: Path, *, metadata: Mapping[str, str] | None = None, **options
             return
         own = not (os.environ.get("RAY_ADDRESS") or options.get("address"))
         if not own:
-            job = ray.job_config.JobConfig(metadata=dict(metadata)) if metadata else None
-            ray.init(address=options.get("address"), log_to_driver=False, job_config=job)
+            job: dict[str, Any] = {"job_config": ray.job_config.JobConfig(metadata=dict(metadata))} if metadata else {}
+            ray.init(address=options.get("address"), log_to_driver=False, **job)
         else:
             _start(options)
         try:
