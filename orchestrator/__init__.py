@@ -9,5 +9,6 @@ if TYPE_CHECKING:
     from orchestrator.api import list_sweeps as list_sweeps
     from orchestrator.api import open_sweep as open_sweep
     from orchestrator.api import run as run
+    from orchestrator.reporting import report as report
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

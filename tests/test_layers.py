@@ -39,7 +39,7 @@ PACKAGES = {
     "report": {"spec", "trials", "results", "planning"},
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
     "runners": {"spec", "trials", "worker", "results", "engine"},
-    "final": {"worker", "runners", "results", "tracking"},
+    "final": {"trials", "worker", "runners", "results", "tracking"},
     "lifecycle": {"trials", "ledger", "worker", "results", "tracking", "final"},
     "cluster": {"spec", "results"},
     "api": {
@@ -51,7 +51,7 @@ PACKAGES = {
         *("final", "lifecycle", "cluster", "api"),
     },
 }
-LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
+LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits", "reporting"}
 TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 

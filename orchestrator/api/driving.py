@@ -27,7 +27,14 @@ class SweepFailed(Exception):
     """A sweep could not be started or run to its end, for a reason that is not in its file."""
 
 
-def begin(home: Home, source: Path | str | Mapping[str, Any], words: Sequence[str], *, inline: bool) -> Engine:
+def begin(
+    home: Home,
+    source: Path | str | Mapping[str, Any],
+    words: Sequence[str],
+    *,
+    inline: bool,
+    sweep_id: str | None = None,
+) -> Engine:
     """Start a new sweep and return the engine that `drive` runs.
 
     Args:
@@ -35,6 +42,7 @@ def begin(home: Home, source: Path | str | Mapping[str, Any], words: Sequence[st
         source: the sweep file, or its content.
         words: `key=value`, which replace keys of it.
         inline: in this process, without Ray.
+        sweep_id: that it was given when it was sent; None: a new one.
 
     Raises:
         ConfigError: the file is wrong, something is missing here, or a sweep of this name exists.
@@ -52,7 +60,7 @@ def begin(home: Home, source: Path | str | Mapping[str, Any], words: Sequence[st
         print(f"note: {note}", flush=True)
     planned = make_plan(spec, resources_available=there).to_dict()
     try:
-        return start_sweep(home, spec, tracker=_tracker(home), plan=planned)
+        return start_sweep(home, spec, tracker=_tracker(home), plan=planned, sweep_id=sweep_id)
     except SweepBusy as busy:
         raise SweepFailed(str(busy)) from busy
 
@@ -208,7 +216,8 @@ def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
         from orchestrator.runners import RayGone, run_ray
 
         try:
-            run_ray(engine, on_event=show)
+            known = {"meansweep": engine.spec.name, "meansweep-id": engine.ledger.id}
+            run_ray(engine, on_event=show, metadata=known)
         except RayGone as error:
             again = f"nothing is lost. Go on with: meansweep resume {engine.spec.name}"
             raise SweepFailed(f"{error}; {again}") from error

@@ -43,6 +43,8 @@ def with_grant(
 def wants_default(spec: SweepSpec) -> bool:
     """Whether the file leaves open how many GPUs a trial gets, and does not want to train on CPUs."""
     said = "gpu" in (spec.source["sweep"].get("resources") or {})
+    if spec.program is not None:
+        return not said
     device = spec.set.get("trainer.device", (spec.base.get("trainer") or {}).get("device", "auto"))
     return not said and not str(device).startswith("cpu")
 

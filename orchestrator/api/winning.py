@@ -42,4 +42,6 @@ def winner(ledger: Ledger, trial: str | None = None) -> Winner:
         config = winning_config(spec, trials, rows, **known)
         return Winner(config, config.to_yaml(), dict(config.evidence), config.trainer.steps)
     mapping = winning_mapping(spec, trials, rows, **known)
-    return Winner(mapping, write_yaml(mapping), mapping["evidence"], (mapping.get("trainer") or {}).get("steps"))
+    evidence = mapping["evidence"]
+    steps = (mapping.get("trainer") or {}).get("steps") if spec.program is None else evidence["trial_steps"]
+    return Winner(mapping, write_yaml(mapping), evidence, steps)

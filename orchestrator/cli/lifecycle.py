@@ -220,7 +220,7 @@ def trial_delete(
     with _closed(_named(place, sweep, "trial delete")) as ledger:
         name = ledger.paths.name
         question = f"Delete trial {trial} of {name}{_owned(ledger)} with its checkpoints, pictures and runs?"
-        ask(name, question, f"trial {trial} would go for good: --yes deletes it", yes=yes)
+        ask(name, question, f"trial {trial}{_owned(ledger)} would go for good: --yes deletes it", yes=yes)
         gone = delete_trial(ledger, trial)
     _send(place, name)
     typer.echo(f"{name}: {', '.join(gone)} deleted")

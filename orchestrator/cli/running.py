@@ -21,6 +21,7 @@ from orchestrator.cli.common import (
     read_sweep,
     trial_and_sweep,
 )
+from orchestrator.cli.same_sweep import checked_id, demand_same
 from orchestrator.formatting import count
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def plan(
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         choose_probe_configs,
+        data_notes,
         demand_ready,
         make_plan,
         measure,
@@ -63,12 +65,15 @@ def plan(
     spec, there = with_grant(read_spec(file, overrides or ()), file, overrides or (), on_cluster=False)
     if probe:
         demand_ready(spec)
+        if spec.program is not None:
+            rule = "measures a trainer's steps, and cannot look into an own program; time a run of it by hand"
+            raise ConfigError([Problem(key="--probe", rule=rule)])
     with granted(spec.resources.gpu):
         measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec)
     made = make_plan(
         spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec),
-        spread=seen_spread(home_at(home), spec.metric.name), thorough=True,
+        of_data=data_notes(spec), spread=seen_spread(home_at(home), spec.metric.name), thorough=True,
     )  # fmt: skip
     if json:
         print_json(made.to_dict())
@@ -85,10 +90,22 @@ def run(
     overrides: OverridesArgument = None,
     name: NameOption = None,
     inline: InlineOption = False,
+    again: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep of this name, if the file is still its own.")
+    ] = False,
+    given: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
     home: HomeOption = None,
 ) -> None:
     """Run a sweep to its end. On this machine, or on the cluster that $RAY_ADDRESS names."""
-    engine = begin(home_at(home), file, _words(overrides, name), inline=inline)
+    from orchestrator.spec import read_spec
+
+    words, place = _words(overrides, name), home_at(home)
+    if again:
+        spec = read_spec(file, words)
+        if place.sweep(spec.name).journal.is_file():
+            demand_same(place, file, words, spec)
+            return resume(spec.name, inline, home=home)
+    engine = begin(place, file, words, inline=inline, sweep_id=checked_id(given))
     drive(engine, inline=inline, console=console(), then=_conclude)
 
 
@@ -157,6 +174,7 @@ def rerun(
     assignment = Assignment(
         trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
         folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
+        program=None if spec.program is None else spec.program.to_dict(),
     )  # fmt: skip
     typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
     try:
@@ -217,6 +235,8 @@ def _conclude(ledger: Ledger) -> None:
             + (
                 " && meansweep train best.yaml\n  meansweep sample best.yaml -n 100 --nfe 1,2 -o samples.png"
                 if spec.builtin_trainer
+                else " && meansweep train best.yaml"
+                if spec.program is not None
                 else "          # its configuration, for your own training"
             )
         )

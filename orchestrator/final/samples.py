@@ -26,6 +26,7 @@ def draw_samples(
     labels: Sequence[int] | None = None,
     seed: int = 0,
     guidance: float | None = None,
+    conditions: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, TrainConfig, int]:
     """Sample from a weights file.
 
@@ -36,22 +37,28 @@ def draw_samples(
         labels: classes, dealt out in turn; None takes every class of a labelled model.
         seed: of the noise. Sample i is the same for any number of samples.
         guidance: the scale, of a network that takes it as an input; None: the first of its `evaluation.guidance`.
+        conditions: [M, *shape], dealt out in turn; None: the null condition, for a model of data with conditions.
 
     Returns:
         Samples, float32 [count, *shape] on the CPU, the configuration the weights were trained with, and their step.
 
     Raises:
-        ConfigError: a label is not one of the model's, or it takes no scale.
+        ConfigError: a label is not one of the model's, it takes no scale, or the conditions are not of its shape.
         CheckpointError: the file is missing or damaged.
     """
     import torch
 
-    from meanflow_core.sampling import fixed_noise, guidance_scale, sample
+    from meanflow_core.sampling import asked_of_weights, fixed_noise, guidance_scale, sample
     from meanflow_core.training import load_network
 
     net, config, metadata = load_network(weights)
     classes = metadata["num_classes"]
-    given = _labels(labels, classes, count)
+    chosen = _labels(labels, classes, count)
+    theirs = None if conditions is None else [conditions[index % len(conditions)] for index in range(count)]
+    try:
+        given = asked_of_weights(metadata, count, None if chosen is None else torch.tensor(chosen), theirs)
+    except ValueError as error:
+        raise ConfigError([Problem(key="--conditions", rule=str(error))]) from error
     scale = guidance_scale(config, guidance)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = net.to(device)
@@ -59,7 +66,7 @@ def draw_samples(
     for start in range(0, count, BATCH):
         stop = min(start + BATCH, count)
         noise = fixed_noise(seed, tuple(metadata["shape"]), start, stop).to(device)
-        part = None if given is None else torch.tensor(given[start:stop], device=device)
+        part = None if given is None else given[start:stop].to(device)
         parts.append(sample(net, noise, labels=part, steps=nfe, guidance=scale).float().cpu())
     return torch.cat(parts), config, int(metadata["step"])
 
@@ -73,6 +80,7 @@ def sample_picture(
     labels: Sequence[int] | None,
     seed: int,
     guidance: float | None = None,
+    conditions: np.ndarray | None = None,
 ) -> str:
     """Write a PNG of samples: one block for each number of evaluations, side by side, all from the same noise.
 
@@ -90,7 +98,7 @@ def sample_picture(
     blocks = []
     for steps in nfe:
         samples, config, step = draw_samples(
-            weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance
+            weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance, conditions=conditions
         )
         blocks.append(_picture(samples, config, columns))
     told = _told(weights, config, step, labels, guidance)

@@ -19,11 +19,12 @@ from meanflow_core.config import write_yaml
 from orchestrator.ledger.deletions import Deletions
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, WarmStart
-from orchestrator.ledger.facts import SweepFacts, new_id, owner_here
+from orchestrator.ledger.facts import SweepFacts, owner_here
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.journal_view import read_journal
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
+from orchestrator.provenance import new_id
 from orchestrator.trials import Failure, Report, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Ledger(SweepFacts):
     @classmethod
     def create(
         cls, paths: SweepPaths, spec: SweepSpec, *, environment: Mapping[str, Any] | None = None,
-        warm: Sequence[WarmStart] = (),
+        warm: Sequence[WarmStart] = (), sweep_id: str | None = None,
     ) -> Ledger:  # fmt: skip
         """Make the ledger of a new sweep and open it for writing; what a crash left of an attempt is completed.
 
@@ -87,6 +88,7 @@ class Ledger(SweepFacts):
             spec: the sweep.
             environment: see `orchestrator.engine.environment_check`.
             warm: observations of other sweeps.
+            sweep_id: an id that was given to it before; None: a new one.
 
         Raises:
             SweepBusy: another process has the lock.
@@ -105,7 +107,7 @@ class Ledger(SweepFacts):
             studies = ledger._studies
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
-            studies.set_fact("id", new_id())
+            studies.set_fact("id", sweep_id or new_id())
             studies.set_fact("owner", owner_here())
             studies.set_fact("environment", dict(environment or {}))
             for observation in warm[len(ledger.warm()) :]:

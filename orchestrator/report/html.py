@@ -71,8 +71,8 @@ def write_report(
     )
     return write_page(
         out,
-        title=f"{spec.name}: report of the sweep",
-        name=spec.name,
+        title=f"{spec.title or spec.name}: report of the sweep",
+        name=spec.title or spec.name,
         meta=_meta(facts),
         description=spec.description,
         parts=list(_sections(facts)),

@@ -91,11 +91,12 @@ def rebuild_study(
 
 def _study(goals: Sequence[Literal["minimize", "maximize"]], frozen: Sequence[FrozenTrial]) -> Study:
     import optuna
+    from optuna.study import StudyDirection
 
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" concerns no user
     try:
-        study = optuna.create_study(directions=list(goals))
+        study = optuna.create_study(directions=[StudyDirection[goal.upper()] for goal in goals])
         study.add_trials(frozen)
     finally:
         optuna.logging.set_verbosity(level)

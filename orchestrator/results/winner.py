@@ -69,7 +69,8 @@ def winning_mapping(
     for key in LENGTHS:
         if key in spec.set and key in base:
             put(config, key, base[key])
-    return {**config, "evidence": {"trainer": spec.trainer, **evidence}}
+    program = {} if spec.program is None else {"program": spec.program.to_dict()}
+    return {**config, "evidence": {"trainer": spec.trainer, **program, **evidence}}
 
 
 def training_name(file: Path | str, evidence: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from meanflow_core.config import YamlFile, load_config, parse_value, read_yaml, valid_keys
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.spec.program import is_program
 from orchestrator.spec.reader import Reader, flat, put
 
 DEFAULT_TRAINER = "meanflow_core:Trainer"
@@ -19,7 +20,9 @@ KEYS: dict[str, str] = {
     "description": "Free text.",
     "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
     "set": "Keys of the training configuration that differ from `base` in every trial.",
-    "trainer": "The class that trains, as package.module:Class. Default: the MeanFlow trainer.",
+    "trainer": "What trains: package.module:Class, or a mapping for an own program. Default: the MeanFlow trainer.",
+    "program": "An own program that each trial runs, with its parameters as arguments.",
+    "command": "Its command, a list of words with W&B's macros. Default: the program with `--key=value`.",
     "method": "How combinations are chosen.",
     "metric": "What is optimised.",
     "metrics": "Several metrics: the sweep looks for their Pareto front.",
@@ -102,9 +105,9 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
     if head in ("set", "parameters") and rest:
         block = content.setdefault(head, {})
         content[head] = {**(block if isinstance(block, dict) else {}), rest: value}
-    elif head in KEYS and not (rest and head == "trainer"):
+    elif head in KEYS and not (rest and head == "trainer" and not is_program(content)):
         put(content, key, value)
-    elif rest or key in valid_keys():
+    elif rest or key in valid_keys() or is_program(content):
         content["set"] = {**(content.get("set") or {}), key: value}
     else:
         close = KEY_ALIASES.get(key) or nearest(key, [*KEYS, *valid_keys()])
@@ -122,7 +125,7 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: in
         reader.wrong(("base",), rule)
     given = content.pop("base", None)
     trainer = content.get("trainer")
-    own = not isinstance(trainer, str) or trainer.strip() in ("", *BUILTIN_TRAINERS)
+    own = (not isinstance(trainer, str) or trainer.strip() in ("", *BUILTIN_TRAINERS)) and not is_program(content)
     document: YamlFile | None = None
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():

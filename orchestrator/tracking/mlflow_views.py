@@ -129,6 +129,7 @@ def description(spec: SweepSpec, found: str = "") -> str:
     metric = spec.metric
     goal = "lowest" if metric.goal == "minimize" else "highest"
     lines = [found, ""] if found else []  # first: the page folds everything after a few lines
+    lines += [f"**{spec.title}**", ""] if spec.title not in ("", spec.name) else []
     lines += [spec.description.strip(), ""] if spec.description else []
     lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method.name}`.", ""]
     lines += ["| searched | range |", "|---|---|"]

@@ -46,6 +46,21 @@ def test_each_value_that_is_varied_is_looked_for(sweep):
     assert problem.value == "gone"
 
 
+def test_a_plan_says_which_images_belong_to_no_class(sweep, capsys):
+    from PIL import Image
+
+    for name in ("cats/1.png", "dogs/2.png", "cover.png", "readme.txt"):
+        file = sweep.parent / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file) if file.suffix == ".png" else file.touch()
+    run(["plan", str(sweep)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 image lies beside the sub-folders, belongs to no class and is left out (cover.png)" in told
+    (sweep.parent / "pictures" / "cover.png").unlink()
+    run(["plan", str(sweep)])
+    assert "beside" not in capsys.readouterr().out
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest(tmp_path):
     words = ["evaluation.metrics=[fid, acuracy]", "data.name=digits"]
     sweep = tmp_path / "sweep.yaml"
