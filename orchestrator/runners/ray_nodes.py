@@ -41,7 +41,7 @@ def connected(log: Path, **options: Any) -> Iterator[bool]:
 
     Args:
         log: a file.
-        options: of `ray.init`, for a Ray that is started here; and `metadata`, what Ray's list of jobs says of this one.
+        options: of `ray.init`, for a Ray that is started here; and `metadata` for Ray's list of jobs.
 
     Yields:
         Whether it was started here: then no other node will ever join it.
