@@ -156,6 +156,9 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
     yield "; ".join(parts)
     if any(against_best(row) == "tied" for row in shown):
         yield "tied: a paired test over the shared seeds cannot tell it from the best"
+    asked = [row.trial for row in shown if row.asked]
+    if asked:
+        yield f"asked for, not drawn by the search: {', '.join(asked)}"
     for row in shown:
         if row.reused:
             yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"
