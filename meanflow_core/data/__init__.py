@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meanflow_core.data.build import row_shape as row_shape
     from meanflow_core.data.files import write_aside as write_aside
     from meanflow_core.data.image_files import image_faults as image_faults
+    from meanflow_core.data.image_files import image_notes as image_notes
     from meanflow_core.data.order import IndexStream as IndexStream
     from meanflow_core.data.own import as_dataset as as_dataset
 

@@ -17,7 +17,16 @@ from torch import Tensor
 from meanflow_core.config import ImageFolderConfig
 from meanflow_core.data import availability
 from meanflow_core.data.base import ALL, REFERENCE_BATCH, Pictures, digest, flip_some, scaled, unit_images
-from meanflow_core.data.image_files import SUFFIXES, Levels, broken, find_images, read_image, said, training_folder
+from meanflow_core.data.image_files import (
+    SUFFIXES,
+    Levels,
+    broken,
+    find_images,
+    left_out,
+    read_image,
+    said,
+    training_folder,
+)
 from meanflow_core.errors import ConfigError, DataError, Problem
 
 KEPT_BYTES = 2**30
@@ -49,11 +58,8 @@ class ImageFolder:
         self._files, self._classes = found.files, found.classes
         self._labels = None if found.labels is None else torch.tensor(found.labels)
         self.num_classes = None if found.classes is None else len(found.classes)
-        if found.beside and found.classes is not None:
-            log.warning(
-                "%s: %d images lie beside the sub-folders, belong to no class and are left out (%s)",
-                *(self._root, len(found.beside), found.beside[0].name),
-            )
+        if told := left_out(self._root, found):
+            log.warning("%s", told)
         if not self._files:
             kinds = ", ".join(sorted(SUFFIXES))
             rule = f"holds no image ({kinds}); {availability.IMAGE_LAYOUT}"
