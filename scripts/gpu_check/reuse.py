@@ -22,7 +22,7 @@ NUMBERS = (
 
 
 def reuse(setting: Setting) -> Figures:
-    """Train one compiled trial after the other, each with other numbers: how fast each begins, its graphs and memory."""
+    """Train compiled trials with other numbers, one after the other: how fast each begins, its graphs and memory."""
     figures: Figures = {"trials": []}
     steps = setting.size(30, 1)
     for numbers in NUMBERS[: setting.size(4, 2)]:

@@ -165,7 +165,7 @@ def plain(name: str) -> str:
 
 
 def needed(names: set[str]) -> set[str]:
-    """The names and those of all that they need here, as far as it is installed; not CUDA's, which torch pins itself."""
+    """The names and those of all that they need here, as far as it is installed. Not CUDA's: torch pins them."""
     found: set[str] = set()
     while names:
         name = names.pop()
@@ -191,10 +191,6 @@ def test_the_image_installs_locked_versions_of_everything_and_those_that_the_tes
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     direct = {plain(Requirement(line).name) for line in project} | {"s3fs", "gcsfs", "nvidia-ml-py"}
-    ray = {
-        "ray",
-        *(plain(Requirement(line).name) for line in metadata.requires("ray") or () if 'extra == "tune"' in line),
-    }
     assert sorted(needed(direct) - locked.keys()) == []
     text = (DEPLOY / "Dockerfile").read_text()
     assert text.count("requirements.lock") == 3
