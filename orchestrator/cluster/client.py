@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cluster.entrypoint import DRIVING, read_result, redirect_out
 from orchestrator.cluster.jobs import (
@@ -38,14 +37,12 @@ from orchestrator.cluster.jobs import (
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import PROGRAM_FOLDER, staged
+from orchestrator.cluster.packaging import SWEEP_FILE, staged, trainer_of, write_sweep
 from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.provenance import new_id, own_packages, packages_of
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import Program, SweepSpec, read_spec
 
-SWEEP_FILE = "sweep.yaml"
-"""Name of a sweep's file among what is shipped."""
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
 PROGRAM_TAG = "program"
@@ -85,9 +82,9 @@ def submit(
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
     packages = _own_code(spec)
-    with staged(_trainer_of(spec), packages=packages, program=spec.program) as folder:
+    with staged(trainer_of(spec), packages=packages, program=spec.program) as folder:
         write_sweep(spec, folder)
-        sweep_id, trainer = new_id(), _trainer_of(spec) or ""
+        sweep_id, trainer = new_id(), trainer_of(spec) or ""
         tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": trainer, PACKAGES_TAG: ",".join(packages)}
         if spec.program is not None:
             tags[PROGRAM_TAG] = json.dumps(spec.program.to_dict())
@@ -103,20 +100,6 @@ def submit(
         if code:
             raise ClusterError(f"the sweep {spec.name} ended with exit code {code}; its output is above")
     return spec.name
-
-
-def write_sweep(spec: SweepSpec, folder: Path) -> None:
-    """Write a sweep's file, standing alone, into a folder that is shipped."""
-    content = spec.standalone
-    if spec.program is not None:
-        block = content.get("trainer") or {}
-        content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
-    (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
-
-
-def _trainer_of(spec: SweepSpec | None) -> str | None:
-    """The trainer's class, if there is one to be sent."""
-    return None if spec is None or spec.program is not None else spec.trainer
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -274,7 +257,7 @@ class _Remote:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
         packages = _own_code(spec) if spec else []
-        with staged(_trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
+        with staged(trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
@@ -335,7 +318,7 @@ def run_there(
 
 def _own_code(spec: SweepSpec) -> list[str]:
     """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
-    trainer = _trainer_of(spec)
+    trainer = trainer_of(spec)
     reached = packages_of(trainer.partition(":")[0]) if trainer else []
     return sorted({*own_packages(spec.named_code), *reached})
 
