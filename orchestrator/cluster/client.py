@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cluster.entrypoint import DRIVING, read_result, redirect_out
 from orchestrator.cluster.jobs import (
@@ -38,15 +37,13 @@ from orchestrator.cluster.jobs import (
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import PROGRAM_FOLDER, staged
+from orchestrator.cluster.packaging import SWEEP_FILE, staged, trainer_of, write_sweep
 from orchestrator.cluster.remote_args import from_here, positional, value_of
-from orchestrator.cluster.sent_code import own_code, packages_of_configs, trainer_of
+from orchestrator.cluster.sent_code import own_code, packages_of_configs
 from orchestrator.provenance import new_id
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import Program, SweepSpec, read_spec
 
-SWEEP_FILE = "sweep.yaml"
-"""Name of a sweep's file among what is shipped."""
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
 PROGRAM_TAG = "program"
@@ -104,15 +101,6 @@ def submit(
         if code:
             raise ClusterError(f"the sweep {spec.name} ended with exit code {code}; its output is above")
     return spec.name
-
-
-def write_sweep(spec: SweepSpec, folder: Path) -> None:
-    """Write a sweep's file, standing alone, into a folder that is shipped."""
-    content = spec.standalone
-    if spec.program is not None:
-        block = content.get("trainer") or {}
-        content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
-    (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -327,3 +315,30 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
+<<<<<<< HEAD
+=======
+
+
+def _own_code(spec: SweepSpec) -> list[str]:
+    """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
+    trainer = trainer_of(spec)
+    reached = packages_of(trainer.partition(":")[0]) if trainer else []
+    return sorted({*own_packages(spec.named_code), *reached})
+
+
+def _packages_of(files: Iterable[Path]) -> list[str]:
+    """Return the packages of the user's own that training configurations name."""
+    from meanflow_core.config import load_config
+
+    configs = [load_config(file) for file in files if file.suffix in (".yaml", ".yml")]
+    return own_packages(
+        name
+        for config in configs
+        for name in (
+            config.model.name,
+            config.data.name,
+            *(config.evaluation.metrics or ()),
+            config.evaluation.features,
+        )
+    )
+>>>>>>> programs

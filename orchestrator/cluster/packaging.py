@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.provenance import code_of, code_of_file, leave_note
-from orchestrator.spec import Program
+from orchestrator.spec import Program, SweepSpec
 
 SHIPPED = ("meanflow_core", "orchestrator")
 LEFT_OUT = {"__pycache__", "data", "meansweep-data", "mlruns", "node_modules", "venv", "build", "dist"}
 """Folders that are not shipped with a package, unless they hold code; hidden ones are not either."""
+SWEEP_FILE = "sweep.yaml"
+"""Name of a sweep's file among what is shipped."""
 PROGRAM_FOLDER = "program"
 """Where an own program's folder goes, beside the sweep's file."""
 MOST_BYTES = 50 * 2**20
@@ -115,3 +118,17 @@ def _left_out(place: str, names: list[str]) -> list[str]:
         for name in names
         if name.startswith(".") or (name in LEFT_OUT and not Path(place, name, "__init__.py").exists())
     ]
+
+
+def write_sweep(spec: SweepSpec, folder: Path) -> None:
+    """Write a sweep's file, standing alone, into a folder that is shipped."""
+    content = spec.standalone
+    if spec.program is not None:
+        block = content.get("trainer") or {}
+        content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
+    (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
+
+
+def trainer_of(spec: SweepSpec | None) -> str | None:
+    """Return the trainer's class, if there is one to be sent."""
+    return None if spec is None or spec.program is not None else spec.trainer

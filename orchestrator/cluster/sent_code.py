@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.cluster.packaging import trainer_of
 from orchestrator.provenance import own_packages, packages_of
 from orchestrator.spec import SweepSpec
-
-
-def trainer_of(spec: SweepSpec | None) -> str | None:
-    """The trainer's class, if there is one to be sent."""
-    return None if spec is None or spec.program is not None else spec.trainer
 
 
 def own_code(spec: SweepSpec) -> list[str]:
