@@ -25,7 +25,7 @@ def leaderboard(
     home: HomeOption = None,
 ) -> None:
     """Rank the configurations, best first. With intervals where there are several seeds."""
-    from orchestrator.results import audit_warnings, leaderboard_table
+    from orchestrator.results import audit_lines, leaderboard_table
     from orchestrator.results import leaderboard as rank
     from orchestrator.tracking import run_ids
 
@@ -35,7 +35,7 @@ def leaderboard(
         print_json([row.to_json() for row in rows[:limit]])
     else:
         out = console()
-        footer = audit_warnings(spec, trials)
+        footer = audit_lines(spec, trials)
         out.print(leaderboard_table(spec, rows, limit=limit, width=out.width, footer=footer))
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
 from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
+from orchestrator.results import estimates
 from orchestrator.search import Draw, Observation, finite, next_replicate
-from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
+from orchestrator.trials import BAD_REGION, TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
     from orchestrator.engine.reuse import Known
+
+Labels = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Proposals:
@@ -48,7 +51,9 @@ class Proposals:
 
     # ----------------------------------------------------------------------------------------- configurations
 
-    def next_configuration(self, *, wall: float, gpu: float, drift: Sequence[str]) -> TrialHistory | None:
+    def next_configuration(
+        self, *, wall: float, gpu: float, drift: Sequence[str], labels: Labels
+    ) -> TrialHistory | None:  # fmt: skip
         """Draw the next configuration and record its trial; None when there is none.
 
         One that another sweep has finished starts with those reports and the label `reused`: it has ended already.
@@ -57,6 +62,7 @@ class Proposals:
             wall: the sweep's clock.
             gpu: GPUs that a trial occupies.
             drift: what differs from the environment that the sweep was started in.
+            labels: returns what is recorded with a trial of a configuration.
         """
         if self.complete():
             return None
@@ -69,7 +75,7 @@ class Proposals:
                 config = self._spec.config_for(values, seed=values.get("seed", self._spec.seed))
             except ConfigError:
                 return False  # the training configuration's own rules forbid it
-            found["hash"] = self._spec.config_hash(config)
+            found["hash"], found["config"] = self._spec.config_hash(config), config
             if self._spec.on_duplicate == "skip" and found["hash"] in self._known:
                 return False
             return found["hash"] not in hashes or self._spec.method.repeats(self._spec.on_duplicate)
@@ -78,7 +84,8 @@ class Proposals:
         if draw is None:
             self.exhausted = True
             return None
-        return self._born(draw, found["hash"], number=self._next_number(trials), wall=wall, gpu=gpu, drift=drift)
+        more = {**({"drift": list(drift)} if drift else {}), **labels(found["config"])}
+        return self._born(draw, found["hash"], number=self._next_number(trials), wall=wall, gpu=gpu, labels=more)
 
     def _next_number(self, trials: Sequence[TrialHistory]) -> int:
         """Return the next configuration's number; one of a line that was lost is not given again."""
@@ -95,11 +102,10 @@ class Proposals:
         return max((history.birth.position + 1 for history in trials if history.birth.revision >= since), default=0)
 
     def _born(
-        self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, drift: Sequence[str]
+        self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, labels: dict[str, Any]
     ) -> TrialHistory:
         reuses = self._spec.on_duplicate == "reuse" and self._spec.method.reuses
         known = self._known.get(config_hash) if reuses else None
-        labels: dict[str, Any] = {"drift": list(drift)} if drift and known is None else {}
         new = NewTrial(
             id=str(number),
             config_id=number,
@@ -143,7 +149,11 @@ class Proposals:
 
         To be asked when the search is through and no trial of it runs. The arguments are those of `next_configuration`.
         """
-        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials())
+        if self._spec.replicates is None:
+            return None
+        known = estimates(self._spec, group_by_config(history.record() for history in self.searched()))
+        expected = {number: found.value for number, found in known.configurations.items()} if known else {}
+        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials(), expected)
         if wanted is None:
             return None
         searched = self._ledger.history(str(wanted.config_id))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.results.choice import estimates as estimates
     from orchestrator.results.comparison import compare as compare
     from orchestrator.results.comparison import compare_table as compare_table
     from orchestrator.results.export import to_csv as to_csv
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
     from orchestrator.results.parameter_importance import rebuild_study as rebuild_study
+    from orchestrator.results.rung_audit import audit_lines as audit_lines
     from orchestrator.results.rung_audit import audit_rungs as audit_rungs
-    from orchestrator.results.rung_audit import audit_warnings as audit_warnings
     from orchestrator.results.sweep_status import Status as Status
     from orchestrator.results.sweep_status import best_so_far as best_so_far
     from orchestrator.results.sweep_status import best_text as best_text

@@ -72,6 +72,8 @@ class SweepSpec:
     space: Space
     early_terminate: Rule = field(default_factory=Rule)
     replicates: Replicates | None = None
+    select: Literal["expected", "observed"] = "expected"
+    """Whether the best configuration is that of the best expected value, or of the best one that was seen."""
     resources: Resources = field(default_factory=Resources)
     budget: Budget = field(default_factory=Budget)
     retries: int = 2
@@ -165,7 +167,7 @@ class SweepSpec:
         """Return the steps of a trial's rungs, ascending, without its last step."""
         loop = config["trainer"]
         batch_size = int(loop.get("batch_size", 1))
-        return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
+        return self.early_terminate.steps_of_rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
 
     def report_steps(self, config: Mapping[str, Any]) -> list[int]:
         """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last."""
@@ -265,6 +267,10 @@ def _assemble(
         space=space,
         early_terminate=early,
         replicates=read_replicates(reader, content.get("replicates")),
+        select=cast(
+            Literal["expected", "observed"],
+            reader.choice(("select",), content.get("select"), ("expected", "observed"), "expected"),
+        ),
         resources=read_resources(reader, content.get("resources")),
         budget=read_budget(reader, content.get("budget")),
         retries=_default(reader.whole(("retries",), content.get("retries")), 2),
