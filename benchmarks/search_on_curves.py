@@ -50,6 +50,7 @@ OWN: dict[str, dict[str, Any]] = {
     "tpe + promotion 4": {"method": "tpe", "early_terminate": PROMOTE4},
     "gp + promotion 4": {"method": "gp", "early_terminate": PROMOTE4},
     "gp + promotion 2 from 200": {"method": "gp", "early_terminate": {**PROMOTE4, "min_iter": 200, "eta": 2}},
+    "gp + promotion 2 from 400": {"method": "gp", "early_terminate": {**PROMOTE4, "min_iter": 400, "eta": 2}},
     "gp": {"method": "gp"},
 }
 

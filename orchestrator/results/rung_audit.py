@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.results.choice import steps_of
@@ -54,7 +55,7 @@ def audit_steps(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequence[
     """Return what the order at each of these steps said of the order at the end; see `search.rung_evidence`."""
     curves, found = _curves(spec, trials), []
     for step in steps:
-        seen = agreement(spec.early_terminate, spec.metric.goal, curves, lambda curve, at=step: _before(curve, at))
+        seen = agreement(spec.early_terminate, spec.metric.goal, curves, partial(_before, step))
         if seen is not None:
             found.append(RungAudit(step, seen.correlation, seen.trials, seen.better_half))
     return found
@@ -113,7 +114,7 @@ def _curves(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Curve]:
     return found
 
 
-def _before(curve: Curve, step: int) -> float | None:
+def _before(step: int, curve: Curve) -> float | None:
     """Return what a trial reported at a step before its end."""
     return curve.values[curve.steps.index(step)] if step < curve.length and step in curve.steps else None
 
