@@ -40,10 +40,11 @@ PACKAGES = {
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},
     "runners": {"spec", "trials", "worker", "results", "engine"},
     "final": {"worker", "runners", "results", "tracking"},
+    "lifecycle": {"trials", "ledger", "worker", "results", "tracking", "final"},
     "cluster": {"spec", "results"},
     "cli": {
         *("spec", "trials", "ledger", "worker", "planning", "results", "tracking", "report", "engine", "runners"),
-        *("final", "cluster"),
+        *("final", "lifecycle", "cluster"),
     },
 }
 LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits"}
@@ -55,7 +56,10 @@ CORE = {"torch", "numpy", "omegaconf", "safetensors", "yaml"}
 CORE_LAZY = {"PIL", "mlxtend", "scipy", "sklearn", "torchvision", "torch_fidelity", "torchmetrics", "diffusers"}
 DOORS = {
     "ray": {"worker", "runners", "cluster", "final", "cli/doctor"},
-    "mlflow": {"tracking/mlflow_store", "tracking/mlflow_delivery", "final/mlflow_registry", "final/mlflow_model"},
+    "mlflow": {
+        *("tracking/mlflow_store", "tracking/mlflow_delivery", "tracking/mlflow_removal", "tracking/run_files"),
+        *("final/mlflow_registry", "final/mlflow_model"),
+    },
     "optuna": {"ledger", "search", "results/parameter_importance", "report"},
     "omegaconf": set(),
     "yaml": set(),

@@ -20,4 +20,6 @@ def save_picture(path: Path, picture: Any) -> None:
         rule = "pictures need Pillow: pip install pillow"
         raise ConfigError([Problem(key="sample", rule=rule)]) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    aside = path.with_name(f".{path.name}.new")  # others may hold a link to what is there
+    Image.fromarray(picture).save(aside, format="PNG")
+    aside.replace(path)

@@ -114,11 +114,28 @@ def confirm_owner(ledger: Ledger, *, yes: bool) -> None:
     user = ledger.owner.get("user", "")
     if yes or not user or user == user_name():
         return
-    name, where = ledger.paths.name, ledger.owner.get("host", "?")
+    name, told = ledger.paths.name, f"belongs to {user} (started on {ledger.owner.get('host', '?')})"
+    ask(name, f"{name} {told}. Change it?", f"{told}; --yes changes it all the same", yes=yes)
+
+
+def ask(sweep: str, question: str, unasked: str, *, yes: bool) -> None:
+    """Ask a question that may be answered before with `--yes`.
+
+    Args:
+        sweep: its name.
+        question: what is asked.
+        unasked: said where nobody can answer.
+        yes: whether `--yes` was given.
+
+    Raises:
+        ConfigError: nobody was there to ask.
+        typer.Abort: the answer was no.
+    """
+    if yes:
+        return
     if not sys.stdin.isatty():
-        rule = f"belongs to {user} (started on {where}); --yes changes it all the same"
-        raise ConfigError([Problem(key="SWEEP", value=name, rule=rule)])
-    typer.confirm(f"{name} belongs to {user} (started on {where}). Change it?", abort=True, err=True)
+        raise ConfigError([Problem(key="SWEEP", value=sweep, rule=unasked)])
+    typer.confirm(question, abort=True, err=True)
 
 
 def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:

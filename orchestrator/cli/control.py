@@ -21,6 +21,7 @@ from orchestrator.cli.common import (
     home_at,
     trial_and_sweep,
 )
+from orchestrator.cli.lifecycle import trial_delete
 from orchestrator.cluster import HELP
 
 
@@ -29,9 +30,9 @@ def stop(sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption = 
     _request(home, sweep, "stop", yes=yes)
 
 
-def pause(sweep: SweepArgument = None, home: HomeOption = None) -> None:
+def pause(sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption = False) -> None:
     """Pause a running sweep. Its workers are freed, its driver waits for `resume`."""
-    _request(home, sweep, "pause")
+    _request(home, sweep, "pause", yes=yes)
 
 
 def extend(
@@ -78,42 +79,54 @@ def retry(
     sweep: SweepArgument = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every failed trial.")] = False,
     home: HomeOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
     if not failed:
         raise ConfigError([Problem(key="retry", rule="give --failed, or use `meansweep trial retry ID` for one trial")])
-    _request(home, sweep, "retry_failed")
+    _request(home, sweep, "retry_failed", yes=yes)
 
 
-def trial_stop(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+def trial_stop(
+    trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption = False
+) -> None:
     """End one trial for good."""
     trial, sweep = trial_and_sweep(trial, sweep)
-    _request(home, sweep, "stop_trial", trial)
+    _request(home, sweep, "stop_trial", trial, yes=yes)
 
 
-def trial_pause(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
+def trial_pause(
+    trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption = False
+) -> None:
     """Have one trial free its worker at its next report and wait until it is retried."""
     trial, sweep = trial_and_sweep(trial, sweep)
-    _request(home, sweep, "pause_trial", trial)
+    _request(home, sweep, "pause_trial", trial, yes=yes)
 
 
-def trial_retry(trial: TrialArgument, sweep: SweepArgument = None, home: HomeOption = None) -> None:
-    """Take up a trial that failed, was stopped or is paused."""
+def trial_retry(
+    trial: TrialArgument,
+    sweep: SweepArgument = None,
+    afresh: Annotated[bool, typer.Option("--afresh", help="From its beginning; also one that has finished.")] = False,
+    home: HomeOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Take up a trial that failed, was stopped or is paused; with --afresh any that does not run."""
     trial, sweep = trial_and_sweep(trial, sweep)
-    _request(home, sweep, "retry_trial", trial)
+    _request(home, sweep, "retry_trial", trial, afresh, yes=yes)
 
 
 def trial_commands() -> typer.Typer:
     """Return the commands about one trial: `meansweep trial stop`, and others."""
-    about = "Stop, pause or retry one trial of a sweep, also of a running one."
+    about = "Stop, pause, retry or delete one trial of a sweep."
     trial = typer.Typer(help=about, epilog=HELP, no_args_is_help=True)
     trial.command("stop", epilog=HELP)(trial_stop)
     trial.command("pause", epilog=HELP)(trial_pause)
     trial.command("retry", epilog=HELP)(trial_retry)
+    trial.command("delete", epilog=HELP)(trial_delete)
     return trial
 
 
-def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any, yes: bool = True) -> None:
+def _request(home: Path | None, sweep: str | None, command: str, *arguments: Any, yes: bool) -> None:
     from orchestrator.engine import control
     from orchestrator.ledger import Ledger, LedgerError
 

@@ -14,7 +14,7 @@ from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
 from orchestrator.cli import control, lifecycle, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
-from orchestrator.cluster import REMOTE, remote_address
+from orchestrator.cluster import HELP, REMOTE, remote_address
 from orchestrator.ledger import LedgerError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -37,10 +37,11 @@ for panel, commands in (
     ("Changes", (control.extend, control.edit, control.retry, running.rerun)),
     ("Results", (results.leaderboard, results.compare, results.importance, results.export, results.report)),
     ("Models", (models.best, models.train, models.sample)),
+    ("Lifecycle", (lifecycle.remove, lifecycle.prune, lifecycle.archive, lifecycle.restore)),
     ("Service", (service.ui, service.sync, service.schema, service.doctor)),
 ):
     register_commands(app, panel, *commands)
-app.command(name="list", rich_help_panel="Sweeps")(lifecycle.list_sweeps)
+app.command(name="list", rich_help_panel="Sweeps", epilog=HELP)(lifecycle.list_sweeps)
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
 
 

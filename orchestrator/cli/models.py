@@ -38,7 +38,7 @@ def best(
     from orchestrator.results import leaderboard, winning_config, winning_mapping
 
     _, ledger, spec, trials = read_sweep(home, sweep)
-    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment()}
+    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment(), "sweep_id": ledger.id}
     rows = leaderboard(spec, trials)
     if spec.builtin_trainer:
         config = winning_config(spec, trials, rows, **known)
@@ -184,8 +184,8 @@ def _winners(home: Path | None, sweep: str, top: int) -> list[TrainConfig]:
     rows = leaderboard(spec, trials)
     ranked: list[str | None] = [row.trial for row in rows if row.rank is not None]
     chosen = ranked[:top] or [None]
-    environment = ledger.environment()
-    return [winning_config(spec, trials, rows, trial=each, environment=environment) for each in chosen]
+    known: dict[str, Any] = {"environment": ledger.environment(), "sweep_id": ledger.id}
+    return [winning_config(spec, trials, rows, trial=each, **known) for each in chosen]
 
 
 def _train_one(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +13,16 @@ from orchestrator.cli.common import (
     JsonOption,
     SweepArgument,
     console,
+    home_at,
     json_text,
     print_json,
     read_sweep,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.paths import Home
+    from orchestrator.report import FinalTraining
+    from orchestrator.trials import TrialRecord
 
 
 def leaderboard(
@@ -117,5 +124,24 @@ def report(
         run_ids=ids,
         state=ledger.state().state,
         wall_seconds=ledger.wall_seconds,
+        finals=list(_final_trainings(home_at(home), spec.name, trials)),
     )
     typer.echo(file)
+
+
+def _final_trainings(home: Home, sweep: str, trials: Sequence[TrialRecord]) -> Iterator[FinalTraining]:
+    from meanflow_core.config import load_config
+    from orchestrator.final import result_of, trainings_of
+    from orchestrator.report import FinalTraining as Final
+
+    hashes = {trial.id: trial.config_hash for trial in trials}
+    for trial, folder in trainings_of(home.root / "final", sweep, hashes):
+        found = result_of(load_config(folder / "config.yaml"), folder)
+        yield Final(
+            name=folder.name,
+            trial=trial,
+            curve=found.curve,
+            steps=found.steps,
+            told=str(found.reproduction or "it carries no curve of the trial"),
+            picture=found.picture,
+        )

@@ -10,13 +10,14 @@ from meanflow_core.errors import ConfigError, Problem
 REMOTE = (
     *("status", "logs", "stop", "pause", "resume", "extend", "edit", "retry", "trial"),
     *("leaderboard", "compare", "importance", "export", "report", "sync", "best", "train", "sample"),
+    *("list", "remove", "prune"),
 )
 """Commands that `--address` runs on the cluster, where the sweep's folder is."""
 HELP = "On a Ray cluster: --address http://HEAD:8265 [--remote-home FOLDER], see docs/cluster.md."
 """Ends the help of each of them."""
 VALUED = (
     *("-n", "-o", "--out", "--csv", "--home", "--name", "--sweep", "--trial", "--workers", "--gpus", "--top"),
-    *("--nfe", "--labels", "--seed", "--guidance"),
+    *("--nfe", "--labels", "--seed", "--guidance", "--keep", "--older-than"),
 )
 """Options that are followed by a value."""
 _OPTIONS = {

@@ -88,7 +88,7 @@ def natural_end(ledger: Ledger, *, exhausted: bool) -> tuple[str, str]:
     if reached_target(spec, ledger.histories()):
         aimed = [f"{metric.name} has reached {metric.target:g}" for metric in spec.metrics if metric.target is not None]
         return "finished", " and ".join(aimed)
-    if not room_for_trials(spec.budget, ledger.histories()):
+    if not room_for_trials(spec.budget, ledger.births()):
         return "finished", f"budget.trials is {spec.budget.trials}"
     if exhausted and not spec.method.exhaustive:
         return "finished", "every combination has been tried"

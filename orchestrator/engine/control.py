@@ -95,9 +95,9 @@ def pause_trial(trial: str) -> dict[str, Any]:
     return {"command": "trial-pause", "trial": trial}
 
 
-def retry_trial(trial: str) -> dict[str, Any]:
-    """Take up a trial that failed, was stopped or is paused."""
-    return {"command": "trial-retry", "trial": trial}
+def retry_trial(trial: str, afresh: bool = False) -> dict[str, Any]:
+    """Take up a trial that failed, was stopped or is paused; afresh: from its beginning, and also a finished one."""
+    return {"command": "trial-retry", "trial": trial, **({"afresh": True} if afresh else {})}
 
 
 def retry_failed() -> dict[str, Any]:
@@ -136,8 +136,14 @@ def check(ledger: Ledger, command: Mapping[str, Any], *, driven: bool = False) -
         state = known[trial].state
         if kind in ("trial-stop", "trial-pause") and state.ended:
             raise _wrong("trial", f"has ended already: {state.value}", trial)
-        if kind == "trial-retry" and state is TrialState.FINISHED:
-            raise _wrong("trial", "has finished; only failed, stopped and paused trials can be retried", trial)
+        afresh = bool(command.get("afresh"))
+        if kind == "trial-retry" and state is TrialState.FINISHED and not afresh:
+            rule = "has finished; only failed, stopped and paused trials can be retried, or any with --afresh"
+            raise _wrong("trial", rule, trial)
+        if afresh and ledger.spec().method.population:
+            raise _wrong("trial", "is of a population, whose members are trained together", trial)
+        if afresh and not state.ended:
+            raise _wrong("trial", "has not ended; `meansweep trial stop` ends it", trial)
         if kind == "trial-retry" and state is TrialState.RUNNING and driven:
             raise _wrong("trial", "is running", trial)
     elif kind in ("extend", "edit"):
@@ -166,7 +172,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             ledger.end_run(command["trial"], TrialState.PAUSED, "paused by hand", wall=ledger.wall_seconds)
             return f"trial {command['trial']} is paused"
         case "trial-retry":
-            return restart(ledger, ledger.history(command["trial"]))
+            return restart(ledger, ledger.history(command["trial"]), afresh=bool(command.get("afresh")))
         case "retry-failed":
             failed = [trial for trial in ledger.trials() if trial.state is TrialState.FAILED]
             again = [trial.id for trial in failed if trial.failure is None or trial.failure.kind not in BAD_REGION]
@@ -187,7 +193,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             return "no driver is running; `meansweep resume` starts one"
 
 
-def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> str:
+def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True, afresh: bool = False) -> str:
     """Have a trial that ended or is paused go on when the driver comes to it.
 
     A diverged or out-of-memory one starts from its beginning, the others go on from their last checkpoints.
@@ -196,6 +202,7 @@ def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> s
         ledger: the sweep's ledger, open for writing.
         history: the trial.
         protect: a trial that was stopped early, or waits at a rung, is not judged again.
+        afresh: from its beginning, whatever ended it.
     """
     if not history.state.ended:
         if history.state is TrialState.AT_RUNG and protect:
@@ -204,8 +211,9 @@ def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True) -> s
             ledger.end_run(history.id, TrialState.WAITING, "taken up again", wall=ledger.wall_seconds)
         return f"trial {history.id} goes on"
     failure = history.end.failure if history.end else None
-    afresh = failure is not None and failure.kind in BAD_REGION
-    labels = {key: value for key, value in history.labels.items() if key != "drift" or not afresh}
+    afresh = afresh or (failure is not None and failure.kind in BAD_REGION)
+    dropped = {"drift", "reused"} if afresh else set()
+    labels = {key: value for key, value in history.labels.items() if key not in dropped}
     if history.state is TrialState.PRUNED and protect:
         labels["protected"] = True
     carry = Carry(

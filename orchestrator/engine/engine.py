@@ -148,7 +148,7 @@ class Engine:
         return work
 
     def _room_for_trials(self) -> bool:
-        return room_for_trials(self.spec.budget, self.ledger.histories())
+        return room_for_trials(self.spec.budget, self.ledger.births())
 
     def _next_of_search(self) -> TrialHistory | None:
         """Draw configurations until one has to be trained: what is known from other sweeps is at its end at once."""
@@ -251,7 +251,7 @@ class Engine:
             self._halt = ("failed", f"the same bug ended the first trials: {self._bug.reason}")
             return
         flying = self._resources["gpu"] * self._live.unreported()
-        for reason in spent(self.spec.budget, self.ledger.histories(), wall=self.wall(), gpu_flying=flying):
+        for reason in spent(self.spec.budget, self.ledger.births(), wall=self.wall(), gpu_flying=flying):
             self._halt = ("finished", reason)
 
     # ------------------------------------------------------------------------------------------ commands

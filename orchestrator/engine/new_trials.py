@@ -42,8 +42,8 @@ class Proposals:
         """Whether the search has no combination left."""
 
     def searched(self) -> list[TrialHistory]:
-        """Return the trials of the search itself, in the order of their births."""
-        return [history for history in self._ledger.histories() if not history.replicate]
+        """Return the trials of the search itself, in the order of their births; also deleted ones: they were drawn."""
+        return [history for history in self._ledger.births() if not history.replicate]
 
     def complete(self) -> bool:
         """Whether the search has all the trials that it may have."""
@@ -135,6 +135,8 @@ class Proposals:
             for warm in self._ledger.warm()
         ]
         for history in sorted(trials, key=lambda history: history.config_id):
+            if history.deleted:
+                continue
             record = history.record()
             cached = self._observed.get(record.id)
             if cached is None or cached[0] is not record:

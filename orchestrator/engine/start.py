@@ -11,7 +11,7 @@ from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.environment_check import drift_of, environment, package_of, recorded
 from orchestrator.engine.reuse import known_configurations, warm_observations
-from orchestrator.ledger import Ledger, driver_of
+from orchestrator.ledger import REMOVING, Ledger, driver_of
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.provenance import record
 
@@ -97,6 +97,9 @@ def resume_sweep(
     """
     ledger = Ledger.open(home.sweep(name), write=True)
     try:
+        if ledger.state().state == REMOVING:
+            rule = f"its removal was cut off; `meansweep remove {name}` brings it to its end"
+            raise ConfigError([Problem(key="SWEEP", value=name, rule=rule)])
         spec = ledger.spec()
         here = environment(spec, device=device)
         if recorded(ledger) != ledger.environment():

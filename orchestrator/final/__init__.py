@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from orchestrator.final.reproduction import rank_correlation as rank_correlation
     from orchestrator.final.samples import sample_picture as sample_picture
     from orchestrator.final.training import FinalResult as FinalResult
+    from orchestrator.final.training import result_of as result_of
     from orchestrator.final.training import train_final as train_final
     from orchestrator.final.training import training_in as training_in
+    from orchestrator.final.training import trainings_of as trainings_of
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.credentials import without_password
-from orchestrator.tracking import Store, connect, final_description, final_run_id
+from orchestrator.tracking import Store, connect, final_description, final_run_id, share_file
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_TAG = "meansweep.weights_sha256"
 MODEL_FOLDER = "model"
+WEIGHTS = "artifacts/weights.safetensors"
+"""Where MLflow puts the weights in a model's folder."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def _register(store: Store, name: str, result: FinalResult, config: TrainConfig)
     with tempfile.TemporaryDirectory() as folder:
         _save_model(Path(folder) / MODEL_FOLDER, result.weights)
         client.log_artifacts(run_id, str(Path(folder) / MODEL_FOLDER), MODEL_FOLDER)
+    share_file(store, client.get_run(run_id), result.weights, f"{MODEL_FOLDER}/{WEIGHTS}")
     evidence = config.evidence
     tags = {
         WEIGHTS_TAG: digest,
@@ -163,7 +166,7 @@ def resolve(store: Store, address: str) -> Path:
             raise _unknown(address, f"no such version; there is {numbers}")
         if WEIGHTS_TAG not in chosen.tags:
             raise _unknown(address, "is not a MeanFlow model of `meansweep train`")
-        return Path(client.download_artifacts(chosen.run_id, f"{MODEL_FOLDER}/artifacts/weights.safetensors"))
+        return Path(client.download_artifacts(chosen.run_id, f"{MODEL_FOLDER}/{WEIGHTS}"))
     except ConfigError:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from meanflow_core.config import TrainConfig
+from meanflow_core.config import TrainConfig, read_yaml
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
 from orchestrator.final.reproduction import Reproduction, compare_curves
 
@@ -41,6 +41,8 @@ class FinalResult:
     """The last grid of one-step samples."""
     reproduction: Reproduction | None
     """None where the configuration carries no trial's curve."""
+    curve: dict[int, float]
+    """The sweep's metric by step; empty where the configuration carries no evidence."""
 
     @property
     def weights(self) -> Path:
@@ -126,7 +128,25 @@ def result_of(config: TrainConfig, folder: Path) -> FinalResult:
         metrics=evaluations.get(last, {}),
         picture=pictures[-1] if pictures else None,
         reproduction=compare_curves(_curve(config), curve) if _curve(config) else None,
+        curve=curve,
     )
+
+
+def trainings_of(folder: Path, sweep: str, trials: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """Yield (trial, folder) of the final trainings of a sweep's trials, whether they have ended or not.
+
+    Args:
+        folder: of all final trainings of a home.
+        sweep: its name.
+        trials: the hash of each trial's configuration: an earlier sweep of this name had others.
+    """
+    for file in sorted(folder.glob("*/config.yaml")):
+        evidence = read_yaml(file).content.get("evidence")
+        if not isinstance(evidence, dict) or evidence.get("sweep") != sweep:
+            continue
+        trial = str(evidence.get("trial"))
+        if trials.get(trial, "") == evidence.get("trial_config_hash"):
+            yield trial, file.parent
 
 
 def read_rows(file: Path) -> list[Row]:

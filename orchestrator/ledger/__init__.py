@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from orchestrator.ledger.errors import LedgerError as LedgerError
     from orchestrator.ledger.errors import SweepBusy as SweepBusy
     from orchestrator.ledger.events import CHANGED as CHANGED
+    from orchestrator.ledger.events import REMOVING as REMOVING
     from orchestrator.ledger.events import Carry as Carry
     from orchestrator.ledger.events import NewTrial as NewTrial
     from orchestrator.ledger.events import Point as Point

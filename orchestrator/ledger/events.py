@@ -160,6 +160,9 @@ class Revision(_Event):
 CHANGED = "changed since it ended"
 """Reason of a sweep's state: it has ended, and has more to do again."""
 
+REMOVING = "removing"
+"""State of a sweep whose removal has begun."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepState(_Event):

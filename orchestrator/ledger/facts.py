@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import secrets
 import socket
-from typing import Any
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger.events import Session, SweepState
 from orchestrator.provenance import user_name
+
+if TYPE_CHECKING:
+    from orchestrator.ledger.studies import Studies
 
 
 class SweepFacts:
     """The facts of a sweep.
 
     Args:
-        facts: as the journal has them; they change as the ledger is written.
+        studies: that hold them; they change as the ledger is written.
     """
 
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self._facts = facts
+    def __init__(self, studies: Studies) -> None:
+        self._studies = studies
+        self._facts = studies.facts
 
     @property
     def id(self) -> str:
@@ -45,6 +51,23 @@ class SweepFacts:
     def fact(self, key: str, default: Any = None) -> Any:
         """Return a fact noted with `note`."""
         return self._facts.get(f"note:{key}", default)
+
+    def note(self, key: str, value: Any) -> None:
+        """Record a JSON-able fact about the sweep."""
+        self._studies.set_fact(f"note:{key}", value)
+
+    def set_state(self, state: str, reason: str = "", *, traceback: str | None = None) -> None:
+        """Record where the sweep stands."""
+        now = SweepState(state=state, reason=reason, at=time.time(), traceback=traceback)
+        self._studies.set_fact("state", now.to_json())
+
+    def set_wall(self, seconds: float) -> None:
+        """Record the sweep's clock, for stretches without any other event."""
+        self._studies.set_fact("wall", seconds)
+
+    def set_environment(self, environment: Mapping[str, Any]) -> None:
+        """Complete what is known of the environment the sweep was started in."""
+        self._studies.set_fact("environment", dict(environment))
 
 
 def new_id() -> str:

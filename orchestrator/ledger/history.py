@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class TrialHistory:
         self.busy = self.gpu = self.wasted = 0.0
         self.wall = 0.0
         self.reason = ""
+        self.deleted = False
+        """Somebody has deleted it: it counts as tried, and nobody sees it any more."""
         self._gpu_share = 0.0
         """GPUs of the current or last run."""
         self._state = TrialState.RUNNING
@@ -79,6 +81,13 @@ class TrialHistory:
         for step, point in self.points.items():
             if point.checkpoint:
                 self.points[step] = replace(point, checkpoint=relocated(point.checkpoint, folder))
+        self._record = None
+
+    def forget_checkpoints(self, steps: Iterable[int]) -> None:
+        """Take in that the checkpoints at these steps were deleted by a rule."""
+        for step in steps:
+            if step in self.points:
+                self.points[step] = replace(self.points[step], checkpoint=None)
         self._record = None
 
     def _born(self, birth: NewTrial) -> None:

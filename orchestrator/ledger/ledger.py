@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import write_yaml
+from orchestrator.ledger.deletions import Deletions
 from orchestrator.ledger.errors import LedgerError
-from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, SweepState, WarmStart
+from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, WarmStart
 from orchestrator.ledger.facts import SweepFacts, new_id, owner_here
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.studies import Studies
@@ -33,8 +34,8 @@ class Ledger(SweepFacts):
 
     def __init__(self, paths: SweepPaths, studies: Studies) -> None:
         self.paths = paths
-        self._studies = studies
-        super().__init__(studies.facts)
+        super().__init__(studies)
+        self.deletions = Deletions(studies)
         self.foreign: list[int] = []
         """Numbers of the rows in Optuna's study that are no trials of ours; they are passed over."""
         self._trials: dict[str, TrialHistory] = {}
@@ -128,6 +129,7 @@ class Ledger(SweepFacts):
                 if isinstance(event, dict):  # what others have added is none of ours
                     history.apply(key, event)
             history.moved_to(self.paths.root)
+            self.deletions.apply(history)
             self._trials[history.id] = history  # a later row of the same id is the trial's next life
             if history.end and not row.state.is_finished() and self.writable:
                 self._close_natively(history)
@@ -158,8 +160,8 @@ class Ledger(SweepFacts):
     # ------------------------------------------------------------------------------------------ reading
 
     def trials(self) -> list[TrialRecord]:
-        """Return all trials, by configuration and replicate."""
-        ordered = sorted(self._trials.values(), key=lambda history: (history.config_id, history.replicate))
+        """Return all trials, by configuration and replicate; deleted ones are not among them."""
+        ordered = sorted(self.histories(), key=lambda history: (history.config_id, history.replicate))
         return [history.record() for history in ordered]
 
     def trial(self, trial_id: str) -> TrialRecord:
@@ -176,6 +178,10 @@ class Ledger(SweepFacts):
 
     def histories(self) -> Iterator[TrialHistory]:
         """Yield the histories of all trials, in the order in which they were created. Do not change them."""
+        return (history for history in self._trials.values() if not history.deleted)
+
+    def births(self) -> Iterator[TrialHistory]:
+        """Yield the same with those of deleted trials: their numbers, draws and costs are taken for good."""
         yield from self._trials.values()
 
     def spec(self, revision: int | None = None) -> SweepSpec:
@@ -214,27 +220,10 @@ class Ledger(SweepFacts):
 
     # ------------------------------------------------------------------------------------------ writing
 
-    def note(self, key: str, value: Any) -> None:
-        """Record a JSON-able fact about the sweep."""
-        self._studies.set_fact(f"note:{key}", value)
-
-    def set_state(self, state: str, reason: str = "", *, traceback: str | None = None) -> None:
-        """Record where the sweep stands."""
-        now = SweepState(state=state, reason=reason, at=time.time(), traceback=traceback)
-        self._studies.set_fact("state", now.to_json())
-
     def add_session(self, drift: Sequence[str] = ()) -> None:
         """Record that this process drives the sweep from now on, in an environment that differs so."""
         session = Session(pid=os.getpid(), host=socket.gethostname(), at=time.time(), drift=list(drift))
         self._studies.set_fact("sessions", [*self._facts.get("sessions", []), session.to_json()])
-
-    def set_wall(self, seconds: float) -> None:
-        """Record the sweep's clock, for stretches without any other event."""
-        self._studies.set_fact("wall", seconds)
-
-    def set_environment(self, environment: Mapping[str, Any]) -> None:
-        """Complete what is known of the environment the sweep was started in."""
-        self._studies.set_fact("environment", dict(environment))
 
     def add_revision(
         self, spec: SweepSpec, changes: Sequence[str], *, moves_space: bool = False, command: str | None = None

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.formatting import count
 from orchestrator.report import sections_results as results
 from orchestrator.report import sections_run as running
+from orchestrator.report import sections_sweep as whole
 from orchestrator.report.charts import View
-from orchestrator.report.parts import Facts
+from orchestrator.report.parts import Facts, FinalTraining
 from orchestrator.results import Row, importance, leaderboard
 from orchestrator.trials import TrialRecord, TrialState
 
@@ -37,6 +38,7 @@ def write_report(
     run_ids: Mapping[str, str] | None = None,
     state: str | None = None,
     wall_seconds: float | None = None,
+    finals: Sequence[FinalTraining] = (),
     now: float | None = None,
 ) -> Path:
     """Write the report of a sweep and return its file.
@@ -51,6 +53,7 @@ def write_report(
         run_ids: MLflow run by trial id.
         state: the state of the sweep.
         wall_seconds: for how long drivers have run it.
+        finals: the final trainings of its trials.
         now: unix seconds that are printed as the date; None: the present.
     """
     rows = leaderboard(spec, trials, run_ids)
@@ -64,6 +67,7 @@ def write_report(
         environment=environment or {},
         state=state,
         wall_seconds=wall_seconds,
+        finals=finals,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.part")
@@ -104,7 +108,8 @@ def _page(facts: Facts, now: float) -> str:
 
     parts = list(_sections(facts))
     spec = facts.spec
-    template = Template((resources.files("orchestrator.report") / "report.html").read_text(encoding="utf-8"))
+    files = resources.files("orchestrator.report")
+    template = Template((files / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{spec.name}: report of the sweep"),
         name=escape(spec.name),
@@ -116,6 +121,7 @@ def _page(facts: Facts, now: float) -> str:
         ),
         footer=escape(f"Written by meansweep, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(now))}."),
         plotly=get_plotlyjs(),
+        parallel=(files / "parallel.js").read_text(encoding="utf-8"),
     )
 
 
@@ -135,15 +141,18 @@ def _meta(facts: Facts) -> str:
 
 def _sections(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield (id, title, HTML) of each section, in order."""
-    yield "verdict", "Verdict", results.verdict_section(facts)
+    yield "summary", "Summary", results.summary_section(facts)
     yield "leaderboard", "Leaderboard", results.leaderboard_section(facts)
+    yield "history", "History", whole.history_section(facts)
     yield "curves", "Learning curves", results.curves_section(facts)
     yield "parallel", "Parallel coordinates", results.parallel_section(facts)
     yield "importance", "Importance", results.importance_section(facts)
     yield "slices", "Slices", results.slices_section(facts)
     yield "contours", "Pairs of parameters", results.contours_section(facts)
     yield "samples", "Samples", results.samples_section(facts)
+    yield "final", "Final training", whole.final_section(facts)
     yield "failures", "Failures", running.failures_section(facts)
     yield "cost", "Cost", running.cost_section(facts)
+    yield "timeline", "Timeline", whole.timeline_section(facts)
     yield "environment", "Environment", running.environment_section(facts)
     yield "reproduce", "How to reproduce", running.reproduce_section(facts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.formatting import count, duration, number, short_names
 from orchestrator.report import charts, charts_parameters
-from orchestrator.report.parts import Facts, chart_place, colour_keys, html_table, nothing, untitled
+from orchestrator.report.parallel import parallel_coordinates
+from orchestrator.report.parts import Facts, chart_place, colour_keys, data_of, html_table, nothing, picture, untitled
 from orchestrator.results import (
     Row,
     against_best,
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
 
 SHOWN = 15
 """Rows of the leaderboard that are open at once; the others can be unfolded."""
-EMBEDDED = 400_000
-"""Largest picture (bytes) that goes into the file as it is; larger ones are made smaller."""
 
 
-# ------------------------------------------------------------------------------------------------ verdict
+# ------------------------------------------------------------------------------------------------ summary
 
 
-def verdict_section(facts: Facts) -> str:
-    """Return the verdict in a sentence, what to know before relying on it, and the figures people ask for first."""
+def summary_section(facts: Facts) -> str:
+    """Return the result in a sentence, what to know before relying on it, and the figures people ask for first."""
     remarks = "".join(
         f"<li>{escape(note)}</li>" for note in notes(facts.spec, facts.trials, facts.rows, facts.view.importance)
     )
@@ -52,7 +49,7 @@ def verdict_section(facts: Facts) -> str:
 
 
 def _next_commands(facts: Facts) -> str:
-    """Return the way from the verdict to the final training."""
+    """Return the way from the result to the final training."""
     if not facts.ranked or facts.ranked[0].state is not TrialState.FINISHED:
         return ""
     commands = f"meansweep best {facts.spec.name} -o best.yaml\nmeansweep train best.yaml"
@@ -101,28 +98,23 @@ def leaderboard_section(facts: Facts) -> str:
             " “Unstable”: a seed diverged or collapsed (it ended more than three times worse than the best seed, and "
             "worse than that one ever was); such configurations rank below the stable ones."
         )
-    table = _rows_table(facts, facts.rows[:SHOWN])
-    rest = facts.rows[SHOWN:]
-    more = (
-        f"<details><summary>{count(len(rest), 'more row')}</summary>{_rows_table(facts, rest)}</details>"
-        if rest
-        else ""
-    )
     fronts = {row.trial: row.front for row in facts.rows if row.front}
-    front = chart_place(charts.pareto(facts.view, fronts), 380)
-    return f'<p class="caption">{escape(caption)}</p>{front}{table}{more}'
+    label = f"{' against '.join(metric.name for metric in facts.spec.metrics[:2])}, with the Pareto front"
+    front = chart_place(charts.pareto(facts.view, fronts), 380, label)
+    return f'<p class="caption">{escape(caption)} A click on a head sorts.</p>{front}{_rows_table(facts, facts.rows)}'
 
 
 def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
-    names = varying(row.config for row in facts.rows)
+    names = varying(row.config for row in rows)
     short = short_names(names)
-    tested = any(row.p_value_vs_best is not None for row in facts.rows)
+    tested = any(row.p_value_vs_best is not None for row in rows)
     scale = _scale([row for row in facts.ranked if row.state is TrialState.FINISHED and not row.collapsed])
     heads = ["rank", "trial", "state", facts.spec.metric.name, "", *(m.name for m in facts.spec.metrics[1:]), "seeds"]
     heads += [*(["vs best"] if tested else []), "steps", *(short[name] for name in names)]
     right = {"rank", "trial", "seeds", "steps", *(metric.name for metric in facts.spec.metrics)}
-    right |= {short[name] for name in names if all(_plain(row.config.get(name)) for row in facts.rows)}
-    body = []
+    right |= {short[name] for name in names if all(_plain(row.config.get(name)) for row in rows)}
+    body: list[tuple[str, list[str]]] = []
+    behind: list[list[object]] = []
     for row in rows:
         state = f'<span class="state {escape(row.state.value)}">{escape(state_text(row))}</span>'
         if row.bad_seeds:
@@ -131,10 +123,15 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
         cells += [escape(number(row.metrics.get(metric.name))) for metric in facts.spec.metrics[1:]]
         cells += [str(row.n or "-"), *([escape(against_best(row))] if tested else []), str(row.steps)]
         cells += [escape(number(row.config.get(name), 3)) for name in names]
+        plain: list[object] = [row.rank, row.trial, "unstable" if row.bad_seeds else row.state.value, row.metric, None]
+        plain += [row.metrics.get(metric.name) for metric in facts.spec.metrics[1:]]
+        plain += [row.n, *([row.p_value_vs_best] if tested else []), row.steps, *map(row.config.get, names)]
         kind = "none" if row.rank is None else "first" if row.rank == 1 else ""
         kind += " early" if row.state is not TrialState.FINISHED else ""
         body.append((kind.strip(), cells))
-    return html_table(heads, body, {index for index, head in enumerate(heads) if head in right})
+        behind.append(plain)
+    places = {index for index, head in enumerate(heads) if head in right}
+    return html_table(heads, body, places, sorted_by=behind, shown=SHOWN if len(rows) > SHOWN else None)
 
 
 def _plain(value: object) -> bool:
@@ -182,6 +179,7 @@ def curves_section(facts: Facts) -> str:
         "thin lines. Circles mark where a trial was stopped early, crosses where one failed or a seed collapsed"
         + (", dotted lines the rungs at which stopping is decided." if rungs else ".")
     )
+    label = f"{facts.view.metric} against step, a curve for each trial"
     told = audit_rungs(facts.spec, facts.trials)
     words = "; ".join(map(str, told))
     tail = (
@@ -190,7 +188,7 @@ def curves_section(facts: Facts) -> str:
         if told
         else ""
     )
-    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 460)}{tail}'
+    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 460, label)}{tail}'
 
 
 def _rungs(spec: SweepSpec, record: TrialRecord) -> list[int]:
@@ -202,14 +200,17 @@ def _rungs(spec: SweepSpec, record: TrialRecord) -> list[int]:
 
 def parallel_section(facts: Facts) -> str:
     """Return the parallel coordinates."""
-    figure = charts_parameters.parallel_coordinates(facts.view)
-    if figure is None:
+    content = parallel_coordinates(facts.view)
+    if content is None:
         return nothing("This chart needs two configurations with a result, and a parameter that differs.")
     caption = (
         "One line for each configuration that ended with a result, from its metric through its values; the strongest "
-        "line is the best one. “None” is a parameter that does not exist there."
+        "line is the best one. Drag along an axis to keep the lines that pass there (a double click frees it), and an "
+        "axis by its name to move it."
     )
-    return f'<p class="caption">{escape(caption)}</p><div class="scroll">{chart_place(figure, 420, wide=True)}</div>'
+    label = f"{len(content['lines'])} configurations as lines through {facts.view.metric} and their values"
+    place = f'<div class="parallel" data-parallel data-label="{escape(label)}"></div>{data_of(content)}'
+    return f'<p class="caption">{escape(caption)}</p><div class="scroll">{place}</div>'
 
 
 def importance_section(facts: Facts) -> str:
@@ -223,7 +224,8 @@ def importance_section(facts: Facts) -> str:
         f"{found.trials} (PED-ANOVA, shares of 1), with 90 % bootstrap intervals: where they overlap widely, the "
         "order is not sure."
     )
-    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 90 + 38 * len(found.shares))}'
+    label = "Importance: " + ", ".join(f"{share.parameter} {share.importance:.0%}" for share in found.shares)
+    return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 90 + 38 * len(found.shares), label)}'
 
 
 def slices_section(facts: Facts) -> str:
@@ -240,7 +242,8 @@ def slices_section(facts: Facts) -> str:
         ]
     )
     places = "".join(
-        f"<div><h3>{escape(name)}</h3>{chart_place(untitled(figure), 250)}</div>" for name, figure in figures
+        f"<div><h3>{escape(name)}</h3>{chart_place(untitled(figure), 250, f'{facts.view.metric} against {name}')}</div>"
+        for name, figure in figures
     )
     caption = escape(f"{facts.view.metric} against each parameter, the most important first.")
     return f'<p class="caption">{caption}</p>{legend}<div class="grid">{places}</div>'
@@ -257,8 +260,19 @@ def contours_section(facts: Facts) -> str:
         f"(dots; the star is the best). Good ({good}) is dark blue on a light page and bright blue on a dark one; the "
         "worst quarter shares one colour."
     )
-    places = "".join(f"<div>{chart_place(figure, 330)}</div>" for _, figure in figures)
-    return f'<p class="caption">{escape(caption)}</p><div class="grid two">{places}</div>'
+    places = "".join(
+        f"<div>{chart_place(figure, 330, f'{facts.view.metric} over {name}')}</div>" for name, figure in figures
+    )
+    ranked = "".join(
+        f"<div>{chart_place(figure, 330, f'ranks over {name}')}</div>"
+        for name, figure in charts_parameters.ranks(facts.view)
+    )
+    told = (
+        "The same pairs without interpolation: each configuration in the colour of its rank; diamonds were stopped "
+        "early, and are ranked below those that finished."
+    )
+    ranks = f'<h3>Ranks</h3><p class="caption">{told}</p><div class="grid two">{ranked}</div>' if ranked else ""
+    return f'<p class="caption">{escape(caption)}</p><div class="grid two">{places}</div>{ranks}'
 
 
 # ------------------------------------------------------------------------------------------------ samples
@@ -285,31 +299,9 @@ def samples_section(facts: Facts) -> str:
 
 
 def _picture(row: Row, file: Path, names: Sequence[str], short: Mapping[str, str]) -> str:
-    try:
-        content, width = _embedded(file)
-    except OSError as error:
-        return f"<figure><figcaption>trial {escape(row.trial)}: no picture ({escape(str(error))})</figcaption></figure>"
     values = ", ".join(f"{short[name]} {number(row.config[name], 3)}" for name in names if name in row.config)
     early = "" if row.state is TrialState.FINISHED else f", {row.state.value} at step {row.steps}"
     bad = f", {bad_seeds_text(row)}" if row.bad_seeds else ""
     said = escape(f", rank {row.rank}, {interval_text(row)}{early}{bad}")
     caption = f"<b>trial {escape(row.trial)}</b>{said}<br>{escape(values)}"
-    small = ' class="small"' if width < 400 else ""
-    image = f'<img{small} alt="samples of trial {escape(row.trial)}" src="data:image/png;base64,{content}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _embedded(file: Path) -> tuple[str, int]:
-    """Return a picture as base64 PNG and its width in pixels, made smaller if it is large."""
-    from PIL import Image
-
-    content = file.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        width = image.width
-        if len(content) > EMBEDDED:
-            shrink = math.sqrt(EMBEDDED / len(content))
-            smaller = image.convert("RGB").resize((max(round(width * shrink), 1), max(round(image.height * shrink), 1)))
-            out = io.BytesIO()
-            smaller.save(out, "PNG", optimize=True)
-            content = out.getvalue()
-    return base64.b64encode(content).decode(), width
+    return picture(file, f"trial {row.trial}", caption)

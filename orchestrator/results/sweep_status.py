@@ -109,6 +109,7 @@ def status(
     state: str = "unknown",
     wall_seconds: float | None = None,
     concurrency: int | None = None,
+    deleted: int = 0,
 ) -> Status:
     """Return where a sweep stands, as far as its trials tell.
 
@@ -118,8 +119,10 @@ def status(
         state: the state of the sweep itself, as its ledger gives it.
         wall_seconds: for how long drivers have run it so far.
         concurrency: how many trials run at once; by default as many as run now.
+        deleted: trials that are in `trials` no more; none comes in their places.
     """
-    total = expected_trials(spec)
+    expected = expected_trials(spec)
+    total = None if expected is None else expected - deleted
     left = None if total is None else max(total - len(trials), 0)
     if state not in ("new", "running", "paused", "interrupted", "unknown"):
         left, total = 0, len(trials)  # it is over: what has not been tried will not be
@@ -158,6 +161,7 @@ def status_of(ledger: Ledger, *, wall: float | None = None) -> Status:
         trials,
         state="interrupted" if died or state.reason == CHANGED else state.state,
         wall_seconds=ledger.wall_seconds if wall is None else wall,
+        deleted=sum(history.deleted for history in ledger.births()),
     )
     found = found if died else replace(found, state=state.state)
     return replace(

@@ -26,6 +26,7 @@ def winning_config(
     *,
     trial: str | None = None,
     environment: Mapping[str, Any] | None = None,
+    sweep_id: str = "",
 ) -> TrainConfig:
     """Return the complete training configuration of a trial, at the length of the sweep's base config.
 
@@ -37,11 +38,12 @@ def winning_config(
         rows: the leaderboard, best first.
         trial: the trial to take; None takes the best.
         environment: what the sweep ran on, for the evidence.
+        sweep_id: the sweep's, for the evidence.
 
     Raises:
         ConfigError: nothing finished yet, or there is no such trial.
     """
-    record, evidence = _chosen(spec, trials, rows, trial, environment)
+    record, evidence = _chosen(spec, trials, rows, trial, environment, sweep_id)
     config = load_config(spec.config_for(dict(record.values), seed=record.seed))
     base = spec.base_config.to_dict()["trainer"]
     lengths = {key: base[key.partition(".")[2]] for key in LENGTHS if key in spec.set}
@@ -55,12 +57,13 @@ def winning_mapping(
     *,
     trial: str | None = None,
     environment: Mapping[str, Any] | None = None,
+    sweep_id: str = "",
 ) -> dict[str, Any]:
     """Return the same for a trainer of the user's own: what the trainer got, with `evidence` beside it.
 
     A length that only the sweep's `set` has is kept: the base has none.
     """
-    record, evidence = _chosen(spec, trials, rows, trial, environment)
+    record, evidence = _chosen(spec, trials, rows, trial, environment, sweep_id)
     config = spec.config_for(dict(record.values), seed=record.seed)
     base = flat(spec.base)
     for key in LENGTHS:
@@ -93,6 +96,7 @@ def _chosen(
     rows: Sequence[Row],
     trial: str | None,
     environment: Mapping[str, Any] | None,
+    sweep_id: str,
 ) -> tuple[TrialRecord, dict[str, Any]]:
     """Return the trial, and what speaks for it."""
     ranked = {row.trial: row for row in rows if row.metric is not None}
@@ -109,6 +113,7 @@ def _chosen(
     seeds = sorted({r.seed for r in trials if r.config_id == record.config_id and r.metric is not None})
     evidence = {
         "sweep": spec.name,
+        **({"sweep_id": sweep_id} if sweep_id else {}),
         "trial": trial,
         "metric": spec.metric.name,
         "goal": spec.metric.goal,

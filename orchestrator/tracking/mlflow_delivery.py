@@ -7,7 +7,7 @@ What makes each event safe to send again:
 - parameters, tags, data sets and the end of a run overwrite themselves;
 - a file or an image goes to a name that follows from its record.
 
-Events by name (`Record.what`): run, params, tags, metrics, text, file, image, dataset, experiment, status.
+Events by name (`Record.what`): run, params, tags, metrics, text, file, image, dataset, experiment, status, deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.credentials import without_password
 from orchestrator.paths import relocated
 from orchestrator.tracking.mlflow_store import Sent, Store, connect
-from orchestrator.tracking.outbox import Outbox, Record
+from orchestrator.tracking.outbox import DELETED, Outbox, Record
+from orchestrator.tracking.run_files import delete_run, link_file, link_files, own_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,6 +140,8 @@ class Delivery:
         for record in records:
             groups.setdefault(record.run, []).append(record)
         for key, group in groups.items():  # by first appearance: a parent's record comes before its children's
+            if key in self.sent.deleted:
+                continue
             for record in group:
                 if record.what == "run":
                     self._open_run(record)
@@ -172,6 +175,9 @@ class Delivery:
             self._put_artifact(run_id, record)
         if status is not None:  # last: who sees a finished run sees all of it
             self._set_status(run_id, status)
+        if any(record.what == DELETED for record in records):
+            delete_run(self.client, self.store, self.client.get_run(run_id))
+            self.sent.deleted.append(records[0].run)
 
     def _log_batches(
         self, run_id: str, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]
@@ -270,8 +276,10 @@ class Delivery:
                 path = self._file(data)
                 if not path.exists():
                     raise Unsendable(f"{path} is gone")
-                put = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-                put(run_id, str(path), data.get("folder"))
+                own = own_folder(self.store, self.client.get_run(run_id))
+                if own is None or not link_files(path, own / (data.get("folder") or "")):
+                    put = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+                    put(run_id, str(path), data.get("folder"))
             case "image":
                 self._put_image(run_id, record)
             case "dataset":
@@ -300,6 +308,9 @@ class Delivery:
             (Path(folder) / f"{stem}.png").write_bytes(content)
             small.save(Path(folder) / f"{stem}+compressed.webp")
             self.client.log_artifacts(run_id, folder, "images")
+        own = own_folder(self.store, self.client.get_run(run_id))
+        if own is not None:
+            link_file(self._file(record.data), own / "images" / f"{stem}.png")
         self.client.set_tag(run_id, "mlflow.loggedImages", "true")
 
     def _put_dataset(self, run_id: str, data: Mapping[str, Any]) -> None:

@@ -82,6 +82,7 @@ class Sent:
     runs: dict[str, str] = field(default_factory=dict)
     experiments: dict[str, str] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: Path, store: Store) -> Sent:

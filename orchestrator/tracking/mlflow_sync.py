@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.credentials import without_password
 from orchestrator.tracking.mlflow_delivery import Delivery, stored_value
 from orchestrator.tracking.mlflow_store import Store, is_refusal_of_user, sending
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.outbox import DELETED, Outbox
 
 Point = tuple[str, str, int]
 """Run, metric, step."""
@@ -92,8 +92,8 @@ def _close_orphans(delivery: Delivery) -> None:
     """
     last: dict[str, str] = {}
     for record in delivery.outbox.records():
-        if record.what in ("run", "status"):
-            last[record.run] = record.data.get("status", "RUNNING")
+        if record.what in ("run", "status", DELETED):
+            last[record.run] = DELETED if record.what == DELETED else record.data.get("status", "RUNNING")
     for run, status in last.items():
         if status == "RUNNING" and run in delivery.sent.runs:
             run_id = delivery.sent.runs[run]
@@ -173,13 +173,16 @@ def _reaching(store: Store) -> Iterator[None]:
 def expected_points(outbox: Outbox) -> dict[str, dict[str, dict[int, float]]]:
     """Return run -> metric -> step -> value: what a store must hold."""
     expected: dict[str, dict[str, dict[int, float]]] = {}
+    gone: set[str] = set()
     for record in outbox.records():
         metrics = expected.setdefault(record.run, {})
+        if record.what == DELETED:
+            gone.add(record.run)
         if record.what == "metrics":
             for step, values in record.data["points"]:
                 for name, value in values.items():
                     metrics.setdefault(name, {})[step] = float(value)
-    return expected
+    return {run: metrics for run, metrics in expected.items() if run not in gone}
 
 
 def _same(left: float, right: float) -> bool:

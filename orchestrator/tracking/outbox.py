@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 EVENTS = "events.jsonl"
+DELETED = "deleted"
+"""The event after which a run is shown no more, whatever comes before or after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +240,27 @@ class Outbox:
             log.warning("the tracking outbox ended in an incomplete line of %d bytes, which was removed", size - keep)
             os.ftruncate(descriptor, keep)
         return keep
+
+
+def outbox_id(folder: Path) -> str | None:
+    """Return the id of the outbox in a folder; None: there is none that can be read."""
+    try:
+        return Outbox(folder).id
+    except (OSError, ValueError):
+        return None
+
+
+def show_deleted(folder: Path, runs: Collection[str]) -> None:
+    """Append that runs are deleted, where there is an outbox that knows them. The caller is its only writer."""
+    if not (folder / EVENTS).is_file():
+        return
+    outbox = Outbox(folder, write=True)
+    try:
+        for run in runs:
+            if outbox.status(run) is not None:
+                outbox.append(run, DELETED, {})
+    finally:
+        outbox.close()
 
 
 def _line_start(file: Any, end: int) -> int:

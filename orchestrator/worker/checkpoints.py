@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meanflow_core.training import CheckpointError, load_checkpoint, save_checkpoint
-from orchestrator.paths import SweepPaths, TrialPaths
+from orchestrator.paths import TrialPaths
 from orchestrator.trials import Assignment
 from orchestrator.worker.storage import StorageError, delete, download, upload
 
 KEPT = "checkpoints.json"
 """In a trial's folder: which of its checkpoints there are."""
+_STEP = re.compile(r"step-[0-9]{8,}")
 OWNER = "meansweep.sweep"
 """In a checkpoint: the id of the sweep whose it is."""
 
@@ -49,9 +51,8 @@ class CheckpointStore:
 
         The sweep's id is part of the URL: other homes have sweeps of the same name in the same bucket.
         """
-        base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
-        place = "-".join(filter(None, (sweep, sweep_id)))
-        return cls(paths, f"{base}/{place}/{trial}" if base else None, sweep_id)
+        place = stored_folder(sweep, sweep_id)
+        return cls(paths, f"{place}/{trial}" if place else None, sweep_id)
 
     def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         """Write the state reached at `step` and return the name by which `load` finds it.
@@ -113,6 +114,20 @@ class CheckpointStore:
             self._delete(name, kept)
         self._write_kept(kept)
 
+    def drop(self, names: Sequence[str]) -> None:
+        """Delete these of the trial's checkpoints.
+
+        Raises:
+            StorageError: the store has not deleted one; those before it are gone.
+        """
+        kept = self._kept()
+        for name in names:
+            if name in kept:
+                self._delete(name, kept)
+                self._write_kept(kept)
+                if name in kept:
+                    raise StorageError(f"{kept[name]['place']} could not be deleted")
+
     def adopt(self, step: int, place: str) -> None:
         """Make a copy of the checkpoint at `place` this trial's own at `step`, instead of what stands there."""
         target = self._paths.checkpoint(step)
@@ -129,11 +144,17 @@ class CheckpointStore:
     def _delete(self, name: str, kept: dict[str, dict[str, Any]]) -> None:
         """Delete one that is kept; where the store fails it stays, to be tried again when the next one is deleted."""
         place = str(kept[name].get("place", ""))
-        if "://" in place and self._url is not None and not place.startswith(f"{self._url}/"):
-            place = ""  # written before there were ids, where other homes may write too: it is left there
-        if "://" not in place or delete(place):
+        if not self._is_own(place, name) or delete(place):
             shutil.rmtree(self._paths.checkpoints / name, ignore_errors=True)  # a second worker may be faster
             del kept[name]
+
+    def _is_own(self, place: str, name: str) -> bool:
+        """Whether a place is in a store, and there in a folder of this trial's alone.
+
+        Others were written before there were ids, where other homes may write too: they are left there.
+        """
+        marked = bool(self._owner) and place.endswith(f"-{self._owner}/{self._paths.root.name}/{name}")
+        return marked or (self._url is not None and place == f"{self._url}/{name}")
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         return read_kept(self._kept_file)
@@ -147,17 +168,14 @@ class CheckpointStore:
 
 def read_kept(file: Path) -> dict[str, dict[str, Any]]:
     """Return a trial's checkpoints by name, each with its `metrics` and its `bytes`, out of its `checkpoints.json`."""
-    return dict(json.loads(file.read_text())) if file.exists() else {}
+    entries = json.loads(file.read_text()) if file.exists() else {}
+    return {name: entry for name, entry in entries.items() if _STEP.fullmatch(name)}
 
 
-def disk_use(paths: SweepPaths) -> dict[str, int]:
-    """Return how many checkpoints a sweep keeps, wherever they are, their bytes, and the bytes free in its folder."""
-    kept = [entry for file in paths.trials.glob(f"*/{KEPT}") for entry in read_kept(file).values()]
-    return {
-        "checkpoints": len(kept),
-        "bytes": sum(entry["bytes"] for entry in kept),
-        "free": shutil.disk_usage(paths.root).free,
-    }
+def stored_folder(sweep: str, sweep_id: str) -> str | None:
+    """Return where `$MEANSWEEP_STORAGE` keeps a sweep's checkpoints; None: in its own folder."""
+    base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
+    return f"{base}/{'-'.join(filter(None, (sweep, sweep_id)))}" if base else None
 
 
 def size_of(folder: Path) -> int:

@@ -78,6 +78,20 @@ def delete(url: str) -> bool:
     return True
 
 
+def measure(url: str) -> tuple[int, int]:
+    """Return how many files there are below a URL, and their bytes.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    try:
+        files, path = _filesystem(url)
+        found = files.find(path, detail=True) if files.exists(path) else {}
+    except Exception as error:
+        raise StorageError(f"{url}: {_said(error)}") from error
+    return len(found), sum(int(entry.get("size") or 0) for entry in found.values())
+
+
 def check_writable(url: str) -> None:
     """Write, read and delete a small file below a URL.
 

@@ -1,27 +1,32 @@
 """The report in a real Chromium, at the width of a desk and of a phone, light and dark."""
 
 import os
+import re
 
 import pytest
 
 from orchestrator.cli.main import run
 from orchestrator.report.html import write_report
+from orchestrator.report.parts import FinalTraining
 from orchestrator.results.leaderboard_rows import leaderboard
 from tests.browser.conftest import SHOOT, shoot
-from tests.orchestrator.example_sweep import spec, trials
+from tests.orchestrator.example_sweep import METRIC, spec, trials
 
 pytestmark = pytest.mark.browser
 SECTIONS = {
-    "verdict": 0,
+    "summary": 0,
     "leaderboard": 0,
+    "history": 2,
     "curves": 1,
-    "parallel": 1,
+    "parallel": 0,
     "importance": 1,
     "slices": 6,
-    "contours": 3,
+    "contours": 6,
     "samples": 0,
+    "final": 1,
     "failures": 0,
     "cost": 0,
+    "timeline": 1,
     "environment": 0,
     "reproduce": 0,
 }
@@ -52,6 +57,17 @@ def grid_of_digits(file, noise):
     pixels = (np.concatenate(rows) * 255).astype(np.uint8)
     Image.fromarray(pixels).resize((pixels.shape[1] * 3, pixels.shape[0] * 3), 0).save(file)
     return file
+
+
+def final_training(every, best, images):
+    """What the winner's training at full length might have come to: its trial's curve, and lower from there on."""
+    curve = {step: row[METRIC] for step, row in next(t for t in every if t.id == best.trial).reports.items()}
+    longer = {step: curve[4500] * (4500 / step) ** 0.4 for step in range(5000, 20001, 500)}
+    told = "reproduced the trial exactly at 9 steps up to 4500"
+    return FinalTraining(
+        name=f"digits-guidance-{best.trial}", trial=best.trial, curve={**curve, **longer}, steps=20000, told=told,
+        picture=images[best.trial],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +107,7 @@ def report(tmp_path_factory):
         environment=environment,
         state="finished",
         wall_seconds=2900.0,
+        finals=[final_training(every, ranked[0], images)],
         now=1_760_010_000.0,
     )
 
@@ -113,7 +130,7 @@ def opened(chromium, report):
             )
             page.goto(report.as_uri())
             page.wait_for_function(
-                "document.querySelectorAll('[data-drawn]').length === document.querySelectorAll('[data-chart]').length"
+                "!document.querySelector('[data-chart]:not([data-drawn]), [data-parallel]:not([data-drawn])')"
             )
             pages[width, scheme] = page
         return pages[width, scheme], noticed
@@ -163,10 +180,66 @@ def test_links_lead_to_their_sections_and_rows_unfold(opened):
     page, _ = opened(1280)
     for link in page.locator("nav a").all():
         assert page.locator(f"section{link.get_attribute('href')}").count() == 1
-    page.locator("#leaderboard summary").click()
-    assert page.locator("#leaderboard details tbody tr").count() == 9
-    assert page.locator("#leaderboard details tbody tr").first.is_visible()
-    page.locator("#leaderboard summary").click()
+    rows = page.locator("#leaderboard tbody tr:visible")
+    assert rows.count() == 15
+    page.locator("#leaderboard button.more").click()
+    assert rows.count() == 24
+    page.locator("#leaderboard button.more").click()
+    assert rows.count() == 15
+
+
+def test_a_click_on_a_head_sorts_the_leaderboard_by_value_and_empty_cells_stay_last(opened):
+    page, _ = opened(1280)
+    heads = page.locator("#leaderboard thead th").all_inner_texts()
+    column = next(place for place, head in enumerate(heads) if head.strip() == "lr")
+    shown = "[...document.querySelectorAll('#leaderboard tbody tr')].map((row) => Number(row.cells[%d].dataset.v))"
+    button = page.locator("#leaderboard thead th button", has_text="lr")
+    button.click()
+    rising = page.evaluate(shown % column)
+    assert rising == sorted(rising)
+    button.click()
+    assert page.evaluate(shown % column) == rising[::-1]
+    page.locator("#leaderboard thead th button", has_text="rank").click()  # failed ones have none
+    ranks = page.locator("#leaderboard tbody tr td:first-child").all_text_contents()
+    assert ranks == [*map(str, range(1, 21)), *"----"]
+
+
+def test_parallel_coordinates_name_a_line_keep_what_a_brush_holds_and_move_an_axis(opened):
+    page, noticed = opened(1280)
+    told, axes = page.locator("#parallel .told"), page.locator("#parallel .axis .name")
+    page.locator("#parallel").scroll_into_view_if_needed()
+    page.locator("#parallel .line polyline:last-child").last.dispatch_event("pointerenter")
+    assert told.text_content().startswith("trial 22: fid_1nfe 2.397, lr 7.35e-4")
+    page.locator("#parallel .line polyline:last-child").last.dispatch_event("pointerleave")
+    box = page.locator("#parallel .brush").first.bounding_box()  # of the metric: its lower third holds the good ones
+    x, bottom = box["x"] + box["width"] / 2, box["y"] + box["height"]
+    page.mouse.move(x, bottom - 1)
+    page.mouse.down()
+    page.mouse.move(x, bottom - box["height"] / 3, steps=4)
+    page.mouse.up()
+    assert re.fullmatch(r"1[0-3] of 20 lines kept", told.text_content())
+    page.locator("#parallel .brush").first.dispatch_event("dblclick")
+    assert "kept" not in told.text_content()
+    names = axes.all_text_contents()
+    axes.nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    assert axes.all_text_contents() == [names[0], names[2], names[1], *names[3:]]
+    page.keyboard.press("ArrowLeft")
+    assert axes.all_text_contents() == names
+    assert noticed == []
+
+
+def test_on_paper_everything_has_the_width_of_a4(opened, tmp_path):
+    page, _ = opened(1280)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    wide = """() => [...document.querySelectorAll('body :not(svg *)')].filter((element) => {
+      const box = element.getBoundingClientRect();
+      return box.width && box.right > 704;
+    }).map((element) => element.outerHTML.slice(0, 90))"""
+    assert page.evaluate(wide) == []  # 186 mm between the margins, at 96 pixels an inch
+    assert page.locator("#leaderboard tbody tr:visible").count() == 24
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    look(page, 1280)
 
 
 def test_charts_fit_after_the_window_has_changed(opened):

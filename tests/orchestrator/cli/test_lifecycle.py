@@ -24,7 +24,7 @@ def test_every_sweep_of_a_home_is_listed_also_a_damaged_one(tmp_path, capsys):
     assert one["owner"]["host"]
     assert 0 <= one["age_seconds"] < 600
     assert one["id"] != two["id"]
-    assert set(one["disk"]) == {"checkpoints", "bytes"}
+    assert set(one["disk"]) == {"checkpoints", "bytes", "here", "stored"}
     assert (torn["sweep"], torn["state"]) == ("torn", "damaged")
     assert "line 2" in torn["reason"]
     assert cli.run(["status", *words]) == 0  # without a name, where there are several

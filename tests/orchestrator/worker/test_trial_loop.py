@@ -15,8 +15,9 @@ from meanflow_core.errors import ConfigError, TrainingDiverged
 from meanflow_core.training.checkpoint import CheckpointError, load_checkpoint
 from orchestrator.paths import SweepPaths, TrialPaths
 from orchestrator.trials.protocol import Assignment
-from orchestrator.worker.checkpoints import CheckpointStore, disk_use, local_checkpoint
+from orchestrator.worker.checkpoints import CheckpointStore, local_checkpoint
 from orchestrator.worker.failure_kinds import classify
+from orchestrator.worker.kept import disk_use
 from orchestrator.worker.trial_loop import (
     build_trainer,
     import_trainer,
