@@ -26,18 +26,10 @@ def arrivals(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
     return tuple(count * trials / max(played, 1) for count in _arrivals(played, rungs, eta))
 
 
-def promotions(trials: int, rungs: int, eta: float, through: int = 0) -> tuple[float, ...]:
-    """Return the mean number of trials at each rung and at the end, where trials wait at rungs to be promoted.
-
-    Args:
-        trials: all of them.
-        rungs: their number.
-        eta: one in eta goes on.
-        through: of the trials, those that no rung holds.
-    """
+def promotions(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
+    """Return the mean number of trials at each rung and at the end, where trials wait at rungs to be promoted."""
     played = min(trials, PLAYED)
-    counts = _promotions(played, rungs, eta, round(through * played / max(trials, 1)))
-    return tuple(count * trials / max(played, 1) for count in counts)
+    return tuple(count * trials / max(played, 1) for count in _promotions(played, rungs, eta))
 
 
 @cache
@@ -64,35 +56,33 @@ def _arrivals(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
 
 
 @cache
-def _promotions(trials: int, rungs: int, eta: float, through: int) -> tuple[float, ...]:
-    """The same where trials wait at rungs to be promoted: as many go on as there are places, the best first."""
+def _promotions(trials: int, rungs: int, eta: float) -> tuple[float, ...]:
+    """The same where trials wait at rungs to be promoted.
+
+    Few more than one in eta goes on: those that were among the best of the first ones and no more among all.
+    """
     chance, totals = random.Random(0), [0] * (rungs + 1)
-    free = {round((at + 1) * trials / through) - 1 for at in range(through)} if through else set()
-    for _ in range(repeats := max(3, min(100, 3_000 // max(trials, 1)))):
-        come, waiting = [0] * (rungs + 1), [list[float]() for _ in range(rungs)]
+    repeats = max(3, min(100, 3_000 // max(trials, 1)))
+    for _ in range(repeats):
+        standing: list[list[float]] = [[] for _ in range(rungs + 1)]
+        gone: list[set[float]] = [set() for _ in range(rungs)]
 
-        def arrive(rung: int, value: float, come: list[int] = come, waiting: list[list[float]] = waiting) -> None:
-            come[rung] += 1
-            if rung < rungs:
-                insort(waiting[rung], value)
-
-        def promote(last: bool, come: list[int] = come, waiting: list[list[float]] = waiting) -> bool:
+        def promote(last: bool, standing: list[list[float]] = standing, gone: list[set[float]] = gone) -> bool:
             for rung in reversed(range(rungs)):
-                places = keep_count(come[rung], eta) if last else int(come[rung] / eta + 1e-9)
-                if waiting[rung] and come[rung] - len(waiting[rung]) < places:
-                    arrive(rung + 1, waiting[rung].pop(0))
+                there = standing[rung]
+                count = keep_count(len(there), eta) if last else int(len(there) / eta + 1e-9)
+                best = next((value for value in there[:count] if value not in gone[rung]), None)
+                if best is not None:
+                    gone[rung].add(best)
+                    insort(standing[rung + 1], best)
                     return True
             return False
 
-        for number in range(trials):
-            if number in free:
-                for rung in range(rungs + 1):
-                    come[rung] += 1
-            else:
-                arrive(0, chance.random())
+        for _ in range(trials):
+            insort(standing[0], chance.random())
             while promote(False):
                 pass
         while promote(True):
             pass
-        totals = [total + count for total, count in zip(totals, come, strict=True)]
+        totals = [total + len(there) for total, there in zip(totals, standing, strict=True)]
     return tuple(total / repeats for total in totals)

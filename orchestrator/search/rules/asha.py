@@ -93,13 +93,10 @@ class Asha(Comparing):
             own = self.steps_of_rungs(length, batch_size=batch_size, bracket=part % self.brackets)
             numbers = range(part, trials, self.brackets * groups)
             through = sum(map(self.audited, numbers)) if trials <= PLAYED else round(len(numbers) * self.audit)
-            if self.promote:
-                counts = promotions(len(numbers), len(own), self.eta, through)
-            else:
-                counts = tuple(n + through for n in arrivals(len(numbers) - through, len(own), self.eta))
+            counts = (promotions if self.promote else arrivals)(len(numbers) - through, len(own), self.eta)
             at = 0
             for step in reaching:
-                reaching[step] += counts[at]
+                reaching[step] += counts[at] + through
                 at += step in own
         return list(reaching.items())
 
@@ -184,12 +181,14 @@ class Asha(Comparing):
         last: bool,
         forecast: Mapping[int, float] = MappingProxyType({}),
     ) -> str | None:
-        """Return the best of the highest rung that has a place left: of what has come there, one in eta goes on.
+        """Return the best of the highest rung that has one to go on.
 
-        Places are counted, not only ranked as in the paper's Algorithm 2, where those that were promoted and fell
-        back behind others make more than one in eta: with forecasts, which change with every report, far more. With
-        `last`, one in eta is rounded up, so that some trial is trained to its end however few there are; before, it
-        is rounded down, as a trial that waits can still be let through.
+        With `last`, one in eta is rounded up, so that some trial is trained to its end however few there are; before,
+        it is rounded down, as a trial that waits can still be let through.
+
+        As in the paper, who was promoted and falls back behind others takes no place from them, so that more than one
+        in eta goes on: the first promotions are guesses. To count places instead (as many through as one in eta, who
+        was audited among them) took two to five times the steps on MeanFlow's curves (docs/performance.md).
         """
         for rung in sorted(set(held.values()), reverse=True):
             found = []
@@ -197,9 +196,7 @@ class Asha(Comparing):
             for bracket, group in there:
                 order = self._ranking(goal, curves, rung, bracket, group, forecast)
                 count = keep_count(len(order), self.eta) if last else math.floor(len(order) / self.eta + 1e-9)
-                waiting = [entry for entry in order if held.get(entry[2]) == rung]
-                if len(order) - len(waiting) < count:  # who has gone on, by audit too, has taken its place
-                    found += waiting[:1]
+                found += [entry for entry in order[:count] if held.get(entry[2]) == rung]
             if found:
                 return min(found)[2]
         return None
