@@ -187,8 +187,8 @@ class Asha(Comparing):
         it is rounded down, as a trial that waits can still be let through.
 
         As in the paper, who was promoted and falls back behind others takes no place from them, so that more than one
-        in eta goes on: the first promotions are guesses. To count places instead (as many through as one in eta, who
-        was audited among them) took two to five times the steps on MeanFlow's curves (docs/performance.md).
+        in eta goes on: the first promotions are guesses. To count places instead took up to six times the steps on
+        MeanFlow's curves (docs/performance.md).
         """
         for rung in sorted(set(held.values()), reverse=True):
             found = []
