@@ -57,9 +57,11 @@ def estimates(spec: SweepSpec, groups: Sequence[Group]) -> Estimates | None:
 
 
 def observation(spec: SweepSpec, record: TrialRecord) -> Observation:
-    """Return what a model may know of a trial."""
+    """Return what the model is told of a trial: its last report alone.
+
+    A seed that is lucky is so along its whole curve: several reports of a run do not confirm each other.
+    """
     value = value_of(record)
-    reports = {step: report[spec.metric.name] for step, report in record.reports.items() if spec.metric.name in report}
     return Observation(
         number=record.config_id,
         values=record.values,
@@ -67,8 +69,6 @@ def observation(spec: SweepSpec, record: TrialRecord) -> Observation:
         metrics=None if value is None else (value,),
         step=record.steps,
         bad=record.failure is not None and record.failure.kind in BAD_REGION,
-        reports=reports if value is not None else {},
-        arrivals={step: record.config_id for step in reports},
         length=record.steps if record.state is TrialState.FINISHED else steps_of(spec, record.values) or record.steps,
     )
 

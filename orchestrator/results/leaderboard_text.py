@@ -172,7 +172,7 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iter
         parts.append(f"{len(rows) - len(shown)} more rows")
     yield "; ".join(parts)
     if any(row.expected is not None for row in shown):
-        yield "expected: of another seed, by the model of all learning curves; it decides the order"
+        yield "expected: of another seed, by a model of all trials; it decides the order"
     told = overruled(spec, rows)
     if told:
         yield told
