@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import functools
 import getpass
+import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -53,6 +56,16 @@ def code_of(package: str) -> Code:
         return Code()
     source = Path(found.origin).resolve()
     note = (source.parent if found.submodule_search_locations is None else source.parents[1]) / NOTE.format(package)
+    return _code_at(source, note)
+
+
+@functools.cache
+def code_of_file(source: Path) -> Code:
+    """Return the same for a file: an own program's."""
+    return _code_at(source, source.parent / NOTE.format(source.name))
+
+
+def _code_at(source: Path, note: Path) -> Code:
     if note.is_file():
         return Code(**json.loads(note.read_text()))
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
@@ -66,13 +79,24 @@ def own_files(module: str) -> list[Path]:
     """Return the files of a module and of all that it imports from outside the installed packages and this tool.
 
     Found by reading their source: nothing is imported. Imports inside of functions count, those by a computed name do
-    not. First come those of the module's whole top-level package, by path, then the others, by name.
+    not (see `loaded_here`). First come those of the module's whole top-level package, by path, then others, by name.
     """
     top = module.partition(".")[0]
     package = _find(top)
     whole = [] if package is None else sorted(f for root in _folders(package) for f in root.rglob("*.py"))
     found = dict.fromkeys(whole or ([Path(package.origin)] if package is not None and package.origin else []))
-    outside: dict[Path, None] = {}
+    outside = {file for _, file in _reached(module) if file not in found}
+    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
+
+
+def packages_of(module: str) -> list[str]:
+    """Return the top-level packages (or modules) of a module and of all its own imports; see `own_files`."""
+    tops = {name.partition(".")[0] for name, _ in _reached(module)}
+    return sorted(tops - {"meanflow_core", "orchestrator"})
+
+
+def _reached(module: str) -> Iterator[tuple[str, Path]]:
+    """Yield the names and files of a module and of all that it imports from outside the installed packages."""
     waiting, seen = [module], set[str]()
     while waiting:
         name = waiting.pop()
@@ -81,19 +105,78 @@ def own_files(module: str) -> list[Path]:
         if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
             continue
         file = Path(spec.origin or "")
+        yield name, file
+        waiting += _imports_of(file, name)
+
+
+def loaded_here(module: str, names: Iterable[str]) -> str:
+    """Return which of these modules are own code that `own_files` does not find: imported by computed names, mostly.
+
+    Args:
+        module: of the trainer.
+        names: of modules that this process has imported for it.
+
+    Returns:
+        JSON of a hash by module; empty for none.
+    """
+    known = {file.resolve() for file in own_files(module)}
+    found = {}
+    for name in names:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        own = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
+        if own and not _installed_at(file) and file.resolve() not in known and file.is_file():
+            found[name] = _hash(file)
+    return json.dumps(found, sort_keys=True) if found else ""
+
+
+def loaded_now(text: str) -> str:
+    """Return what `loaded_here` would say today of the modules that it named in `text`. Nothing is imported."""
+    found = {}
+    for name in json.loads(text):
+        spec = _find(name)
+        found[name] = _hash(Path(spec.origin)) if spec is not None and spec.origin else "gone"
+    return json.dumps(found, sort_keys=True)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def program_files(scripts: Iterable[Path], folder: Path) -> list[Path]:
+    """Return an own program's files: its scripts, and all that those of Python import from beside them.
+
+    Args:
+        scripts: the files that its command names.
+        folder: where it runs.
+    """
+    found = dict.fromkeys(script for script in scripts if not _installed_at(script))
+    places = list(dict.fromkeys(str(place) for place in (*(script.parent for script in found), folder)))
+    outside: dict[Path, None] = {}
+    waiting, seen = [name for file in found if file.suffix == ".py" for name in _imports_of(file, "__main__")], set()
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in seen else _find(name, places)
+        seen.add(name)
+        if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
+            continue
+        file = Path(spec.origin or "").resolve()
         if file not in found:
             outside[file] = None
-        stat = file.stat()
-        waiting += _imported(file, name, stat.st_mtime_ns, stat.st_size)
+        waiting += _imports_of(file, name)
     return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
 
 
-def _find(name: str) -> ModuleSpec | None:
-    """Where a module is; None for one that does not exist, or is this tool's own."""
+def _imports_of(file: Path, name: str) -> list[str]:
+    stat = file.stat()
+    return _imported(file, name, stat.st_mtime_ns, stat.st_size)
+
+
+def _find(name: str, places: list[str] | None = None) -> ModuleSpec | None:
+    """Where a module is, among `places` (None: where Python looks); None for one that is not there, or this tool's."""
     parts = name.split(".")
     if parts[0] == __package__:
         return None
-    spec = PathFinder.find_spec(parts[0])
+    spec = PathFinder.find_spec(parts[0], places)
     for end in range(2, len(parts) + 1):
         if spec is None or spec.submodule_search_locations is None or _installed_at(Path(spec.origin or "")):
             return None
@@ -147,14 +230,14 @@ def own_packages(names: Iterable[object]) -> list[str]:
     return sorted(found - {"meanflow_core", "orchestrator"})
 
 
-def leave_note(package: str, folder: Path) -> None:
-    """Write what is known of a package's code beside a copy of it in `folder`."""
-    (folder / NOTE.format(package)).write_text(json.dumps(asdict(code_of(package))))
+def leave_note(name: str, code: Code, folder: Path) -> None:
+    """Write what is known of the code of a package, or of a program's file, beside a copy of it in `folder`."""
+    (folder / NOTE.format(name)).write_text(json.dumps(asdict(code)))
 
 
-def record(folder: Path, package: str) -> None:
+def record(folder: Path, code: Code) -> None:
     """Write `packages-NN.txt` and `changes-NN.diff` into a folder, each only where it differs from the one before."""
-    found = {"packages": (packages(), "txt"), "changes": (code_of(package).changes, "diff")}
+    found = {"packages": (packages(), "txt"), "changes": (code.changes, "diff")}
     for stem, (text, suffix) in found.items():
         before = sorted(folder.glob(f"{stem}-*.{suffix}"))
         if text != (before[-1].read_text() if before else ""):
@@ -184,12 +267,28 @@ def packages() -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(known.items()))
 
 
+SAID_USER, SAID_HOST = "MEANSWEEP_USER", "MEANSWEEP_USER_HOST"
+"""Variables that say for whom a command runs: on a cluster everybody is the same user of the same machine."""
+
+
 def user_name() -> str:
     """Return who runs this; empty for a container's user without a name."""
+    if os.environ.get(SAID_USER):
+        return os.environ[SAID_USER]
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""
+
+
+def host_name() -> str:
+    """Return the machine of who runs this."""
+    return os.environ.get(SAID_HOST) or socket.gethostname()
+
+
+def new_id() -> str:
+    """Return an id that no other sweep has: 16 hexadecimal digits."""
+    return secrets.token_hex(8)
 
 
 def _changes(root: Path) -> str:

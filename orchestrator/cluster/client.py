@@ -19,32 +19,37 @@ from meanflow_core.config import write_yaml
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.cluster.entrypoint import DRIVING, read_result, redirect_out
 from orchestrator.cluster.jobs import (
+    ID_TAG,
     PACKAGES_TAG,
     SWEEP_TAG,
     TRAINING_TAG,
     UNDER_WAY,
     ClusterError,
+    JobTaken,
     connect,
     drivers_of,
     exit_code,
     follow_job,
     job_server,
+    next_number,
     output_of,
     start,
     trainings_of,
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import staged
+from orchestrator.cluster.packaging import PROGRAM_FOLDER, staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
-from orchestrator.provenance import own_packages
+from orchestrator.provenance import new_id, own_packages, packages_of
 from orchestrator.results import trained_as, training_name
-from orchestrator.spec import SweepSpec, read_spec
+from orchestrator.spec import Program, SweepSpec, read_spec
 
 SWEEP_FILE = "sweep.yaml"
 """Name of a sweep's file among what is shipped."""
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
+PROGRAM_TAG = "program"
+"""Of a driver's job: its sweep's own program, so that `resume` can send it again."""
 SIGN_OF_LIFE = 15.0
 """Seconds in which a new driver is asked whether it has opened its sweep."""
 
@@ -68,21 +73,30 @@ def submit(
         follow: print what the driver prints until it ends; Ctrl-C leaves it running.
 
     Raises:
-        ConfigError: the sweep file is wrong, or a sweep of this name runs there already.
+        ConfigError: the sweep file is wrong, or a sweep of this name runs there already, or starts in this moment.
         ClusterError: the cluster cannot be reached, or (with `follow`) the sweep failed.
     """
     spec = read_spec(file, overrides)
     address = job_server(address)
     client = connect(address)
-    running = [job for job in drivers_of(client, spec.name) if job.status in UNDER_WAY]
+    drivers = drivers_of(client, spec.name)
+    running = [job for job in drivers if job.status in UNDER_WAY]
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
-    packages = own_packages(spec.named_code)
-    with staged(spec.trainer, packages=packages) as folder:
+    packages = _own_code(spec)
+    with staged(_trainer_of(spec), packages=packages, program=spec.program) as folder:
         write_sweep(spec, folder)
-        tags = {SWEEP_TAG: spec.name, "trainer": spec.trainer, PACKAGES_TAG: ",".join(packages)}
-        job = start(client, folder, ["--follow", "run", SWEEP_FILE], home, tags=tags)
+        sweep_id, trainer = new_id(), _trainer_of(spec) or ""
+        tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": trainer, PACKAGES_TAG: ",".join(packages)}
+        if spec.program is not None:
+            tags[PROGRAM_TAG] = json.dumps(spec.program.to_dict())
+        words = ["--follow", "run", SWEEP_FILE, "--id", sweep_id]
+        try:
+            job = start(client, folder, words, home, tags=tags, number=next_number(drivers, spec.name))
+        except JobTaken as taken:
+            rule = f"was sent to {address} by somebody else in this moment (job {taken}); give this one another `name`"
+            raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))]) from taken
     if follow:
         leaving = f"it runs on; meansweep logs {spec.name} -f --address {address}"
         code = follow_job(client, job, leaving=leaving, show=partial(from_here, address=address))
@@ -93,7 +107,16 @@ def submit(
 
 def write_sweep(spec: SweepSpec, folder: Path) -> None:
     """Write a sweep's file, standing alone, into a folder that is shipped."""
-    (folder / SWEEP_FILE).write_text(write_yaml(spec.standalone), encoding="utf-8")
+    content = spec.standalone
+    if spec.program is not None:
+        block = content.get("trainer") or {}
+        content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
+    (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
+
+
+def _trainer_of(spec: SweepSpec | None) -> str | None:
+    """The trainer's class, if there is one to be sent."""
+    return None if spec is None or spec.program is not None else spec.trainer
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -170,7 +193,8 @@ class _Remote:
         tags = dict(self.driver.metadata) if self.driver is not None else {}
         tags[SWEEP_TAG] = self.sweep or next(iter(self.said), "") or tags.get(SWEEP_TAG, "")
         packages = [name for name in tags.get(PACKAGES_TAG, "").split(",") if name]
-        with staged(tags.get("trainer") or None, packages=packages) as folder:
+        program = Program.from_dict(json.loads(tags[PROGRAM_TAG])) if tags.get(PROGRAM_TAG) else None
+        with staged(tags.get("trainer") or None, packages=packages, program=program) as folder:
             job = self._start(folder, ["--follow", *words], tags)
         there = f"{tags[SWEEP_TAG]} --address {self.address}".lstrip()
         leaving = f"it runs on; meansweep logs {there} -f"
@@ -249,8 +273,8 @@ class _Remote:
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
-        packages = own_packages(spec.named_code) if spec else []
-        with staged(spec.trainer if spec else None, packages=packages) as folder:
+        packages = _own_code(spec) if spec else []
+        with staged(_trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
@@ -307,6 +331,13 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
+
+
+def _own_code(spec: SweepSpec) -> list[str]:
+    """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
+    trainer = _trainer_of(spec)
+    reached = packages_of(trainer.partition(":")[0]) if trainer else []
+    return sorted({*own_packages(spec.named_code), *reached})
 
 
 def _packages_of(files: Iterable[Path]) -> list[str]:

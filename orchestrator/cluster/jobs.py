@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import logging
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -19,11 +20,14 @@ from typing import Any
 
 from orchestrator.cluster.entrypoint import BEGIN
 from orchestrator.credentials import without_password
+from orchestrator.provenance import SAID_HOST, SAID_USER, host_name, user_name
 
 DEFAULT_HOME = "~/meansweep-data"
 """On the cluster, where neither `--remote-home` nor its own $MEANSWEEP_HOME says otherwise."""
 SWEEP_TAG, TRAINING_TAG = "meansweep", "meansweep-training"
 """Keys of a job's metadata: the sweep that it drives, or the final training that it runs."""
+ID_TAG = "meansweep-id"
+"""Key of a job's metadata: the id of the sweep that it drives."""
 PACKAGES_TAG = "meansweep-packages"
 """The packages of the user's own networks and data, which travel with it, joined by commas."""
 UNDER_WAY = ("PENDING", "RUNNING")
@@ -33,6 +37,10 @@ FORWARDED = ("MLFLOW_TRACKING_URI", "MEANSWEEP_STORAGE")
 
 class ClusterError(RuntimeError):
     """The cluster cannot be reached, wants a token, or a job failed; the message says what to do."""
+
+
+class JobTaken(Exception):
+    """There is a job of this name already: somebody else was faster."""
 
 
 def job_server(address: str) -> str:
@@ -124,6 +132,7 @@ def start(
     *,
     tags: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
+    number: int | None = None,
 ) -> str:
     """Start a job that runs our command in a copy of `folder`, and return its id.
 
@@ -135,21 +144,26 @@ def start(
         tags: kept with the job: what it drives or trains, and a sweep's trainer, for a later `resume`. None: the
             command only asks.
         variables: of the environment, where this machine's own does not say.
+        number: of the job among the drivers of its sweep: Ray takes one job of a name and number alone.
 
     Raises:
+        JobTaken: there is a job of this name and number.
         ClusterError: it takes none.
     """
     put_home = f"export MEANSWEEP_HOME={_quoted(home)}" if home else f": ${{MEANSWEEP_HOME:={DEFAULT_HOME}}}"
     command = f"{put_home}; export MEANSWEEP_HOME; python -m orchestrator.cluster.entrypoint {shlex.join(words)}"
     metadata = {**(tags or {}), "home": home or ""}
     what = (tags or {}).get(SWEEP_TAG) or (tags or {}).get(TRAINING_TAG) or "command"
-    submission = f"meansweep-{what}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+    mark = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}" if number is None else str(number)
+    submission = f"meansweep-{what}-{mark}"
     environment = {
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": str(shutil.get_terminal_size((100, 24)).columns),
         **(variables or {}),
         **{name: without_password(os.environ[name]) for name in FORWARDED if name in os.environ},
+        SAID_USER: user_name(),
+        SAID_HOST: host_name(),
     }
     try:
         return str(
@@ -161,6 +175,8 @@ def start(
             )
         )
     except Exception as error:  # Ray raises RuntimeError with the server's own traceback in it
+        if number is not None and f"{submission} already exists" in str(error):
+            raise JobTaken(submission) from error
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
         raise ClusterError(
             f"the cluster took no job: {lines[-1].strip()}. Its head must run Ray's job agent: `pip install "
@@ -176,6 +192,12 @@ def _quoted(path: str) -> str:
 def drivers_of(client: Any, sweep: str | None) -> list[Any]:
     """Return the drivers of a sweep (None: of all sweeps), oldest first."""
     return _tagged(client, SWEEP_TAG, sweep)
+
+
+def next_number(drivers: Iterable[Any], sweep: str) -> int:
+    """Return the number of a sweep's next driver: two who ask in the same moment get the same."""
+    found = (re.fullmatch(rf"meansweep-{re.escape(sweep)}-(\d+)", str(job.submission_id)) for job in drivers)
+    return 1 + max((int(match[1]) for match in found if match is not None), default=0)
 
 
 def trainings_of(client: Any, name: str | None) -> list[Any]:

@@ -75,7 +75,7 @@ class Curves:
         """
         spec = self._ledger.spec()
         first = spec.early_terminate.first_rung(spec.metric.goal, self._curves, self._group(config))
-        rungs = [*spec.rungs(config), int(config["trainer"]["steps"])]
+        rungs = [*spec.rungs(config), spec.length(config)]
         return {FIRST_RUNG: rungs[min(first, len(rungs) - 1)]} if first else {}
 
     def place(self, history: TrialHistory) -> str:
@@ -123,7 +123,8 @@ class Curves:
     def _made(self, history: TrialHistory) -> Curve:
         born = self._ledger.spec(history.birth.revision)
         config = born.config_for(history.birth.values, seed=history.birth.seed)
-        length, rungs = int(config["trainer"]["steps"]), tuple(self._ledger.spec().rungs(config))
+        spec = self._ledger.spec()
+        length, rungs = spec.length(config), tuple(spec.rungs(config))
         first = bisect_left(rungs, history.labels.get(FIRST_RUNG, 0))
         return Curve(history.config_id, length, rungs, group=self._group(config), first=first)
 

@@ -10,6 +10,7 @@ from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
 from orchestrator.results import estimates
 from orchestrator.search import Draw, Observation, finite, next_replicate
+from orchestrator.spec import ENDLESS
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
@@ -197,5 +198,10 @@ class Proposals:
         if history.id not in self._lengths:
             born = self._ledger.spec(history.birth.revision)
             config = born.config_for(history.birth.values, seed=history.birth.seed)
-            self._lengths[history.id] = int(config["trainer"]["steps"])
-        return self._lengths[history.id]
+            self._lengths[history.id] = born.length(config)
+        length = self._lengths[history.id]
+        if length < ENDLESS:
+            return length
+        return max(
+            each.last_step for each in self._ledger.histories()
+        )  # as far as any has come, as long as nobody knows

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from orchestrator.engine.environment_check import environment, recorded
+from orchestrator.engine.environment_check import drift_of, environment, recorded
 from orchestrator.engine.identity import identity
 from orchestrator.ledger import Carry, Ledger, LedgerError, Point, WarmStart
 from orchestrator.paths import Home, SweepPaths
@@ -52,16 +52,19 @@ def known_configurations(home: Home, spec: SweepSpec, here: Mapping[str, Any] | 
         if ledger is None:
             continue
         theirs = recorded(ledger)
+        differs = drift_of(ledger, {"packages": here.get("packages")})
         if any(theirs.get(key) is None or theirs.get(key) != here.get(key) for key in ("code", "data")):
             continue
-        if theirs.get("packages") not in (None, here.get("packages")):
+        if differs:
+            log.info("nothing of %s is reused: %s", paths.name, "; ".join(differs))
             continue
         for history in ledger.histories():
-            sound = history.state is TrialState.FINISHED and not {"drift", "lineage"} & history.labels.keys()
+            # What was reused there counts where it was trained: only there it is known with which code.
+            unfit = {"drift", "lineage", "reused"} & history.labels.keys()
+            sound = history.state is TrialState.FINISHED and not unfit
             last = history.points[history.last_step].metrics if history.points else {}
             if sound and all(math.isfinite(last.get(metric.name, math.nan)) for metric in spec.metrics):
-                origin = history.labels.get("reused") or f"{paths.name}/{history.id}"
-                found.setdefault(identity(ledger, history), Known(origin, history.points))
+                found.setdefault(identity(ledger, history), Known(f"{paths.name}/{history.id}", history.points))
     return found
 
 

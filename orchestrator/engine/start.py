@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.environment_check import drift_of, environment, package_of, recorded
+from orchestrator.engine.environment_check import drift_of, environment, own_code, recorded
 from orchestrator.engine.reuse import known_configurations, warm_observations
 from orchestrator.ledger import REMOVING, Ledger, driver_of
 from orchestrator.paths import Home, SweepPaths
@@ -32,6 +32,7 @@ def start_sweep(
     resources: Mapping[str, Any] | None = None,
     device: str | None = None,
     plan: Mapping[str, Any] | None = None,
+    sweep_id: str | None = None,
 ) -> Engine:
     """Make a new sweep and return the engine that drives it. Close it with `engine.ledger.close()`.
 
@@ -43,6 +44,7 @@ def start_sweep(
         resources: what a trial really gets, where that differs from the sweep file.
         device: type of the device that trains, if known.
         plan: what was planned, to be compared with what came of it.
+        sweep_id: an id that was given to it before; None: a new one.
 
     Raises:
         ConfigError: a sweep of this name exists, or `warm_start` names one that does not.
@@ -52,14 +54,14 @@ def start_sweep(
     warm = warm_observations(home, spec)
     paths = home.sweep(spec.name)
     try:
-        ledger = Ledger.create(paths, spec, environment=here, warm=warm)
+        ledger = Ledger.create(paths, spec, environment=here, warm=warm, sweep_id=sweep_id)
     except FileExistsError:
         rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=spec.file)]) from None
     try:
         if plan is not None:
             ledger.note("plan", dict(plan))
-        record(ledger.paths.code, package_of(spec.trainer))
+        record(ledger.paths.code, own_code(spec))
         known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
@@ -108,7 +110,7 @@ def resume_sweep(
         if strict and differences:
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])
-        record(ledger.paths.code, package_of(spec.trainer))
+        record(ledger.paths.code, own_code(spec))
         known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger.events import Session, SweepState
-from orchestrator.provenance import user_name
+from orchestrator.provenance import host_name, user_name
 
 if TYPE_CHECKING:
     from orchestrator.ledger.studies import Studies
@@ -70,11 +68,6 @@ class SweepFacts:
         self._studies.set_fact("environment", dict(environment))
 
 
-def new_id() -> str:
-    """Return an id that no other sweep has."""
-    return secrets.token_hex(8)
-
-
 def owner_here() -> dict[str, str]:
     """Return who starts a sweep, and where."""
-    return {"user": user_name(), "host": socket.gethostname()}
+    return {"user": user_name(), "host": host_name()}

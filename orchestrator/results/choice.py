@@ -75,6 +75,8 @@ def observation(spec: SweepSpec, record: TrialRecord) -> Observation:
 
 def steps_of(spec: SweepSpec, values: Mapping[str, Any]) -> int | None:
     """Return the full length of a trial in steps, None where the configuration does not say."""
+    if spec.program is not None:
+        return spec.program.steps
     for place in (values, spec.set):
         if "trainer.steps" in place:
             return int(place["trainer.steps"])

@@ -48,7 +48,7 @@ class RungAudit:
 def audit_rungs(spec: SweepSpec, trials: Sequence[TrialRecord]) -> list[RungAudit]:
     """Return the audit of each rung that enough finished trials have passed; see `audit_steps`."""
     finished = _finished(trials)
-    return audit_steps(spec, trials, _rungs(spec, finished[0], finished[0].steps)) if finished else []
+    return audit_steps(spec, trials, spec.rungs_before(finished[0].steps, finished[0].values)) if finished else []
 
 
 def audit_steps(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequence[int]) -> list[RungAudit]:
@@ -105,7 +105,7 @@ def _curves(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Curve]:
         found[trial.id] = Curve(
             number=trial.config_id,
             length=length,
-            rungs=tuple(_rungs(spec, trial, length)),
+            rungs=tuple(spec.rungs_before(length, trial.values)),
             steps=steps,
             values=[value[step] for step in steps],
             order=[0] * len(steps),
@@ -117,10 +117,3 @@ def _curves(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Curve]:
 def _before(step: int, curve: Curve) -> float | None:
     """Return what a trial reported at a step before its end."""
     return curve.values[curve.steps.index(step)] if step < curve.length and step in curve.steps else None
-
-
-def _rungs(spec: SweepSpec, record: TrialRecord, length: int) -> list[int]:
-    """Return the rungs of a trial; its values may be of an earlier revision of the sweep."""
-    loop = {**(spec.base.get("trainer") or {}), "steps": length}
-    batch_size = {**spec.set, **record.values}.get("trainer.batch_size")
-    return spec.rungs({"trainer": loop if batch_size is None else {**loop, "batch_size": batch_size}})

@@ -52,7 +52,7 @@ def run_ray(engine: Engine, *, on_event: OnEvent | None = None, **options: Any) 
     Args:
         engine: its decisions.
         on_event: called with the engine a few times a second, and at the end.
-        options: of `ray.init`, for a Ray that is started here. `$RAY_ADDRESS` is honoured.
+        options: of `connected`. `$RAY_ADDRESS` is honoured.
 
     Raises:
         ConfigError: no node can run a trial.

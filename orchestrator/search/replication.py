@@ -23,7 +23,7 @@ class Replicates:
     seeds: Annotated[int, Limits(low=1)] = 3
     """Additional seeds of each; with `race`, the largest number."""
     race: bool = False
-    """Add seeds one by one, and only to configurations still tied with the best."""
+    """Add seeds one by one, and only to configurations that are not separable from the best."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def next_replicate(
 def _still_racing(
     metric: Goal, begun: dict[tuple[int, int], TrialRecord], contenders: Sequence[int], number: int
 ) -> list[int]:
-    """Return the configurations still tied with the best after the replicates before `number`, best first.
+    """Return the configurations not separable from the best after the replicates before `number`, best first.
 
     The noise is taken to be the same for all contenders, and is estimated from all of them: a test of two of them by
     themselves has one degree of freedom after two seeds, and would drop nobody.

@@ -59,6 +59,8 @@ class Assignment(_Message):
     """Every metric of the sweep: one that is not finite ends the trial. Empty: any of the evaluation's."""
     goal: str = "minimize"
     """`minimize` or `maximize`."""
+    program: dict[str, Any] | None = None
+    """What runs instead of a trainer's class; see `orchestrator.spec.Program`. It reports where it likes."""
 
     @property
     def remaining(self) -> list[int]:
@@ -83,7 +85,8 @@ class Report(_Message):
     images_seen: int | None = None
     """Training images consumed from step 0 to `step`."""
     facts: dict[str, str] = field(default_factory=dict)
-    """What only the worker can know, with the first report of a run: `device`, and the data's `fingerprint`."""
+    """What only the worker can know, with the first report of a run: `device`, the data's `fingerprint`, and the code
+    that was `loaded` by computed names (`orchestrator.provenance.loaded_here`)."""
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:

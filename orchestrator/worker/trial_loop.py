@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,11 +22,15 @@ from meanflow_core.config import load_config
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
+from orchestrator.provenance import loaded_here
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
+from orchestrator.worker.program import run_program
 from orchestrator.worker.trainer_answers import as_metrics, as_rows, check_state, kept_from_leaving
 
+_LOADED: dict[str, set[str]] = {}
+"""By trainer, the modules that this process has imported for its trials so far."""
 OnLog = Callable[[int, Mapping[str, float]], None]
 MakeTrainer = Callable[[Assignment, OnLog], Any]
 
@@ -58,10 +62,14 @@ def run_trial(
         TrainingDiverged: also when an evaluation returns a metric of the sweep that is not finite.
         Exception: whatever the trainer raises, after its traceback is in the trial's log. See `classify`.
     """
+    if assignment.program is not None:
+        yield from run_program(assignment, clock=clock)
+        return
     paths = TrialPaths(Path(assignment.folder))
     checkpoints = store or CheckpointStore.of(assignment)
     log = paths.log if leader else paths.log.with_name(f"{paths.log.name}.worker")
     trainer = None
+    there = set(sys.modules)
     gc.freeze()  # what was there before leaves no garbage of this trial: to look at it takes up to a second
     try:
         began = clock()
@@ -73,7 +81,7 @@ def run_trial(
                 trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
                 if leader and assignment.keep_checkpoints:
                     check_state(trainer.state_dict())
-        step, facts = assignment.start, _facts(trainer)
+        step, facts, told = assignment.start, _facts(trainer), False
         for target in assignment.remaining:
             with captured_output(log):
                 if leader:
@@ -85,6 +93,8 @@ def run_trial(
                 saved = _save(trainer, checkpoints, step, metrics) if leader and assignment.keep_checkpoints else None
                 images = _draw(trainer, paths, step) if leader else {}
                 _say(f"step {step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
+            if not told and (loaded := _loaded(assignment.trainer, there)):
+                facts["loaded"] = loaded  # now: the first stretch may have imported more
             report = Report(
                 step=step,
                 metrics=metrics,
@@ -95,7 +105,7 @@ def run_trial(
                 images_seen=_images_seen(trainer, assignment, step),
                 facts=facts,
             )
-            facts = {}
+            facts, told = {}, True
             began = clock()
             yield report
     finally:
@@ -213,6 +223,18 @@ def _facts(trainer: Any) -> dict[str, str]:
     if getattr(trainer, "fingerprint", None):
         facts["fingerprint"] = str(trainer.fingerprint)
     return facts
+
+
+def _loaded(trainer: str, there: Set[str]) -> str:
+    """Return what trials of a trainer have imported here of its own code by computed names.
+
+    Args:
+        trainer: `package.module:Class`.
+        there: the modules that there were before this trial.
+    """
+    names = _LOADED.setdefault(trainer, set())
+    names |= sys.modules.keys() - there
+    return loaded_here(trainer.partition(":")[0], sorted(names))
 
 
 def _takes(cls: Any, name: str) -> bool:

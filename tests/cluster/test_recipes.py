@@ -54,16 +54,11 @@ def test_the_rayjob_runs_no_trial_on_its_head_and_knows_the_installed_ray():
     assert cluster["rayVersion"] == pinned[1]
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_the_rayjobs_entrypoint_starts_a_sweep_and_the_second_time_resumes_it(tmp_path, known):
+def test_the_rayjobs_entrypoint_starts_a_sweep_and_goes_on_with_it_by_the_same_file_alone(tmp_path):
     entrypoint = read("kuberay-rayjob.yaml")["spec"]["entrypoint"]
     calls = stand_ins(tmp_path, {"meansweep": ""})
-    if known:
-        (tmp_path / "home/sweeps/s").mkdir(parents=True)
-        (tmp_path / "home/sweeps/s/journal.jsonl").touch()
     run(shlex.split(entrypoint), tmp_path, {"SWEEP": "s", "MEANSWEEP_HOME": str(tmp_path / "home")})
-    expected = "meansweep resume s" if known else "meansweep run /sweep/sweep.yaml --name s"
-    assert calls() == [expected]
+    assert calls() == ["meansweep run /sweep/sweep.yaml --name s --resume"]
 
 
 def test_ray_itself_accepts_the_cluster_file():
@@ -131,8 +126,8 @@ def test_the_slurm_script_starts_ray_on_all_nodes_and_runs_or_resumes_the_sweep(
     assert "--nodes=2 --ntasks=2" in others[0]
     assert f"--exclude=n1 ray start --block --address=10.0.0.1:{port}" in others[0]
     commands = [line for line in lines if line.startswith("meansweep")]
-    run_it = ["meansweep doctor", f"meansweep run {tmp_path / 'digits.yaml'} --name digits"]
-    assert commands == (["meansweep resume digits"] if known else run_it)
+    run_it = f"meansweep run {tmp_path / 'digits.yaml'} --name digits --resume"
+    assert commands == ([run_it] if known else ["meansweep doctor", run_it])
 
 
 def test_the_slurm_script_ends_with_the_drivers_exit_code(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ import pytest
 from rich.console import Console
 
 from meanflow_core.errors import ConfigError
-from orchestrator import provenance
 from orchestrator.cluster.packaging import staged
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.environment_check import code_version
 from orchestrator.engine.start import resume_sweep, start_sweep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.provenance import Code, code_of, own_files, packages, record, recorded
+from orchestrator.provenance import Code, code_of, own_files, packages, packages_of, record, recorded
 from orchestrator.results.leaderboard_rows import leaderboard
 from orchestrator.results.leaderboard_text import leaderboard_table
+from orchestrator.runners.inline import run_inline
 from orchestrator.tracking.tracker import MemoryTracker
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import run
@@ -95,9 +98,8 @@ def test_packages_are_listed_as_pip_takes_them() -> None:
 
 def test_only_what_differs_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffs = iter(["", "", "a", "a", "b", ""])
-    monkeypatch.setattr(provenance, "code_of", lambda _: Code("c", next(diffs)))
     for _ in range(6):
-        record(tmp_path / "code", "trained")
+        record(tmp_path / "code", Code("c", next(diffs)))
     found = recorded(tmp_path / "code")
     assert {name: text for name, text in found.items() if name.startswith("changes")} == {
         "changes-01.diff": "a", "changes-02.diff": "b", "changes-03.diff": "",
@@ -165,6 +167,60 @@ def test_a_change_of_any_module_that_a_trainer_imports_is_seen(trainer: Path, na
     assert code_version("my_trainer:Trainer") == before
     (trainer / name).write_text((trainer / name).read_text() + "# changed\n")
     assert code_version("my_trainer:Trainer") != before
+
+
+HIDDEN = """
+import importlib
+from tests.orchestrator.toy import Curve
+class Trainer(Curve):
+    def train(self, steps):
+        importlib.import_module("hidden_" + "helper").run()
+        return super().train(steps)
+"""
+
+
+@pytest.fixture
+def hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A trainer that imports a helper by a computed name, while it trains."""
+    (tmp_path / "hiding_trainer.py").write_text(HIDDEN)
+    (tmp_path / "hidden_helper.py").write_text("def run(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("hiding_trainer", "hidden_helper"):
+        sys.modules.pop(name, None)
+
+
+def test_a_change_of_a_helper_that_is_imported_by_a_computed_name_is_seen(
+    hidden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(tmp_path / "home")
+    content = toy.sweep(name="first", run_cap=2, trainer="hiding_trainer:Trainer")
+
+    def finish(name: str) -> list[dict[str, Any]]:
+        engine = start_sweep(home, toy.spec({**content, "name": name}))
+        with engine.ledger:
+            run_inline(engine)
+        return [dict(trial.labels) for trial in engine.ledger.trials()]
+
+    assert finish("first") == [{}, {}]
+    assert "hidden_helper" in Ledger.open(home.sweep("first")).environment()["loaded"]
+    assert [labels["reused"] for labels in finish("second")] == ["first/0", "first/1"]
+    (hidden / "hidden_helper.py").write_text("def run(): return 'other'\n")
+    for name in ("hiding_trainer", "hidden_helper"):
+        sys.modules.pop(name, None)
+    with pytest.raises(ConfigError, match="code imported by a computed name"):
+        resume_sweep(home, "first", strict=True)
+    with caplog.at_level("INFO"):
+        assert finish("third") == [{}, {}]
+    assert "nothing of first is reused: code imported by a computed name" in caplog.text
+
+
+def test_what_a_trainer_imports_beside_its_package_is_sent_with_it(trainer: Path, tmp_path: Path) -> None:
+    assert packages_of("my_trainer") == ["helper", "my_trainer", "parts"]
+    with staged("my_trainer:Trainer", packages=packages_of("my_trainer")) as folder:
+        sent = {path.name for path in folder.iterdir()}
+    assert {"helper.py", "my_trainer.py", "parts"} <= sent
+    assert "bystander.py" not in sent
 
 
 def test_other_packages_are_another_environment_and_their_results_are_not_reused(

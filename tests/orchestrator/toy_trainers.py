@@ -154,6 +154,41 @@ def config(*, steps: int = 4, eval_every: int = 2, seed: int = 0, **toy: Any) ->
     )
 
 
+class Wayward(Toy):
+    """Does and returns what no trainer should; `toy.way` says which of these."""
+
+    def train(self, steps: int) -> Any:
+        rows = super().train(steps)
+        match self.toy["way"]:
+            case "leaves":
+                sys.exit(0)
+            case "leaves with a text":
+                sys.exit("no")
+            case "interrupts":
+                raise KeyboardInterrupt
+            case "trains text":
+                return "well"
+        return rows
+
+    def evaluate(self) -> Any:
+        found = super().evaluate()
+        answers = {
+            "None": None,
+            "a list": [self.value],
+            "a dict inside": {**found, "more": {"a": 1}},
+            "a text inside": {**found, "note": "well"},
+            "another is NaN": {**found, "other": float("nan")},
+            "its own is NaN": {"eval/score": float("nan")},
+        }
+        return answers.get(self.toy["way"], found)
+
+    def state_dict(self) -> dict[str, Any]:
+        import numpy
+
+        wrong = {"numpy": numpy.zeros(2)} if self.toy["way"] == "numpy state" else {}
+        return {**super().state_dict(), **wrong}
+
+
 class Beholder(Toy):
     """Says which GPUs its process is shown, and which were shown to the process that loaded the shared data."""
 

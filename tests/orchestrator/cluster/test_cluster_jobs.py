@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from meanflow_core.errors import ConfigError
+from orchestrator.cli import main as cli
 from orchestrator.cluster.client import run_remotely, submit
 from orchestrator.cluster.entrypoint import BEGIN, MARK, read_result, redirect_out
 from orchestrator.cluster.jobs import explain, job_server
@@ -225,6 +226,31 @@ def test_a_sweep_is_sent_with_the_words_that_replace_keys_of_its_file(cluster, t
     monkeypatch.setattr(cluster, "submit_job", take)
     assert submit(file, "http://c", ["name=other", "retries=5"]) == "other"
     assert (sent["name"], sent["retries"]) == ("other", 5)
+
+
+def test_of_two_who_submit_one_name_in_the_same_second_one_is_refused(cluster, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(toy.spec(toy.grid()).standalone))
+    cluster.jobs.append(SimpleNamespace(**{**vars(driver("toy", "FAILED")), "submission_id": "meansweep-toy-7"}))
+
+    def take(**job: Any) -> str:  # as Ray does; neither has seen the other's job in the list
+        taken = {started["submission_id"] for started in cluster.started}
+        if job["submission_id"] in taken:
+            raise RuntimeError(f"Request failed: Job with submission_id {job['submission_id']} already exists. Please")
+        cluster.started.append(job)
+        return str(job["submission_id"])
+
+    monkeypatch.setattr(cluster, "submit_job", take)
+    words = ["submit", str(file), "--address", "http://c"]
+    monkeypatch.setenv("MEANSWEEP_USER", "ann")
+    assert cli.run(words) == 0
+    monkeypatch.setenv("MEANSWEEP_USER", "ben")
+    assert cli.run(words) == 2
+    assert "by somebody else in this moment (job meansweep-toy-8)" in capsys.readouterr().err
+    (job,) = cluster.started
+    assert job["runtime_env"]["env_vars"]["MEANSWEEP_USER"] == "ann"
+    assert job["entrypoint"].endswith(f"run sweep.yaml --id {job['metadata']['meansweep-id']}")
+    assert len(job["metadata"]["meansweep-id"]) == 16
 
 
 @pytest.mark.parametrize("words", [["status", "a"], ["resume", "a"], ["logs", "7", "a"], ["sync", "--check", "a"]])

@@ -134,6 +134,34 @@ def test_a_trials_own_failure_is_told_by_its_class_and_its_worker_is_not_used_ag
         assert pid(fault) not in {pid(name) for what, name in later if what == "report 2"}
 
 
+def test_a_trainers_own_ways_end_its_trial_alone_with_a_sentence(local_ray, tmp_path):
+    said = {
+        "leaves": ("bug", "sys.exit(0)"),
+        "leaves with a text": ("bug", "sys.exit('no')"),
+        "interrupts": ("bug", "KeyboardInterrupt"),
+        "trains text": ("bug", "train()"),
+        "None": ("bug", "evaluate() must return a dict of numbers by name; it returned None"),
+        "a list": ("bug", "it returned a list"),
+        "a dict inside": ("bug", "`more` must be a number; it is a dict"),
+        "a text inside": ("bug", "`note` must be a number; it is a str"),
+        "its own is NaN": ("diverged", "eval/score is nan"),
+        "numpy state": ("bug", "state_dict()['numpy'] is a ndarray"),
+    }
+    good = ("another is NaN", "behaves")
+    trials = [trial(tmp_path, str(n), "Wayward", way=way) for n, way in enumerate([*said, *good])]
+    trials = [Assignment(**{**vars(each), "metrics": ["eval/score"]}) for each in trials]
+    engine, summary = run(tmp_path, trials, retry=())
+    assert summary == {"state": None}
+    for number, (way, (kind, text)) in enumerate(said.items()):
+        [outcome] = engine.outcomes[str(number)]
+        assert (way, outcome.kind) == (way, kind)
+        assert text in outcome.reason, way
+    assert [engine.reports.get(str(n), []) for n in range(len(said))] == [[]] * len(said)
+    for number in range(len(said), len(trials)):
+        assert engine.kinds(str(number)) == ["stopped"]  # by the engine, at its last step
+        assert [report.step for report in engine.reports[str(number)]] == [2, 4]
+
+
 def test_a_killed_worker_process_is_an_infrastructure_failure_and_the_trial_goes_on_from_its_checkpoint(
     local_ray, tmp_path
 ):
