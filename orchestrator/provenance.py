@@ -177,10 +177,12 @@ def _find(name: str, places: list[str] | None = None) -> ModuleSpec | None:
     if parts[0] == __package__:
         return None
     spec = PathFinder.find_spec(parts[0], places)
-    for end in range(2, len(parts) + 1):
+    for part in parts[1:]:
         if spec is None or spec.submodule_search_locations is None or _installed_at(Path(spec.origin or "")):
             return None
-        spec = PathFinder.find_spec(".".join(parts[:end]), spec.submodule_search_locations)
+        # Its last name alone: of a folder without __init__.py in another one, Python would look up the parent module,
+        # which has not been imported.
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return spec
 
 

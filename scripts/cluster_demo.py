@@ -1,19 +1,22 @@
 """A sweep on a cluster in which everything goes wrong once, and the model that comes of it.
 
-    python scripts/cluster_demo.py [--short] [--picture cluster-demo.png]
+    python scripts/cluster_demo.py [--short | --bucket] [--picture cluster-demo.png]
 
 On this machine it starts a Ray cluster of three nodes with a token (the head has no CPUs) and an MLflow server with a
 password, and sweeps over real digits from a folder that knows neither. A node is killed in mid-trial, MLflow goes
 away, the driver is killed, the sweep is stopped; it is resumed twice and must end complete, with every metric in
 MLflow once. A trial with two workers loses the node of one. The winner is trained on two workers, one of which is
-killed; it is registered, loaded back and sampled. Each claim is checked and printed with what was found; exit code 1
-with the first that does not hold. All that it starts ends with it.
+killed; it is registered, loaded back and sampled. The long form has MLflow on PostgreSQL where that is installed, and
+ends with two homes on one bucket that goes away, the removal of a sweep of one of them, and a search of all files for
+passwords and keys (`--bucket`: that alone). Each claim is checked and printed with what was found; exit code 1 with the
+first that does not hold. All that it starts ends with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -42,8 +45,12 @@ from orchestrator.tracking.mlflow_sync import check  # noqa: E402
 from orchestrator.trials.trial import TrialRecord, TrialState  # noqa: E402
 from tests.cluster.local_cluster import MARK, TOKEN, LocalCluster, command_of, descendants, kill  # noqa: E402
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server  # noqa: E402
+from tests.orchestrator.s3 import Bucket  # noqa: E402
 
-SWEEP, PAIR, METRIC = "digits-cluster", "digits-pair", "eval/fid_1nfe"
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster_demo_team import STORE_SECRET, files_with, postgres, postgres_missing, store_credentials  # noqa: E402
+
+SWEEP, PAIR, SHARED, METRIC = "digits-cluster", "digits-pair", "shared", "eval/fid_1nfe"
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,8 @@ def write_sweeps(folder: Path, size: Size) -> None:
     }
     pair = {**sweep, "name": PAIR, "run_cap": 1, "resources": {"cpu": 1, "workers": 2}}
     pair["set"] = {"trainer.steps": 2 * size.steps, "trainer.eval_every": size.steps // 4}
-    for name, content in (("base", base), ("sweep", sweep), ("pair", pair)):
+    shared = {**sweep, "name": SHARED, "run_cap": 2}
+    for name, content in (("base", base), ("sweep", sweep), ("pair", pair), ("shared", shared)):
         (folder / f"{name}.yaml").write_text(write_yaml(content))
 
 
@@ -180,7 +188,7 @@ class Demo:
     """The scenario, in the order in which it happens."""
 
     def __init__(self, scratch: Path, size: Size, stack: ExitStack) -> None:
-        self.size, self.stack = size, stack
+        self.size, self.stack, self.scratch = size, stack, scratch
         self.cluster = LocalCluster(scratch)
         self.sweep: SweepPaths = Home(self.cluster.home).sweep(SWEEP)
         self.mlflow_folder = scratch / "mlflow"
@@ -202,6 +210,9 @@ class Demo:
         self.lose_a_node_of_a_pair()
         self.train_the_winner()
         self.use_the_model(picture)
+        if self.size is not SHORT:
+            self.share_a_bucket()
+            self.search_for_secrets()
 
     # ------------------------------------------------------------------------------------------ the parts
 
@@ -209,8 +220,13 @@ class Demo:
         say("a Ray cluster of a head without CPUs and two nodes, and an MLflow server")
         self.stack.callback(self.cluster.close)
         self.cluster.start_head()
+        self.backend = ""
+        if self.size is not SHORT:
+            missing = postgres_missing()
+            self.backend = self.stack.enter_context(postgres()) if missing is None else ""
+            say(f"MLflow keeps its runs in {'SQLite: ' + missing if missing else 'PostgreSQL'}")
         self.mlflow = self.stack.enter_context(ExitStack())
-        self.url = self.mlflow.enter_context(password_server(self.mlflow_folder, mark=MARK))
+        self.url = self.mlflow.enter_context(password_server(self.mlflow_folder, mark=MARK, backend=self.backend))
         self.nodes = [self.cluster.add_node(), self.cluster.add_node()]
         self.laptop = Laptop(self.laptop_folder, self.cluster, self.url)
         self.store = Store(self.url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@"))
@@ -270,7 +286,7 @@ class Demo:
         time.sleep(max(0.0, self.size.outage - (time.monotonic() - gone_at)))
         say(f"MLflow comes back after {time.monotonic() - gone_at:.0f} s")
         port = int(self.url.rpartition(":")[2])
-        self.mlflow.enter_context(password_server(self.mlflow_folder, port, mark=MARK))
+        self.mlflow.enter_context(password_server(self.mlflow_folder, port, mark=MARK, backend=self.backend))
 
     def go_on_to_the_end(self) -> None:
         resumed = self.laptop.types(f"resume {SWEEP}")
@@ -369,6 +385,73 @@ class Demo:
         shutil.copy(self.laptop_folder / "samples.png", picture)
         claim("meansweep sample draws them", picture.stat().st_size > 1000, picture)
 
+    def share_a_bucket(self) -> None:
+        bucket = Bucket()
+        self.stack.callback(lambda: bucket.stop())
+        bucket.client().create_bucket(Bucket="team")
+        homes = [Home(self.scratch / f"home-{name}") for name in ("a", "b")]
+        for home in homes:
+            home.root.mkdir()
+            home.credentials.touch(mode=0o600)
+            home.credentials.write_text(self.credentials + store_credentials(bucket.endpoint))
+        first, second = (home.sweep(SHARED) for home in homes)
+        self.laptop.environment["MEANSWEEP_STORAGE"] = bucket.url
+        self.laptop.types(f"submit shared.yaml --remote-home {homes[0].root}")
+        wait_for("a checkpoint in the bucket", bucket.names)
+        say(f"the bucket goes away for {self.size.outage:.0f} s")
+        bucket.stop()
+        time.sleep(self.size.outage)
+        bucket.start()
+        self.ended(first)
+        before = self.objects(bucket)
+        self.laptop.types(f"submit shared.yaml --remote-home {homes[1].root}")
+        self.ended(second)
+        ids = [Ledger.open(sweep).id for sweep in (first, second)]
+        claim("two sweeps of one name have ids of their own", ids[0] != ids[1], ids)
+        after = self.objects(bucket)
+        claim("the second has not touched what the first keeps", before.items() <= after.items(), len(before))
+        claim("each object is of one of the two", all(any(f"-{i}/" in name for i in ids) for name in after), len(after))
+        for home in homes:  # a server on a busy machine may be behind
+            self.laptop.types(f"sync {SHARED} --remote-home {home.root}")
+        self.laptop.types(f"remove {SHARED} --yes --remote-home {homes[0].root}")
+        left = {name: mark for name, mark in after.items() if f"-{ids[1]}/" in name}
+        claim("removing the first leaves the second's checkpoints", left and self.objects(bucket) == left, len(left))
+        claim("and its record", not first.root.exists() and len(self.trials(second)) == 2)
+        client = connect(self.store)
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name == SHARED])
+        found = {run.data.tags.get("meansweep.sweep_id") for run in runs}
+        claim("and its runs in MLflow", found == {ids[1]} and len(runs) == 3, len(runs))
+        self.laptop.types(f"sync {SHARED} --check --remote-home {homes[1].root}")
+
+    def ended(self, sweep: SweepPaths) -> None:
+        over = ("finished", "failed", "stopped", "interrupted")
+        state = wait_for("the end of the sweep", lambda: self.state_among(sweep, over))
+        trials = self.trials(sweep)
+        claim("the sweep ends well", state == "finished" and all(t.state is TrialState.FINISHED for t in trials), state)
+        attempts = [failure.reason for trial in trials for failure in trial.attempts]
+        claim("and without a failure", not attempts, attempts or "")
+
+    def state_among(self, sweep: SweepPaths, states: tuple[str, ...]) -> str:
+        """A sweep's state, if it is one of these and no driver is there."""
+        try:
+            state = Ledger.open(sweep).state().state
+        except LedgerError:
+            return ""
+        return state if state in states and driver_of(sweep.lock) is None else ""
+
+    def objects(self, bucket: Bucket) -> dict[str, str]:
+        """What is in the bucket, with its check sums."""
+        page = bucket.client().list_objects_v2(Bucket="team")
+        return {entry["Key"]: entry["ETag"] for entry in page.get("Contents", [])}
+
+    def search_for_secrets(self) -> None:
+        plain = PASSWORD.replace("%40", "@")
+        markers = {"MLflow's password": plain, "the same, quoted": PASSWORD.replace(" ", "%20"), "a key": STORE_SECRET}
+        folders = [path for path in self.scratch.iterdir() if path.is_dir() and path != self.mlflow_folder]
+        found = files_with(markers, folders)
+        number = sum(1 for folder in folders for file in folder.rglob("*") if file.is_file())
+        claim("no file holds a password or a key but each home's credentials", not found, found or f"{number} files")
+
     # ------------------------------------------------------------------------------------------ what is there
 
     def trials(self, sweep: SweepPaths | None = None) -> list[TrialRecord]:
@@ -418,6 +501,7 @@ def terminated_as_exit() -> Iterator[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="small networks, few steps, an outage of seconds")
+    parser.add_argument("--bucket", action="store_true", help="the bucket, the two homes and the secrets alone")
     parser.add_argument("--picture", type=Path, default=Path("cluster-demo.png"), help="where the samples go")
     options = parser.parse_args()
     began = time.monotonic()
@@ -425,7 +509,16 @@ def main() -> int:
     with terminated_as_exit(), ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
-            Demo(scratch, SHORT if options.short else LONG, stack).run(options.picture.absolute())
+            size = SHORT if options.short else LONG
+            if options.bucket:
+                size = dataclasses.replace(LONG, steps=400, final_steps=600, width=48, samples=200, outage=45)
+            demo = Demo(scratch, size, stack)
+            if options.bucket:
+                demo.start()
+                demo.share_a_bucket()
+                demo.search_for_secrets()
+            else:
+                demo.run(options.picture.absolute())
         except ClaimFailed as failure:
             print(f"\nFAILED: {failure}", file=sys.stderr)
             return 1

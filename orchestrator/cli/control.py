@@ -49,6 +49,24 @@ def extend(
     _request(home, sweep, "extend", int(more), yes=yes)
 
 
+def try_(
+    words: Annotated[list[str], typer.Argument(metavar="[SWEEP] key=value...", help="Parameters; others are drawn.")],
+    home: HomeOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Have a sweep try a configuration of yours next, beside those of its search: try digits optimizer.lr=0.002"""
+    from meanflow_core.config import parse_value
+
+    sweeps, pairs = [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    if len(sweeps) > 1 or not pairs:
+        rule = (
+            "needs key=value words" if not pairs else f"takes one sweep and key=value words; {sweeps[1]!r} is neither"
+        )
+        raise ConfigError([Problem(key="try", rule=rule)])
+    values = {key: parse_value(text) for key, _, text in (pair.partition("=") for pair in pairs)}
+    _request(home, sweeps[0] if sweeps else None, "try_values", values, yes=yes)
+
+
 def edit(
     file: FileArgument,
     sweep: SweepArgument = None,

@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "restore": ("restore digits.tar.gz",),
     "trial delete": ("trial delete digits 7",),
     "extend": ("extend digits 8",),
+    "try": ("try digits optimizer.lr=1e-3 objective.guidance.scale=2",),
     "edit": ("edit sweep.yaml digits --dry-run",),
     "retry": ("retry --failed digits",),
     "rerun": ("rerun digits 7 --inline",),

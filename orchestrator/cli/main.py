@@ -44,6 +44,7 @@ for panel, commands in (
 ):
     register_commands(app, panel, *commands)
 app.command(name="list", rich_help_panel="Sweeps", epilog=epilog("list", HELP))(lifecycle.list_sweeps)
+app.command(name="try", rich_help_panel="Changes", epilog=epilog("try", HELP))(control.try_)
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
 
 

@@ -73,7 +73,7 @@ def plan(
     known = known_configurations(home_at(home), spec)
     made = make_plan(
         spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec),
-        of_data=data_notes(spec), spread=seen_spread(home_at(home), spec.metric.name),
+        of_data=data_notes(spec), spread=seen_spread(home_at(home), spec.metric.name), thorough=True,
     )  # fmt: skip
     if json:
         print_json(made.to_dict())

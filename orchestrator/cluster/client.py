@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from orchestrator.cluster.jobs import (
 )
 from orchestrator.cluster.packaging import PROGRAM_FOLDER, staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
-from orchestrator.provenance import new_id, own_packages, packages_of
+from orchestrator.cluster.sent_code import own_code, packages_of_configs, trainer_of
+from orchestrator.provenance import new_id
 from orchestrator.results import trained_as, training_name
 from orchestrator.spec import Program, SweepSpec, read_spec
 
@@ -84,10 +85,10 @@ def submit(
     if running:
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
-    packages = _own_code(spec)
-    with staged(_trainer_of(spec), packages=packages, program=spec.program) as folder:
+    packages = own_code(spec)
+    with staged(trainer_of(spec), packages=packages, program=spec.program) as folder:
         write_sweep(spec, folder)
-        sweep_id, trainer = new_id(), _trainer_of(spec) or ""
+        sweep_id, trainer = new_id(), trainer_of(spec) or ""
         tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": trainer, PACKAGES_TAG: ",".join(packages)}
         if spec.program is not None:
             tags[PROGRAM_TAG] = json.dumps(spec.program.to_dict())
@@ -112,11 +113,6 @@ def write_sweep(spec: SweepSpec, folder: Path) -> None:
         block = content.get("trainer") or {}
         content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
     (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
-
-
-def _trainer_of(spec: SweepSpec | None) -> str | None:
-    """The trainer's class, if there is one to be sent."""
-    return None if spec is None or spec.program is not None else spec.trainer
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -236,7 +232,7 @@ class _Remote:
             words = [files[word].name if word in files else word for word in self.words]
             if not value_of(words, "--workers"):
                 words += ["--workers", "1"]  # none: it would train beside the driver
-            with staged(files=list(files.values()), packages=_packages_of(files.values())) as folder:
+            with staged(files=list(files.values()), packages=packages_of_configs(files.values())) as folder:
                 job = self._start(folder, ["--follow", *words], {TRAINING_TAG: name})
         return follow_job(self.client, job, leaving="it trains on; the same command shows it again", show=self._show)
 
@@ -273,8 +269,8 @@ class _Remote:
         if words[0] in WRITES and redirect_out(words, "")[1] is None:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
-        packages = _own_code(spec) if spec else []
-        with staged(_trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
+        packages = own_code(spec) if spec else []
+        with staged(trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
@@ -331,27 +327,3 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
-
-
-def _own_code(spec: SweepSpec) -> list[str]:
-    """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
-    trainer = _trainer_of(spec)
-    reached = packages_of(trainer.partition(":")[0]) if trainer else []
-    return sorted({*own_packages(spec.named_code), *reached})
-
-
-def _packages_of(files: Iterable[Path]) -> list[str]:
-    """Return the packages of the user's own that training configurations name."""
-    from meanflow_core.config import load_config
-
-    configs = [load_config(file) for file in files if file.suffix in (".yaml", ".yml")]
-    return own_packages(
-        name
-        for config in configs
-        for name in (
-            config.model.name,
-            config.data.name,
-            *(config.evaluation.metrics or ()),
-            config.evaluation.features,
-        )
-    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from meanflow_core.errors import ConfigError, Problem
 
 REMOTE = (
-    *("status", "logs", "stop", "pause", "resume", "extend", "edit", "retry", "trial"),
+    *("status", "logs", "stop", "pause", "resume", "extend", "edit", "try", "retry", "trial"),
     *("leaderboard", "compare", "importance", "export", "report", "sync", "best", "train", "sample"),
     *("list", "remove", "prune"),
 )

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
 COMMANDS = (
-    *("stop", "pause", "resume", "extend", "edit", "retry-failed"),
+    *("stop", "pause", "resume", "extend", "edit", "try", "retry-failed"),
     *("trial-stop", "trial-pause", "trial-retry"),
 )
-CONTINUING = ("extend", "edit", "retry-failed", "trial-retry")
+CONTINUING = ("extend", "edit", "try", "retry-failed", "trial-retry")
 """Those after which a sweep that has ended has something to do again."""
 _ASKED = {
     "stop": "to end the sweep: what runs stops at its next report",
@@ -31,6 +31,7 @@ _ASKED = {
     "resume": "to go on",
     "extend": "for {trials} more trials",
     "edit": "to go by the new file",
+    "try": "to try it next",
     "retry-failed": "to take up the failed trials again",
     "trial-stop": "to stop trial {trial}",
     "trial-pause": "to pause trial {trial} at its next report",
@@ -110,6 +111,11 @@ def extend(trials: int) -> dict[str, Any]:
     return {"command": "extend", "trials": trials}
 
 
+def try_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Have a configuration be the next that the search tries; keys that are left out are drawn."""
+    return {"command": "try", "values": dict(values)}
+
+
 def edit(spec: SweepSpec) -> dict[str, Any]:
     """Replace the sweep file."""
     return {"command": "edit", "source": spec.source}
@@ -146,7 +152,7 @@ def check(ledger: Ledger, command: Mapping[str, Any], *, driven: bool = False) -
             raise _wrong("trial", "has not ended; `meansweep trial stop` ends it", trial)
         if kind == "trial-retry" and state is TrialState.RUNNING and driven:
             raise _wrong("trial", "is running", trial)
-    elif kind in ("extend", "edit"):
+    elif kind in ("extend", "edit", "try"):
         edits.revised(ledger, command)
     elif kind in ("stop", "pause") and not driven and ledger.state().state in ("finished", "failed"):
         raise _wrong("SWEEP", f"has ended already: {ledger.state().state}", ledger.spec().name)
@@ -181,7 +187,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             return "; ".join(done or ["nothing to retry"]) + (
                 f" ({kept} diverged or out of memory: `trial retry ID` retries one of them)" if kept else ""
             )
-        case "extend" | "edit":
+        case "extend" | "edit" | "try":
             revised = edits.revised(ledger, command)
             spec, changes, notes = revised
             asked = command.get("id")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.identity import identity
-from orchestrator.spec import flat, put
+from orchestrator.spec import completed, flat, put
 from orchestrator.trials import TrialRecord
 
 if TYPE_CHECKING:
@@ -55,11 +55,15 @@ def revised(ledger: Ledger, command: Mapping[str, Any]) -> Revised:
     old = ledger.spec()
     if command["command"] == "extend":
         source, notes = _extended(old, int(command["trials"])), list[str]()
+    elif command["command"] == "try":
+        source, notes = _asked(old, command["values"]), list[str]()
     else:
         source, notes = _with_extensions(old, command["source"])
     new = SweepSpec.from_source(source)
     trials = ledger.trials()
     problems = list(_refusals(old, new, trials, ledger))
+    if command["command"] == "try":
+        problems += _untriable(new, trials)
     if problems:
         raise ConfigError(problems)
     changes = [*differences(old, new)]
@@ -105,6 +109,15 @@ def _extended(old: SweepSpec, more: int) -> dict[str, Any]:
     return {**old.source, "sweep": content, "extended": extended}
 
 
+def _asked(old: SweepSpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the source with one configuration more to be tried, beside those that the search may draw."""
+    source = old.source if old.run_cap is None else _extended(old, 1)
+    content = dict(source["sweep"])
+    before = content.get("try_first") or []
+    content["try_first"] = [*([before] if isinstance(before, Mapping) else before), dict(values)]
+    return {**source, "sweep": content}
+
+
 def _with_extensions(old: SweepSpec, source: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return a new file's source with what `extend` has added to the last file's numbers, where it repeats them."""
     content, now, kept, notes = copy.deepcopy(source["sweep"]), _flat(old), dict[str, int](), list[str]()
@@ -138,6 +151,21 @@ def _refusals(old: SweepSpec, new: SweepSpec, trials: Sequence[TrialRecord], led
         yield Problem(key="method", rule=rule, value=new.method.name)
     if old.trainer == new.trainer:
         yield from _other_configs(new, ledger)
+
+
+def _untriable(new: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[Problem]:
+    """What keeps the last configuration that was asked for from being tried."""
+    index = len(new.try_first) - 1
+    values = completed(new.space, new.try_first[index], index)
+    try:
+        found = new.config_hash(new.config_for(values, seed=values.get("seed", new.seed)))
+    except ConfigError as error:
+        yield from error.problems
+        return
+    same = next((trial.id for trial in trials if trial.config_hash == found and not trial.replicate), None)
+    if same is not None:
+        rule = f"is what trial {same} has; `meansweep trial retry {same}` and `replicates` run it again"
+        yield Problem(key="try", rule=rule, value=", ".join(f"{key}={value}" for key, value in values.items()))
 
 
 def _goals(spec: SweepSpec) -> str:

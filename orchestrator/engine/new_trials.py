@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError
@@ -10,13 +12,18 @@ from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
 from orchestrator.results import estimates
 from orchestrator.search import Draw, Observation, finite, next_replicate
-from orchestrator.spec import ENDLESS
+from orchestrator.spec import ENDLESS, completed
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
     from orchestrator.engine.reuse import Known
 
 Labels = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+BEFORE_ALL = -1
+"""Position of what the search has not drawn: its draws are those that it would have made without."""
+KEY = "try_first"
 
 
 class Proposals:
@@ -81,12 +88,16 @@ class Proposals:
                 return False
             return found["hash"] not in hashes or self._spec.method.repeats(self._spec.on_duplicate)
 
+        born = partial(self._born, number=self._next_number(trials), wall=wall, gpu=gpu, drift=drift)
+        for index, given in enumerate(self._spec.try_first):
+            values = completed(self._spec.space, given, index)
+            if accept(values) and found["hash"] not in hashes:  # else it was tried
+                return born(Draw(BEFORE_ALL, values), found["hash"], labels={"asked": KEY, **labels(found["config"])})
         draw = self._search.draw(self._position(trials), self.observations(trials), accept)
         if draw is None:
             self.exhausted = True
             return None
-        more = {**({"drift": list(drift)} if drift else {}), **labels(found["config"])}
-        return self._born(draw, found["hash"], number=self._next_number(trials), wall=wall, gpu=gpu, labels=more)
+        return born(draw, found["hash"], labels=labels(found["config"]))
 
     def _next_number(self, trials: Sequence[TrialHistory]) -> int:
         """Return the next configuration's number; one of a line that was lost is not given again."""
@@ -103,10 +114,19 @@ class Proposals:
         return max((history.birth.position + 1 for history in trials if history.birth.revision >= since), default=0)
 
     def _born(
-        self, draw: Draw, config_hash: str, *, number: int, wall: float, gpu: float, labels: dict[str, Any]
+        self,
+        draw: Draw,
+        config_hash: str,
+        *,
+        number: int,
+        wall: float,
+        gpu: float,
+        drift: Sequence[str],
+        labels: Mapping[str, Any] = MappingProxyType({}),
     ) -> TrialHistory:
         reuses = self._spec.on_duplicate == "reuse" and self._spec.method.reuses
         known = self._known.get(config_hash) if reuses else None
+        drifted: dict[str, Any] = {"drift": list(drift)} if drift and known is None else {}
         new = NewTrial(
             id=str(number),
             config_id=number,
@@ -117,7 +137,7 @@ class Proposals:
             revision=self._ledger.revision,
             position=draw.position,
             gpu=gpu,
-            labels=labels if known is None else {"reused": known.origin},
+            labels={**labels, **(drifted if known is None else {"reused": known.origin})},
             sampler=draw.sampler,
             carry=None if known is None else known.carry(),
         )
@@ -154,7 +174,7 @@ class Proposals:
         """
         if self._spec.replicates is None:
             return None
-        known = estimates(self._spec, group_by_config(history.record() for history in self.searched()))
+        known = estimates(self._spec, group_by_config(trial.record() for trial in self.searched() if not trial.deleted))
         expected = {number: found.value for number, found in known.configurations.items()} if known else {}
         wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials(), expected)
         if wanted is None:

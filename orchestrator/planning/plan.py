@@ -50,8 +50,8 @@ class Plan:
     concurrency: int
     """Trials at once; 0 where not even one fits."""
     estimate: Estimate
-    power: Power
-    """What its seeds can tell."""
+    power: Power | None
+    """What its seeds can tell; None where that was not asked for."""
     training: tuple[Fact, ...]
     """What is trained."""
     over_budget: tuple[str, ...] = ()
@@ -79,6 +79,7 @@ def make_plan(
     missing: Sequence[Problem] = (),
     of_data: Sequence[str] = (),
     spread: tuple[str, float] | None = None,
+    thorough: bool = False,
 ) -> Plan:
     """Plan a sweep.
 
@@ -90,6 +91,7 @@ def make_plan(
         missing: see `orchestrator.planning.preflight.missing_here`.
         of_data: see `orchestrator.planning.preflight.data_notes`.
         spread: see `power_of`.
+        thorough: say what needs torch and scipy too: shapes, parameters of the networks, what the seeds can tell.
     """
     notes = [*spec.notes, *of_data]
     grid_size = _grid_size(spec)
@@ -115,8 +117,8 @@ def make_plan(
         replicates=replicates,
         concurrency=concurrency,
         estimate=estimate,
-        power=power_of(spec, spread),
-        training=tuple(training_facts(spec, configs)),
+        power=power_of(spec, spread) if thorough else None,
+        training=tuple(training_facts(spec, configs, thorough=thorough)),
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=(*notes, *annealing_notes(spec, configs)),
         command=None if spec.program is None else shlex.join(spec.program.words(configs[0], json_file="PARAMETERS")),
@@ -272,7 +274,8 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"rungs           steps {', '.join(str(step) for step in plan.rungs)}{more}")
     if plan.replicates:
         lines.append(f"replicates      up to {plan.replicates} more trainings")
-    lines.append(f"seeds           {plan.power}")
+    if plan.power is not None:
+        lines.append(f"seeds           {plan.power}")
     lines.append(f"at once         {plan.concurrency}")
     lines += _estimate_lines(plan.estimate)
     if plan.step_costs:

@@ -39,20 +39,21 @@ class Fact:
         return f"{self.value}{' (default)' if self.default else ''}"
 
 
-def training_facts(spec: SweepSpec, configs: Sequence[Mapping[str, Any]]) -> list[Fact]:
+def training_facts(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], *, thorough: bool) -> list[Fact]:
     """Return what the trials train.
 
     Args:
         spec: the sweep.
         configs: configurations drawn from it, at least one.
+        thorough: say the shape of the rows and count parameters, for which torch is imported.
     """
-    facts = list(_of_meanflow(spec, configs) if spec.builtin_trainer else _of_own(spec, configs))
+    facts = list(_of_meanflow(spec, configs, thorough) if spec.builtin_trainer else _of_own(spec, configs))
     metrics = ", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
     said = "seed" in {**spec.source["sweep"], **spec.set} or spec.seed != 0
     return [*facts, Fact(what="metric", value=metrics), Fact(what="seed", value=str(spec.seed), default=not said)]
 
 
-def _of_meanflow(spec: SweepSpec, configs: Sequence[Mapping[str, Any]]) -> Iterable[Fact]:
+def _of_meanflow(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], thorough: bool) -> Iterable[Fact]:
     usual = flat(TrainConfig().to_dict())
 
     def is_default(*keys: str) -> bool:
@@ -60,8 +61,8 @@ def _of_meanflow(spec: SweepSpec, configs: Sequence[Mapping[str, Any]]) -> Itera
             flat(configs[0]).get(key) == usual.get(key) for key in keys
         )
 
-    read = [load_config(dict(config)) for config in configs[:BUILT]]
-    yield Fact(what="data", value=_range(spec, configs, "data.name") + _shape(read[0]), default=is_default("data.name"))
+    read = [load_config(dict(config)) for config in configs[:BUILT]] if thorough else []
+    yield Fact(what="data", value=_range(spec, configs, "data.name") + _shape(read), default=is_default("data.name"))
     yield Fact(
         what="network",
         value=_range(spec, configs, "model.name") + _parameters(read),
@@ -93,17 +94,17 @@ def _range(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], key: str) -> s
     return f"{', '.join(map(str, values))} (searched)"
 
 
-def _shape(config: TrainConfig) -> str:
-    """Return ` (rows of 1x8x8)`; of data of the user's own nothing, they would have to be read."""
+def _shape(configs: Sequence[TrainConfig]) -> str:
+    """Return ` (rows of 1x8x8)` where all have it; of the user's own data nothing, they would have to be read."""
+    if not configs or any(isinstance(config.data, CustomSection) for config in configs):
+        return ""
     from meanflow_core.data import DataError, row_shape
 
-    if isinstance(config.data, CustomSection):
-        return ""
     try:
-        shape = row_shape(config.data)
+        shapes = {row_shape(config.data) for config in configs}
     except (ConfigError, DataError, OSError):  # files that are not here; `missing here` says which
         return ""
-    return f" (rows of {'x'.join(map(str, shape))})"
+    return f" (rows of {'x'.join(map(str, shapes.pop()))})" if len(shapes) == 1 else ""
 
 
 def _parameters(configs: Sequence[TrainConfig]) -> str:

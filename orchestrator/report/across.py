@@ -49,7 +49,7 @@ def write_sweeps_report(found: SweepComparison, out: Path, *, now: float | None 
 
 def _sections(found: SweepComparison) -> Iterator[tuple[str, str, str]]:
     """Yield (id, title, HTML) of each section, in order."""
-    yield "verdict", "Verdict", f'<p class="sentence">{escape(sweeps_verdict(found))}</p>{_tiles(found)}'
+    yield "verdict", "Summary", f'<p class="sentence">{escape(sweeps_verdict(found))}</p>{_tiles(found)}'
     yield "sweeps", "Side by side", _side_by_side(found)
     yield "curves", "Curves of the bests", _chart(_curves(found), "curves of the bests", "No trial has reported yet.")
     caption = (

@@ -114,6 +114,11 @@ class Row:
         return str(origin) if origin else None
 
     @property
+    def asked(self) -> bool:
+        """Whether somebody has asked for it (`try_first`, `meansweep try`): the search has not drawn it."""
+        return "asked" in self.group.searched.labels
+
+    @property
     def replicates(self) -> dict[str, int]:
         """Number of its replicates by state."""
         return dict(Counter(record.state.value for record in self.group.replicates))
@@ -149,6 +154,7 @@ class Row:
             "reused": self.reused,
             "expected": self.estimate and self.estimate.value,
             "expected_loss": self.estimate and self.estimate.loss,
+            "asked": self.asked,
             "failure": {"kind": self.failure.kind, "reason": self.failure.reason} if self.failure else None,
         }
 

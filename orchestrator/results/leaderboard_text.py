@@ -191,6 +191,9 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brie
     if alike:
         word, seeds = f"{BRIEFLY}: {INSEPARABLE}," if brief else f"{INSEPARABLE}:", join([str(n) for n in alike], "or")
         yield f"{word} with {seeds} shared seeds a paired test cannot tell it from the best"
+    asked = [row.trial for row in shown if row.asked]
+    if asked:
+        yield f"asked for, not drawn by the search: {', '.join(asked)}"
     for row in shown:
         if row.reused:
             yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"

@@ -261,6 +261,7 @@ def line(spec: SweepSpec, trial: TrialRecord, trials: Sequence[TrialRecord], **k
         what = f"{trial.state.value} at step {trial.steps}: {spec.metric.name} {number(trial.metric)}"
         origin = trial.labels.get("reused")
         what += f", reused from {origin}" if origin else ""
+        what += ", asked for" if "asked" in trial.labels else ""
     found = status(spec, trials, **known)
     parts = [f"trial {trial.id} {what} ({duration(trial.busy_seconds)})", _best(found.best)]
     parts.append(counts_text(found))

@@ -89,7 +89,7 @@ def rebuild_study(
     return _study([goal], frozen)
 
 
-def _study(goals: Sequence[str], frozen: Sequence[FrozenTrial]) -> Study:
+def _study(goals: Sequence[Literal["minimize", "maximize"]], frozen: Sequence[FrozenTrial]) -> Study:
     import optuna
     from optuna.study import StudyDirection
 

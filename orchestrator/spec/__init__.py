@@ -15,5 +15,6 @@ if TYPE_CHECKING:
     from orchestrator.spec.sweep import SweepSpec as SweepSpec
     from orchestrator.spec.sweep import read_spec as read_spec
     from orchestrator.spec.sweep_file import DEFAULT_TRAINER as DEFAULT_TRAINER
+    from orchestrator.spec.try_first import completed as completed
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -110,6 +110,7 @@ def _top_level() -> dict[str, Schema]:
                 {"type": "array", "items": {"$ref": "#/$defs/conditions"}},
             ]
         },
+        "try_first": {"type": "array", "items": {"type": "object", "minProperties": 1}},
         "run_cap": {"type": "integer", "minimum": 1},
         "early_terminate": {"$ref": "#/$defs/early_terminate"},
         "replicates": {"$ref": "#/$defs/replicates"},

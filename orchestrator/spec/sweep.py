@@ -53,6 +53,7 @@ from orchestrator.spec.sweep_file import (
     read_content,
     refuse_training_configuration,
 )
+from orchestrator.spec.try_first import check_try_first, read_try_first
 
 NAMED_CODE = ("model.name", "data.name", "evaluation.metrics", "evaluation.features")
 """Keys of the training configuration that may be package.module:name."""
@@ -83,6 +84,8 @@ class SweepSpec:
     metrics: tuple[Metric, ...]
     run_cap: int | None = None
     space: Space
+    try_first: tuple[dict[str, Any], ...] = ()
+    """Dotted key -> value: what the search begins with; keys that are left out are drawn."""
     early_terminate: Rule = field(default_factory=Rule)
     replicates: Replicates | None = None
     select: Literal["expected", "observed"] = "expected"
@@ -251,6 +254,8 @@ def read_spec(
     spec = _assemble(reader, content, base, file=path, stem=document.path.stem, root=root)
     check_metrics(reader, spec)
     check_configs(reader, spec)
+    if not reader.problems:
+        check_try_first(reader, spec)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != path, p.line or 0)))
     object.__setattr__(spec, "notes", tuple(reader.notes))
@@ -317,6 +322,7 @@ def _assemble(
         metrics=metrics,
         run_cap=reader.whole(("run_cap",), content.get("run_cap"), low=1),
         space=space,
+        try_first=read_try_first(reader, content, space),
         early_terminate=early,
         replicates=read_replicates(reader, content.get("replicates")),
         select=cast(

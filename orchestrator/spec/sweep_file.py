@@ -29,6 +29,7 @@ KEYS: dict[str, str] = {
     "parameters": "What is varied.",
     "zip": "Lists of keys whose values move together.",
     "forbid": "Combinations that are never tried.",
+    "try_first": "Configurations to begin with; keys that are left out are drawn.",
     "run_cap": "Number of trials. Default for a grid: all of it.",
     "early_terminate": "When a trial is stopped early.",
     "replicates": "More seeds for the best configurations.",

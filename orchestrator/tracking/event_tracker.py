@@ -126,6 +126,7 @@ class EventTracker:
             "meansweep.revision": str(record.revision),
             "meansweep.attempt": str(len(record.attempts) + 1),
             "meansweep.reused": str(record.labels.get("reused", "")),
+            "meansweep.asked": str(record.labels.get("asked", "")),
             "meansweep.state": "running",
             "mlflow.note.content": trial_description(self._known.name, record),
         }

@@ -54,6 +54,7 @@ def _view(spec: SweepSpec) -> dict[str, Any]:
     metric, params = spec.metric.name, list(spec.space.names)
     always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
     columns = [_column("metrics", metric), _column("tags", "meansweep.rank"), _column("metrics", "trial/steps")]
+    columns.insert(1, _column("attributes", "Experiment Name"))  # the sweep, where the runs of several are shown
     columns += [_column("tags", "meansweep.state"), *(_column("params", name) for name in params)]
     columns += [_column("params", "seed"), _column("attributes", "Duration")]
     parallel = {

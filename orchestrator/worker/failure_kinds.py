@@ -83,6 +83,8 @@ def classify(
         elif kind != "diverged":
             reason = reason.splitlines()[0]
         break
+    if type(exception).__name__ == "ProgramFailed":
+        reason = str(exception).splitlines()[0]  # the lines of its log are in the traceback
     text = "".join(traceback.format_exception(exception))
     return Outcome(kind=kind, reason=reason, traceback=text, last_step=last_step, last_finite=finite)
 

@@ -25,6 +25,7 @@ from scripts.gpu_check.numberless import numberless
 from scripts.gpu_check.precision import precision
 from scripts.gpu_check.ranks import ranks
 from scripts.gpu_check.rays import shares
+from scripts.gpu_check.reuse import recomputing, reuse
 from scripts.gpu_check.trainings import paired, resume
 from scripts.gpu_check.waits import waits
 
@@ -48,6 +49,8 @@ CHECKS = (
     Check("ranks", "two ranks train and evaluate as one process does", ranks, 90),
     Check("shares", "trials take what Ray granted them, and two halves of a GPU do not meet", shares, 90),
     Check("graphs", "compiled steps on CUDA graphs are the eager ones, and their memory comes back", graphs, 120),
+    Check("reuse", "compiled trials of one worker share a graph, and leave it fit for the next", reuse, 90),
+    Check("recomputing", "recomputed activations train the same and take less memory", recomputing, 40),
     Check("launches", "what launching costs a small network, and what compiling saves", launches, 90),
     Check("cost", "a step costs what its arithmetic says, in units of flow matching", cost, 150),
 )

@@ -8,11 +8,14 @@ import re
 import shlex
 import stat
 import subprocess
+import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests import ROOT
 
@@ -138,6 +141,60 @@ def test_the_slurm_script_ends_with_the_drivers_exit_code(tmp_path):
     (tmp_path / "s.yaml").touch()
     environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
     assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 3
+
+
+def test_a_slurm_job_that_is_told_to_end_ends_its_driver_and_is_not_queued_again_by_itself(tmp_path):
+    """Whoever preempts it queues it again, and whoever cancels it does not want it."""
+    calls = stand_ins(
+        tmp_path,
+        {
+            "scontrol": "echo n1",
+            "srun": "echo 10.0.0.1",
+            "ray": "",
+            "meansweep": "trap 'exit 130' TERM; [ $1 = doctor ] || { kill -TERM $PPID; sleep 20 & wait; }",
+        },
+    )
+    (tmp_path / "s.yaml").touch()
+    environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 130
+    assert not any("requeue" in call for call in calls())
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def needed(names: set[str]) -> set[str]:
+    """The names and those of all that they need here, as far as it is installed. Not CUDA's: torch pins them."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name in found or name.startswith(("nvidia-cu", "nvidia-n", "triton", "cuda-")):
+            continue
+        found.add(name)
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        rules = map(Requirement, lines)
+        names |= {plain(rule.name) for rule in rules if rule.marker is None or rule.marker.evaluate({"extra": ""})}
+    return found
+
+
+def test_the_image_installs_locked_versions_of_everything_and_those_that_the_tests_have():
+    lines = [line for line in (DEPLOY / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    locked = {plain(line.partition("==")[0]): line.partition("==")[2] for line in lines}
+    pinned = [line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line]
+    assert {plain(n): v for n, v in pinned if plain(n) in locked} == {
+        plain(n): locked[plain(n)] for n, _ in pinned if plain(n) in locked
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    direct = {plain(Requirement(line).name) for line in project} | {"s3fs", "gcsfs", "nvidia-ml-py"}
+    assert sorted(needed(direct) - locked.keys()) == []
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert text.count("requirements.lock") == 3
+    assert "constraints.txt" not in text
 
 
 def test_before_its_time_limit_the_slurm_job_ends_its_driver_and_is_queued_again(tmp_path):

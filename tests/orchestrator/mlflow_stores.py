@@ -42,10 +42,11 @@ USER, PASSWORD = "admin", "a long p%40ssword"
 
 
 @contextlib.contextmanager
-def password_server(folder: Path, port: int = 0, *, mark: str = "") -> Iterator[str]:
+def password_server(folder: Path, port: int = 0, *, mark: str = "", backend: str = "") -> Iterator[str]:
     """Run an MLflow server over a store in a folder that asks for `USER` and `PASSWORD`; yields its URL.
 
-    Started again over the same folder and port it is the same server. `mark` is that of a `Guardian`.
+    Started again over the same folder and port it is the same server. `mark` is that of a `Guardian`; `backend` the URI
+    of another data base than the folder's own.
     """
     if not (folder / "auth.ini").exists():
         sqlite_store(folder)
@@ -60,7 +61,7 @@ def password_server(folder: Path, port: int = 0, *, mark: str = "") -> Iterator[
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests",
         **dict([mark.split("=", 1)] if mark else []),
     }
-    store = Store(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+    store = Store(backend or f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
     options = ("--app-name", "basic-auth")
     with server(store, port=port, log=folder / "log.txt", extra=options, variables=secrets) as (url, _):
         yield url

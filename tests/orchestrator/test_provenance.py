@@ -249,3 +249,12 @@ def test_a_result_that_was_reused_says_so_wherever_it_is_shown(tmp_path: Path) -
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(leaderboard_table(spec, rows))
     assert "trial 0 was not trained here: it is the result of first/0" in console.export_text()
+
+
+def test_files_in_folders_without_init_are_found_at_any_depth(tmp_path, monkeypatch):
+    (tmp_path / "lab" / "team").mkdir(parents=True)
+    (tmp_path / "lab" / "team" / "nets.py").write_text("x = 1\n")
+    (tmp_path / "train_it.py").write_text("import lab.team.nets\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert own_files("lab.team.nets") == [tmp_path / "lab" / "team" / "nets.py"]
+    assert own_files("train_it") == [tmp_path / "train_it.py", tmp_path / "lab" / "team" / "nets.py"]

@@ -192,7 +192,8 @@ def test_the_homes_own_mlflow_holds_links_and_frees_the_disk_with_the_checkpoint
 
 def test_checkpoints_in_a_bucket_are_pruned_there(tmp_path, bucket):
     home = Home(tmp_path)
-    ledger = made.sweep(home, toy.sweep(run_cap=2), shown=False)
+    ledger = made.sweep(home, toy.sweep(run_cap=2))
+    assert len(made.shown(home)["toy"]) == 3
     best = min(ledger.trials(), key=lambda trial: trial.metric).id
     assert meansweep(home, "prune", "toy", "--top", "1", "--yes") == 0
     assert {name.split("/")[2] for name in bucket.names()} == {best}

@@ -70,7 +70,7 @@ def test_a_plan_says_what_is_trained_and_what_of_it_is_a_default(tmp_path):
     from meanflow_core.nets import build_net
 
     parameters = {"model.width": {"values": [32, 64]}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}
-    plan = make_plan(spec_of(tmp_path, parameters=parameters, set={"trainer.batch_size": 96}))
+    plan = make_plan(spec_of(tmp_path, parameters=parameters, set={"trainer.batch_size": 96}), thorough=True)
     nets = [build_net(load_config({"model.name": "mlp", "model.width": w}).model, (1, 8, 8), 10) for w in (32, 64)]
     low, high = (sum(p.numel() for p in net.parameters()) for net in nets)
     text = render_plan(plan)
@@ -95,7 +95,7 @@ def test_a_plan_of_a_trainer_of_ones_own_says_which(tmp_path):
 
 def test_a_plan_says_what_ratio_its_seeds_can_tell(tmp_path):
     def told(replicates=None, spread=None):
-        plan = make_plan(spec_of(tmp_path, replicates=replicates), spread=spread)
+        plan = make_plan(spec_of(tmp_path, replicates=replicates), spread=spread, thorough=True)
         return plan.power, next(line for line in render_plan(plan).splitlines() if line.startswith("seeds "))
 
     alone, text = told()

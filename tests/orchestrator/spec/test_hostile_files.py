@@ -10,7 +10,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.spec import read_spec
 from tests import ROOT
 
-GOOD = "method: random\nrun_cap: 2\nmetric: {name: eval/fid_1nfe, goal: minimize}\nparameters:\n"
+GOOD = "base: {}\nmethod: random\nrun_cap: 2\nmetric: {name: eval/fid_1nfe, goal: minimize}\nparameters:\n"
 LR = "  optimizer.lr: {min: 1.0e-4, max: 1.0e-3}\n"
 XY = "parameters: {x: {values: [1, 2]}}\n"
 OWN = "trainer: tests.orchestrator.toy:Curve\nmethod: random\nrun_cap: 2\nmetric: {name: loss, goal: minimize}\n"
