@@ -41,6 +41,10 @@ class Peer:
         """Take in a report; return whether the trial goes on."""
         raise NotImplementedError
 
+    def incumbent(self, ended: dict[str, float]) -> str:
+        """Return the trial of the best value at its end, as these tools do."""
+        return min(ended, key=lambda trial: ended[trial])
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -34,7 +34,7 @@ PACKAGES = {
     "ledger": {"spec", "trials"},
     "worker": {"spec", "trials"},
     "planning": {"spec", "worker"},
-    "results": {"space", "spec", "trials", "ledger", "planning"},
+    "results": {"space", "spec", "trials", "search", "ledger", "planning"},
     "tracking": {"space", "spec", "trials", "results"},
     "report": {"spec", "trials", "results", "planning"},
     "engine": {"space", "spec", "trials", "ledger", "search", "worker", "results", "tracking"},

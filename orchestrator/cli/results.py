@@ -38,7 +38,7 @@ def leaderboard(
     home: HomeOption = None,
 ) -> None:
     """Rank the configurations, best first. With intervals where there are several seeds."""
-    from orchestrator.results import audit_warnings, leaderboard_table, row_json
+    from orchestrator.results import audit_lines, leaderboard_table, row_json
     from orchestrator.results import leaderboard as rank
     from orchestrator.tracking import run_ids
 
@@ -54,7 +54,7 @@ def leaderboard(
         print_json(told)
     else:
         out = console()
-        footer = [] if sweeps and len(sweeps) > 1 else audit_warnings(spec, trials)
+        footer = [] if sweeps and len(sweeps) > 1 else audit_lines(spec, trials)
         out.print(leaderboard_table(spec, rows, limit=limit, width=out.width, footer=footer))
 
 

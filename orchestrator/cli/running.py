@@ -200,13 +200,13 @@ def _words(overrides: list[str] | None, name: str | None) -> list[str]:
 
 def _conclude(ledger: Ledger) -> None:
     """Print the leaderboard, the best trial's picture, and what to type next."""
-    from orchestrator.results import audit_warnings, leaderboard, leaderboard_table
+    from orchestrator.results import audit_lines, leaderboard, leaderboard_table
     from orchestrator.trials import BAD_REGION, TrialState
 
     spec, trials, state = ledger.spec(), ledger.trials(), ledger.state()
     rows = leaderboard(spec, trials)
     out = console()
-    out.print(leaderboard_table(spec, rows, limit=12, width=out.width, footer=audit_warnings(spec, trials)))
+    out.print(leaderboard_table(spec, rows, limit=12, width=out.width, footer=audit_lines(spec, trials)))
     typer.echo(f"{spec.name}: {state.state}" + (f" ({state.reason})" if state.reason else ""))
     if state.traceback:
         typer.echo(state.traceback, err=True)

@@ -26,16 +26,7 @@ from orchestrator.engine.reuse import Known
 from orchestrator.ledger import Ledger, TrialHistory
 from orchestrator.provenance import recorded
 from orchestrator.results import Status, status_of
-from orchestrator.trials import (
-    Assignment,
-    Decision,
-    Done,
-    Outcome,
-    Report,
-    TrialState,
-    Wait,
-    sweep_breaking_bug,
-)
+from orchestrator.trials import Assignment, Decision, Done, Outcome, Report, TrialState, Wait, sweep_breaking_bug
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -162,7 +153,9 @@ class Engine:
     def _next_of_search(self) -> TrialHistory | None:
         """Draw configurations until one has to be trained: what is known from other sweeps is at its end at once."""
         while self._room_for_trials() and not reached_target(self.spec, self.ledger.histories()):
-            born = self._proposals.next_configuration(wall=self.wall(), gpu=self._resources["gpu"], drift=self.drift)
+            born = self._proposals.next_configuration(
+                wall=self.wall(), gpu=self._resources["gpu"], drift=self.drift, labels=self._curves.labels
+            )
             if born is None:
                 return None
             self._curves.read(born)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.search import Curve
 from orchestrator.spec import flat
@@ -13,6 +14,9 @@ from orchestrator.trials import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger, TrialHistory
+
+FIRST_RUNG = "first_rung"
+"""The label of a trial that not all rungs judge: the step of the first one that does, or its last step."""
 
 
 class Curves:
@@ -64,6 +68,16 @@ class Curves:
             return None
         return rule.held_at(self._curves[history.id], history.passed)
 
+    def labels(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is recorded with a new trial of this configuration: the first rung that judges it, if not all do.
+
+        It is recorded because it depends on what had ended by then; see `Rule.first_rung`.
+        """
+        spec = self._ledger.spec()
+        first = spec.early_terminate.first_rung(spec.metric.goal, self._curves, self._group(config))
+        rungs = [*spec.rungs(config), spec.length(config)]
+        return {FIRST_RUNG: rungs[min(first, len(rungs) - 1)]} if first else {}
+
     def place(self, history: TrialHistory) -> str:
         """Return in words a trial's place at its rung."""
         spec, rung = self._ledger.spec(), self.rung(history)
@@ -110,7 +124,10 @@ class Curves:
         born = self._ledger.spec(history.birth.revision)
         config = born.config_for(history.birth.values, seed=history.birth.seed)
         spec = self._ledger.spec()
-        key = spec.early_terminate.group_key
-        group = None if key is None else json.dumps(flat(config).get(key), sort_keys=True)
         length, rungs = spec.length(config), tuple(spec.rungs(config))
-        return Curve(number=history.config_id, length=length, rungs=rungs, group=group)
+        first = bisect_left(rungs, history.labels.get(FIRST_RUNG, 0))
+        return Curve(history.config_id, length, rungs, group=self._group(config), first=first)
+
+    def _group(self, config: Mapping[str, Any]) -> str | None:
+        key = self._ledger.spec().early_terminate.group_key
+        return None if key is None else json.dumps(flat(config).get(key), sort_keys=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from meanflow_core.errors import ConfigError
 from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
+from orchestrator.results import estimates
 from orchestrator.search import Draw, Observation, finite, next_replicate
 from orchestrator.spec import ENDLESS, completed
-from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
+from orchestrator.trials import BAD_REGION, TrialRecord, TrialState, group_by_config
 
 if TYPE_CHECKING:
     from orchestrator.engine.reuse import Known
+
+Labels = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 BEFORE_ALL = -1
@@ -56,7 +59,9 @@ class Proposals:
 
     # ----------------------------------------------------------------------------------------- configurations
 
-    def next_configuration(self, *, wall: float, gpu: float, drift: Sequence[str]) -> TrialHistory | None:
+    def next_configuration(
+        self, *, wall: float, gpu: float, drift: Sequence[str], labels: Labels
+    ) -> TrialHistory | None:  # fmt: skip
         """Draw the next configuration and record its trial; None when there is none.
 
         One that another sweep has finished starts with those reports and the label `reused`: it has ended already.
@@ -65,6 +70,7 @@ class Proposals:
             wall: the sweep's clock.
             gpu: GPUs that a trial occupies.
             drift: what differs from the environment that the sweep was started in.
+            labels: returns what is recorded with a trial of a configuration.
         """
         if self.complete():
             return None
@@ -77,7 +83,7 @@ class Proposals:
                 config = self._spec.config_for(values, seed=values.get("seed", self._spec.seed))
             except ConfigError:
                 return False  # the training configuration's own rules forbid it
-            found["hash"] = self._spec.config_hash(config)
+            found["hash"], found["config"] = self._spec.config_hash(config), config
             if self._spec.on_duplicate == "skip" and found["hash"] in self._known:
                 return False
             return found["hash"] not in hashes or self._spec.method.repeats(self._spec.on_duplicate)
@@ -86,12 +92,12 @@ class Proposals:
         for index, given in enumerate(self._spec.try_first):
             values = completed(self._spec.space, given, index)
             if accept(values) and found["hash"] not in hashes:  # else it was tried
-                return born(Draw(BEFORE_ALL, values), found["hash"], labels={"asked": KEY})
+                return born(Draw(BEFORE_ALL, values), found["hash"], labels={"asked": KEY, **labels(found["config"])})
         draw = self._search.draw(self._position(trials), self.observations(trials), accept)
         if draw is None:
             self.exhausted = True
             return None
-        return born(draw, found["hash"])
+        return born(draw, found["hash"], labels=labels(found["config"]))
 
     def _next_number(self, trials: Sequence[TrialHistory]) -> int:
         """Return the next configuration's number; one of a line that was lost is not given again."""
@@ -166,7 +172,11 @@ class Proposals:
 
         To be asked when the search is through and no trial of it runs. The arguments are those of `next_configuration`.
         """
-        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials())
+        if self._spec.replicates is None:
+            return None
+        known = estimates(self._spec, group_by_config(trial.record() for trial in self.searched() if not trial.deleted))
+        expected = {number: found.value for number, found in known.configurations.items()} if known else {}
+        wanted = next_replicate(self._spec.replicates, self._spec.metric, self._ledger.trials(), expected)
         if wanted is None:
             return None
         searched = self._ledger.history(str(wanted.config_id))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.results.across import sweeps_verdict as sweeps_verdict
     from orchestrator.results.across_text import rows_of_sweeps as rows_of_sweeps
     from orchestrator.results.across_text import sweeps_table as sweeps_table
+    from orchestrator.results.choice import estimates as estimates
     from orchestrator.results.comparison import compare as compare
     from orchestrator.results.comparison import compare_table as compare_table
     from orchestrator.results.comparison import curve_of as curve_of
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from orchestrator.results.parameter_importance import Importance as Importance
     from orchestrator.results.parameter_importance import importance as importance
     from orchestrator.results.parameter_importance import importance_table as importance_table
+    from orchestrator.results.rung_audit import audit_lines as audit_lines
     from orchestrator.results.rung_audit import audit_rungs as audit_rungs
-    from orchestrator.results.rung_audit import audit_warnings as audit_warnings
     from orchestrator.results.seed_spread import seen_spread as seen_spread
     from orchestrator.results.studies import distributions_of as distributions_of
     from orchestrator.results.studies import rebuild_study as rebuild_study

@@ -103,6 +103,12 @@ def _against(best: Row, finished: Sequence[Row]) -> str:
             f", but with {seeds} shared seeds it is not separable from trial {_few([r.trial for r in tied])}{nearest_}"
         )
     second = rivals[0]
+    if second.p_value_vs_best is None and best.expected is not None and second.expected is not None:
+        loss = best.estimate.loss if best.estimate else 0.0
+        return (
+            f"; of another seed {number(best.expected)} is expected, of trial {second.trial} "
+            f"{number(second.expected)}, and to choose it may cost {number(loss, 2)} against the truly best"
+        )
     if second.p_value_vs_best is None or second.vs_best is None:
         shared = "with one seed each" if best.n == 1 else "on the one seed they share"
         return f", ahead of trial {second.trial} ({interval_text(second)}); {shared} that may be chance"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.results.choice import estimates
+from orchestrator.search import Estimate, Estimates
 from orchestrator.statistics import ALPHA, Effect, Interval, has_ratios, holm, mean_ci, paired_effect
 from orchestrator.trials import BadSeed, Failure, Group, TrialRecord, TrialState, group_by_config, value_of
 
@@ -37,6 +39,8 @@ class Row:
     """Its Pareto front, from 1, where there are several metrics."""
     run_id: str | None = None
     """The run in MLflow."""
+    estimate: Estimate | None = None
+    """What is expected of it with another seed, where it may be the best one; None: only its values are known."""
 
     @property
     def trial(self) -> str:
@@ -67,6 +71,11 @@ class Row:
     def ci95(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean; None for one seed."""
         return self.interval.bounds if self.interval else None
+
+    @property
+    def expected(self) -> float | None:
+        """What the model expects of another seed of it, by which it has its place; None: its values decide."""
+        return self.estimate.value if self.estimate is not None and self.n == 1 else None
 
     @property
     def n(self) -> int:
@@ -143,6 +152,8 @@ class Row:
             "metrics": self.metrics,
             "front": self.front,
             "reused": self.reused,
+            "expected": self.estimate and self.estimate.value,
+            "expected_loss": self.estimate and self.estimate.loss,
             "asked": self.asked,
             "failure": {"kind": self.failure.kind, "reason": self.failure.reason} if self.failure else None,
         }
@@ -167,9 +178,10 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
     never outranks a finished one); those without a value; failed ones. Rows without a value or with a failure have
     no rank.
 
-    Finished configurations are compared on the seeds they share: all by the trial of the search, then those with
-    replicates among themselves by their mean. With several metrics the Pareto front comes first, then the rest by
-    the number of fronts above them.
+    Finished configurations of one seed each are ordered by what the model of the learning curves expects of them,
+    where it has seen enough (`estimates`), else by their values. Where there are more seeds, they are compared on
+    those that they share: all by the trial of the search, then those with replicates among themselves by their mean.
+    With several metrics the Pareto front comes first, then the rest by the number of fronts above them.
 
     Args:
         spec: the sweep.
@@ -177,7 +189,9 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
         run_ids: MLflow run by trial id.
     """
     goals = {metric.name: metric.goal for metric in spec.metrics}
-    ordered, fronts = order(group_by_config(trials), goals)
+    groups = group_by_config(trials)
+    known = estimates(spec, groups)
+    ordered, fronts = order(groups, goals, known)
     metric, goal = next(iter(goals.items()))
     found = [unranked(group, metric, goal) for group in ordered]
     best = next((group for group in ordered if group.finished), None)
@@ -201,17 +215,21 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
                 metrics={name: interval.mean for name in goals if (interval := row.group.interval(name))},
                 front=fronts.get(row.trial) if several else None,
                 run_id=(run_ids or {}).get(row.trial),
+                estimate=known.configurations.get(row.group.searched.config_id) if known else None,
             )
         )
     return rows
 
 
-def order(groups: Sequence[Group], goals: Mapping[str, str]) -> tuple[list[Group], dict[str, int]]:
+def order(
+    groups: Sequence[Group], goals: Mapping[str, str], known: Estimates | None = None
+) -> tuple[list[Group], dict[str, int]]:
     """Return the groups best first, and for several metrics the number of each finished one's Pareto front (from 1).
 
     Args:
         groups: the configurations.
         goals: `minimize` or `maximize` by metric, the first one the ranking metric.
+        known: what is expected of those that may be the best one; None: their values decide.
     """
     metric, goal = next(iter(goals.items()))
     sign = 1.0 if goal == "minimize" else -1.0
@@ -231,8 +249,17 @@ def order(groups: Sequence[Group], goals: Mapping[str, str]) -> tuple[list[Group
         for tier in tiers[:2]:
             tier.sort(key=by_search)
             _reorder_replicated(tier, sign)
+        if known is not None and known.by == "model":
+            expected = known.configurations
+            tiers[0].sort(key=lambda group: _expected(group, expected, sign))
     tiers[2].sort(key=lambda group: (-group.searched.steps, *by_search(group)))
     return [group for tier in tiers for group in tier], fronts
+
+
+def _expected(group: Group, known: Mapping[int, Estimate], sign: float) -> float:
+    """By what a group is ranked among those that may be the best; all others follow in their order."""
+    estimate = known.get(group.searched.config_id)
+    return math.inf if estimate is None else sign * estimate.value
 
 
 def pareto_fronts(groups: Sequence[Group], goals: Mapping[str, str]) -> dict[str, int]:

@@ -60,6 +60,21 @@ def against_best(row: Row, *, brief: bool = False) -> str:
     return effect_cell(row.vs_best, brief=brief)
 
 
+def overruled(spec: SweepSpec, rows: Sequence[Row]) -> str:
+    """Return why the first row is not that of the best observed value; empty where it is."""
+    sound = [row for row in rows if row.expected is not None]
+    if not sound or sound[0] is not rows[0]:
+        return ""
+    sign = 1.0 if spec.metric.goal == "minimize" else -1.0
+    lucky = min(sound, key=lambda row: sign * (row.metric or 0.0))
+    if lucky is sound[0]:
+        return ""
+    return (
+        f"trial {lucky.trial} had the best value, {number(lucky.metric)}, but another seed of it is expected to give "
+        f"{number(lucky.expected)}, and one of trial {sound[0].trial} {number(sound[0].expected)}"
+    )
+
+
 def state_text(row: Row) -> str:
     """Return the state of a row, of a failed one its failure class."""
     return row.failure.kind if row.failure else row.state.value
@@ -105,6 +120,8 @@ def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brie
         first = metric is spec.metrics[0]
         cells = [interval_text(row) if first else number(row.metrics.get(metric.name)) for row in shown]
         columns.append((metric.name.removeprefix("eval/"), cells))
+    if any(row.expected is not None for row in shown):
+        columns.append(("expected", [number(row.expected) for row in shown]))
     if len(spec.metrics) > 1:
         columns.append(("front", [number(row.front) for row in shown]))
     if any(row.n > 1 for row in rows):
@@ -161,6 +178,11 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brie
     if len(shown) < len(rows):
         parts.append(f"{len(rows) - len(shown)} more rows")
     yield "; ".join(parts)
+    if any(row.expected is not None for row in shown):
+        yield "expected: of another seed, by a model of all trials; it decides the order"
+    told = overruled(spec, rows)
+    if told:
+        yield told
     tested = [row for row in shown if row.vs_best and row.p_value_vs_best is not None and not row.bad_seeds]
     if any(not row.tied_with_best for row in tested):
         scale = "how many times worse" if any(row.vs_best and row.vs_best.ratio for row in tested) else "how much worse"

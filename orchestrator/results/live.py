@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import duration, number
+from orchestrator.results.choice import steps_of
 from orchestrator.results.leaderboard_rows import Row
-from orchestrator.results.sweep_status import Status, best_text, counts_text, status, steps_of
+from orchestrator.results.sweep_status import Status, best_text, counts_text, status
 from orchestrator.trials import TrialRecord, TrialState, value_of
 
 if TYPE_CHECKING:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.statistics import rank_correlation
+from orchestrator.results.choice import steps_of
+from orchestrator.search import MISLEADS, Curve, agreement
 from orchestrator.trials import TrialRecord, TrialState, value_of
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
-LEAST = 5
-"""Trials without which nothing is said."""
-MISLEADS, AGREES = 0.2, 0.4
-"""Rank correlations over the better half: below the first a rung misleads, from the second on one is proposed."""
+AGREES = 0.4
+"""Rank correlation over the better half from which on a step is proposed for a rung."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,21 @@ def audit_rungs(spec: SweepSpec, trials: Sequence[TrialRecord]) -> list[RungAudi
 
 
 def audit_steps(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequence[int]) -> list[RungAudit]:
-    """Return what the order at each of these steps said of the order at the end.
-
-    Trials that a rung stopped cannot tell. Those that `audit` lets through can: without them the finished ones are a
-    choice by the rung itself, and the true correlation may be another.
-    """
-    sign, found = 1.0 if spec.metric.goal == "minimize" else -1.0, []
+    """Return what the order at each of these steps said of the order at the end; see `search.rung_evidence`."""
+    curves, found = _curves(spec, trials), []
     for step in steps:
-        pairs = sorted(
-            (sign * (value_of(trial) or 0.0), sign * trial.reports[step][spec.metric.name])
-            for trial in _finished(trials)
-            if step < trial.steps and spec.metric.name in trial.reports.get(step, {})
-        )
-        correlation = _correlation(pairs)
-        if correlation is not None:
-            better_half = _correlation(pairs[: (len(pairs) + 1) // 2])
-            found.append(RungAudit(step, correlation, len(pairs), better_half))
+        seen = agreement(spec.early_terminate, spec.metric.goal, curves, partial(_before, step))
+        if seen is not None:
+            found.append(RungAudit(step, seen.correlation, seen.trials, seen.better_half))
     return found
+
+
+def audit_lines(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[str]:
+    """Yield what stands below a leaderboard: a line of all rungs, and a warning of each that misleads."""
+    rungs = audit_rungs(spec, trials)
+    if rungs:
+        yield f"order at a rung against that at the end (rank correlation): {', '.join(map(str, rungs))}"
+    yield from audit_warnings(spec, trials)
 
 
 def audit_warnings(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[str]:
@@ -79,6 +78,8 @@ def audit_warnings(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[s
     later = [audit for audit in audit_steps(spec, trials, reported) if (audit.better_half or 0.0) >= AGREES]
     after = next((audit.step for audit in later if audit.step > wrong[-1].step), None)
     better = "train trials to their end (`type: none`)" if after is None else f"have the first rung at step {after}"
+    if getattr(spec.early_terminate, "rungs", None) == "auto":
+        better = "new trials pass it (`rungs: auto`) once there is evidence enough"
     for audit in wrong:
         yield (
             f"The rung at step {audit.step} misleads: among the better half of {audit.trials} finished trials the "
@@ -90,5 +91,29 @@ def _finished(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [t for t in trials if t.state is TrialState.FINISHED and not t.replicate and value_of(t) is not None]
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    return rank_correlation([end for end, _ in pairs], [early for _, early in pairs], least=LEAST)
+def _curves(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Curve]:
+    """Return the search's trials as rules of early stopping look at them."""
+    key = spec.early_terminate.group_key
+    found = {}
+    for trial in trials:
+        value = {step: report.get(spec.metric.name, math.nan) for step, report in trial.reports.items()}
+        steps = sorted(step for step in value if math.isfinite(value[step]))
+        if trial.replicate or not steps:
+            continue
+        ended = trial.state is TrialState.FINISHED and value_of(trial) is not None
+        length = trial.steps if ended else max(steps_of(spec, trial.values) or 0, trial.steps + 1)
+        found[trial.id] = Curve(
+            number=trial.config_id,
+            length=length,
+            rungs=tuple(spec.rungs_before(length, trial.values)),
+            steps=steps,
+            values=[value[step] for step in steps],
+            order=[0] * len(steps),
+            group=None if key is None else str(trial.values.get(key)),
+        )
+    return found
+
+
+def _before(step: int, curve: Curve) -> float | None:
+    """Return what a trial reported at a step before its end."""
+    return curve.values[curve.steps.index(step)] if step < curve.length and step in curve.steps else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.formatting import count, duration, hours, number, plus_minus, short_names, size
 from orchestrator.ledger import CHANGED
 from orchestrator.planning import expected_reaching
+from orchestrator.results.choice import estimates
 from orchestrator.results.leaderboard_rows import Row, order, unranked
 from orchestrator.results.rung_audit import RungAudit, audit_rungs, audit_warnings
 from orchestrator.trials import TrialRecord, TrialState, group_by_config
@@ -193,7 +194,8 @@ def _waste(trials: Sequence[TrialRecord]) -> Waste:
 def best_so_far(spec: SweepSpec, trials: Sequence[TrialRecord]) -> Row | None:
     """Return the first configuration of the leaderboard, None without a result."""
     metric = spec.metric
-    ordered, _ = order(group_by_config(trials), {each.name: each.goal for each in spec.metrics})
+    groups = group_by_config(trials)
+    ordered, _ = order(groups, {each.name: each.goal for each in spec.metrics}, estimates(spec, groups))
     best = unranked(ordered[0], metric.name, metric.goal) if ordered else None
     return best if best is not None and best.interval is not None else None
 
@@ -208,17 +210,6 @@ def expected_trials(spec: SweepSpec) -> int | None:
     more = spec.replicates.top * spec.replicates.seeds if spec.replicates else 0
     expected = min(limits) + more
     return expected if spec.budget.trials is None else min(expected, spec.budget.trials)
-
-
-def steps_of(spec: SweepSpec, values: Mapping[str, Any]) -> int | None:
-    """Return the full length of a trial in steps, None where the configuration does not say."""
-    if spec.program is not None:
-        return spec.program.steps
-    for place in (values, spec.set):
-        if "trainer.steps" in place:
-            return int(place["trainer.steps"])
-    steps = (spec.base.get("trainer") or {}).get("steps")
-    return None if steps is None else int(steps)
 
 
 def time_left(

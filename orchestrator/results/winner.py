@@ -121,6 +121,8 @@ def _chosen(
         "value": row.metric,
         "mean": row.mean,
         "ci95": list(row.ci95) if row.ci95 else None,
+        "expected": row.estimate and row.estimate.value,
+        "expected_loss": row.estimate and row.estimate.loss,
         "seeds": seeds,
         "trials": len(trials),
         "trial_steps": record.steps,

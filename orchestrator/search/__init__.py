@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.search.choice import LEAST as LEAST
+    from orchestrator.search.choice import Estimate as Estimate
+    from orchestrator.search.choice import Estimates as Estimates
+    from orchestrator.search.choice import by_model as by_model
+    from orchestrator.search.choice import by_seeds as by_seeds
     from orchestrator.search.curve import Curve as Curve
     from orchestrator.search.draws import Draw as Draw
     from orchestrator.search.draws import Member as Member
@@ -17,5 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.search.replication import next_replicate as next_replicate
     from orchestrator.search.rule import Rule as Rule
     from orchestrator.search.rules import RULES as RULES
+    from orchestrator.search.rung_evidence import MISLEADS as MISLEADS
+    from orchestrator.search.rung_evidence import agreement as agreement
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -16,6 +16,7 @@ class Curve:
         length: the trial's last step.
         rungs: the rungs' steps for a trial of this length, all brackets' together.
         group: rules compare it with trials of the same group alone (their `by`).
+        first: index of the first rung that judges it.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Curve:
     order: list[int] = field(default_factory=list)
     """The position of each report among all reports of the sweep."""
     group: Hashable = None
+    first: int = 0
 
     def add(self, step: int, value: float, order: int) -> None:
         """Append the next report."""

@@ -7,6 +7,7 @@ taken for a finished one. The kernels and the linear algebra are scikit-learn's.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,19 @@ class CurveModel:
         noise = math.exp(self.kernel.theta[-1])
         return mean, np.sqrt(np.maximum(spread**2 - noise, 1e-12))
 
+    def drawn_at_the_end(self, configurations: Sequence[Mapping[str, Any]], draws: int) -> Array:
+        """Return so many joint draws [draws, n] of what configurations truly come to, in units of the metric."""
+        import numpy as np
+
+        x = np.array([[*encoded(self._space, values), 0.0] for values in configurations])
+        mean, covariance = self._process.predict(x, return_cov=True)
+        covariance = covariance - math.exp(self.kernel.theta[-1]) * np.eye(len(x))
+        found = np.random.default_rng(0).multivariate_normal(
+            mean, covariance, draws, method="eigh", check_valid="ignore"
+        )
+        values = self._sign * (found * self._scale + self._mean)
+        return np.exp(values) if self._log else values
+
     def metric(self, mean: float) -> float:
         """Return a mean of `at_the_end` in units of the metric."""
         value = self._sign * (mean * self._scale + self._mean)
@@ -120,6 +134,7 @@ class CurveModel:
 
 def _fitted(x: Array, y: Array, fits: dict[bytes, Any]) -> Any:
     """Return the kernel, fitted to the first rows: again only when there are `REFIT` times more."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -132,7 +147,9 @@ def _fitted(x: Array, y: Array, fits: dict[bytes, Any]) -> Any:
     if mark not in fits:
         shape = ConstantKernel(1.0, (1e-2, 1e2)) * Matern([1.0] * x.shape[1], (0.05, 50.0), nu=2.5)
         kernel = shape + WhiteKernel(math.exp(MIDDLE["noise"][0]), (1e-4, 1.0))
-        fits[mark] = GaussianProcessRegressor(kernel, optimizer=_most_probable).fit(x[:count], first).kernel_
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # at a bound: no noise, or a parameter without effect
+            fits[mark] = GaussianProcessRegressor(kernel, optimizer=_most_probable).fit(x[:count], first).kernel_
     return fits[mark]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated
 
 from orchestrator.limits import Limits
+from orchestrator.search.choice import tied_with_first
 from orchestrator.search.sweep import Goal
-from orchestrator.statistics import has_ratios, separable_from_best
 from orchestrator.trials import TrialRecord, TrialState, best_first, group_by_config
 
 
@@ -33,24 +35,33 @@ class Replicate:
     replicate: int
 
 
-def next_replicate(rule: Replicates | None, metric: Goal, trials: Sequence[TrialRecord]) -> Replicate | None:
+def next_replicate(
+    rule: Replicates | None,
+    metric: Goal,
+    trials: Sequence[TrialRecord],
+    expected: Mapping[int, float] = MappingProxyType({}),
+) -> Replicate | None:
     """Return the replicate to start next; None if none is wanted, or none before others have ended.
 
-    Call it when the search is through and no trial of it runs. The contenders are its best `top` configurations by
-    their searched trial. Seeds are added round by round. With `race`, a configuration that is significantly worse
-    than the best one on the seeds they share (paired t-test, on logarithms where the metric is above zero, corrected
-    by Holm), or of which a seed diverged or collapsed while others are sound, gets no more, and the race is over when
-    one is left.
+    Call it when the search is through and no trial of it runs. The contenders are its best `top` configurations: by
+    what is expected of them where a model can tell, else by their searched trial. Seeds are added round by round.
+    With `race`, a configuration that is significantly worse than the best one on the seeds that all share
+    (`tied_with_first`), or of which a seed diverged or collapsed while others are sound, gets no more, and the race
+    is over when one is left.
 
     Args:
         rule: the sweep's; None wants none.
         metric: what ranks.
         trials: all trials of the sweep.
+        expected: the metric that is expected of those that may be best, by configuration.
     """
     if rule is None:
         return None
     searched = [trial for trial in trials if not trial.replicate and trial.state is TrialState.FINISHED]
-    contenders = [trial.config_id for trial in best_first(searched, metric.goal)[: rule.top]]
+    order = [trial.config_id for trial in best_first(searched, metric.goal)]
+    sign = 1.0 if metric.goal == "minimize" else -1.0
+    order.sort(key=lambda config: sign * expected[config] if config in expected else math.inf)
+    contenders = order[: rule.top]
     begun = {(trial.config_id, trial.replicate): trial for trial in trials}
     for number in range(1, rule.seeds + 1):
         if rule.race and number > 1:
@@ -71,6 +82,9 @@ def _still_racing(
 ) -> list[int]:
     """Return the configurations not separable from the best after the replicates before `number`, best first.
 
+    The noise is taken to be the same for all contenders, and is estimated from all of them: a test of two of them by
+    themselves has one degree of freedom after two seeds, and would drop nobody.
+
     One of which a seed diverged or collapsed is out while there are others: it ranks behind them whatever its mean.
     """
     sign = 1.0 if metric.goal == "minimize" else -1.0
@@ -79,9 +93,8 @@ def _still_racing(
     stable = [group for group in groups if not group.bad_seeds(metric.name, metric.goal)]
     values = {group.searched.config_id: group.by_seed() for group in stable or groups}
     ranked = sorted((config for config in values if values[config]), key=lambda config: sign * _mean(values[config]))
-    ratio = has_ratios(value for config in ranked for value in values[config].values())
-    told = separable_from_best([values[config] for config in ranked], ratio=ratio)
-    return [config for config, separable in zip(ranked, told, strict=True) if not separable]
+    ties = tied_with_first([values[config] for config in ranked])
+    return [config for config, tied in zip(ranked, ties, strict=True) if tied]
 
 
 def _mean(values: dict[int, float]) -> float:

@@ -6,7 +6,7 @@ whether it is taken at once or after a crash and a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -70,7 +70,27 @@ class Rule:
 
     # --------------------------------------------------------------------------------------- rungs
 
-    def rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
+    def chance(self, goal: str, curves: Mapping[str, Curve], trial: str) -> float:
+        """Return the share of such trials that are trained to their end, of one that was; 1 where all are.
+
+        Args:
+            goal: "minimize" or "maximize".
+            curves: all trials of the search by id.
+            trial: one of them.
+        """
+        return 1.0
+
+    def first_rung(self, goal: str, curves: Mapping[str, Curve], group: Hashable = None) -> int:
+        """Return the index of the first rung that judges the next trial: those before mislead, as far as can be told.
+
+        Args:
+            goal: "minimize" or "maximize".
+            curves: all trials of the search by id.
+            group: of the new trial.
+        """
+        return 0
+
+    def steps_of_rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
         """Return the steps of the rungs of a trial, ascending, all before its end: it reports there too.
 
         Args:
@@ -131,7 +151,7 @@ class Rule:
         Args:
             trials: of the sweep, dealt evenly to `groups` groups that are compared each by itself.
             length: steps of a whole trial.
-            batch_size: as in `rungs`.
+            batch_size: as in `steps_of_rungs`.
             groups: see `group_key`.
         """
         return [(length, float(trials))]

@@ -120,6 +120,7 @@ def _top_level() -> dict[str, Schema]:
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "warm_start": {**_TEXT, "type": ["array", "string"], "items": _TEXT},
         "on_duplicate": {"enum": ["reuse", "skip", "run"], "default": "reuse"},
+        "select": {"enum": ["expected", "observed"], "default": "expected"},
         "max_concurrent": {"type": "integer", "minimum": 1},
         "report_timeout": _DURATION,
     }

@@ -232,7 +232,7 @@ def check_program(reader: Reader, program: Program, spec: SweepSpec) -> None:
     if not any(f"${{{macro}}}" in program.command for macro in ARGUMENTS):
         text = "has no ${args}: the program has to read its parameters from the file that $MEANSWEEP_PARAMETERS names"
         reader.note(("command",), text)
-    if spec.early_terminate.rungs(ENDLESS) and program.steps is None:
+    if spec.early_terminate.steps_of_rungs(ENDLESS) and program.steps is None:
         text = "counts the steps that the program reports; `trainer: {steps: N}` says which is its last, never judged"
         reader.note(("early_terminate",), text)
     if spec.replicates is not None:

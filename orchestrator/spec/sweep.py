@@ -88,6 +88,8 @@ class SweepSpec:
     """Dotted key -> value: what the search begins with; keys that are left out are drawn."""
     early_terminate: Rule = field(default_factory=Rule)
     replicates: Replicates | None = None
+    select: Literal["expected", "observed"] = "expected"
+    """Whether the best configuration is that of the best expected value, or of the best one that was seen."""
     resources: Resources = field(default_factory=Resources)
     budget: Budget = field(default_factory=Budget)
     retries: int = 2
@@ -187,14 +189,14 @@ class SweepSpec:
     def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
         """Return the steps of a trial's rungs, ascending, without its last step."""
         batch_size = 1 if self.program is not None else int(config["trainer"].get("batch_size", 1))
-        return self.early_terminate.rungs(self.length(config), batch_size=batch_size, bracket=bracket)
+        return self.early_terminate.steps_of_rungs(self.length(config), batch_size=batch_size, bracket=bracket)
 
     def rungs_before(self, steps: int, values: Mapping[str, Any]) -> list[int]:
         """Return the rungs below a step, of a trial with these values; they may be of an earlier revision."""
         if self.program is not None:
-            return self.early_terminate.rungs(steps)
+            return self.early_terminate.steps_of_rungs(steps)
         batch_size = {**flat(self.base), **self.set, **values}.get("trainer.batch_size", 1)
-        return self.early_terminate.rungs(steps, batch_size=int(batch_size))
+        return self.early_terminate.steps_of_rungs(steps, batch_size=int(batch_size))
 
     def report_steps(self, config: Mapping[str, Any]) -> list[int]:
         """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last.
@@ -323,6 +325,10 @@ def _assemble(
         try_first=read_try_first(reader, content, space),
         early_terminate=early,
         replicates=read_replicates(reader, content.get("replicates")),
+        select=cast(
+            Literal["expected", "observed"],
+            reader.choice(("select",), content.get("select"), ("expected", "observed"), "expected"),
+        ),
         resources=read_resources(reader, content.get("resources")),
         budget=read_budget(reader, content.get("budget")),
         retries=default_to(reader.whole(("retries",), content.get("retries")), 2),

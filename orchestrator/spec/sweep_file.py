@@ -33,6 +33,7 @@ KEYS: dict[str, str] = {
     "run_cap": "Number of trials. Default for a grid: all of it.",
     "early_terminate": "When a trial is stopped early.",
     "replicates": "More seeds for the best configurations.",
+    "select": "What the best configuration is chosen by: the expected value, or the observed one.",
     "resources": "What one trial needs.",
     "budget": "What the sweep may spend.",
     "retries": "How often a trial is restarted after a failure that is not its own.",

@@ -38,6 +38,14 @@ class Curve:
         self.step, self.sum = int(state["step"]), float(state["sum"])
 
 
+class Misleading(Curve):
+    """Before step 30 its metric is mostly best for large x, at its end for small x."""
+
+    def evaluate(self) -> dict[str, float]:
+        x = float(self.config["x"])
+        return {"loss": 20 - 5 * x + 7919 * x % 1 if self.step < 30 else 1 + x, "size": 1.0}
+
+
 class Slow(Curve):
     """Takes `config["nap"]` seconds for each call of `train`, and notes it in the file `$TOY_TRACE` if set."""
 

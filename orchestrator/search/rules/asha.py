@@ -19,6 +19,10 @@ from orchestrator.limits import Limits
 from orchestrator.search.curve import Curve
 from orchestrator.search.rule import Comparing
 from orchestrator.search.rules.arrivals import PLAYED, arrivals, keep_count, promotions
+from orchestrator.search.rung_evidence import agreement
+
+SURE = 8
+"""Trials in the better half from which on `rungs: auto` believes that a rung misleads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Asha(Comparing):
     """Trials are dealt to this many brackets; bracket b has no use of the first b rungs (Hyperband's hedge)."""
     audit: Annotated[float, Limits(low=0, high=0.5)] = 0.05
     """The share of trials that no rung judges: they are trained to their end and show whether the rungs mislead."""
+    rungs: Literal["fixed", "auto"] = "fixed"
+    """`auto`: a new trial is judged by the rungs alone that come after the last one that misleads."""
     unit: Literal["steps", "images"] = "steps"
     """Of min_iter and max_iter. `images` keeps a sweep over batch sizes comparable."""
 
@@ -65,12 +71,12 @@ class Asha(Comparing):
             first = f"the first rung is at {self.min_iter} {self.unit}"
             yield "min_iter", f"counts {self.unit}, not log calls as in W&B: {first}"
         if self.min_iter is None and self.max_iter is not None and self.max_iter < 100:
-            rungs = ", ".join(map(str, self.rungs(self.max_iter)))
+            rungs = ", ".join(map(str, self.steps_of_rungs(self.max_iter)))
             yield "max_iter", f"counts {self.unit}, not log calls as in W&B: the rungs are at {rungs} {self.unit}"
         if self.min_iter is not None and self.s is not None:
             yield "s", "not used beside `min_iter`, from which the rungs are counted up, as in W&B"
 
-    def rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
+    def steps_of_rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
         """See `Rule`."""
         scale = batch_size if self.unit == "images" else 1
         end = min(length, math.ceil(self.max_iter / scale)) if self.max_iter is not None else length
@@ -95,9 +101,9 @@ class Asha(Comparing):
         self, trials: int, length: int, *, batch_size: int = 1, groups: int = 1
     ) -> list[tuple[int, float]]:  # fmt: skip
         """Trials are taken to arrive in random order of quality, and to keep their order from rung to rung."""
-        reaching = dict.fromkeys((*self.rungs(length, batch_size=batch_size), length), 0.0)
+        reaching = dict.fromkeys((*self.steps_of_rungs(length, batch_size=batch_size), length), 0.0)
         for part in range(self.brackets * groups):
-            own = self.rungs(length, batch_size=batch_size, bracket=part % self.brackets)
+            own = self.steps_of_rungs(length, batch_size=batch_size, bracket=part % self.brackets)
             numbers = range(part, trials, self.brackets * groups)
             through = sum(map(self.audited, numbers)) if trials <= PLAYED else round(len(numbers) * self.audit)
             counts = (promotions if self.promote else arrivals)(len(numbers) - through, len(own), self.eta)
@@ -111,6 +117,29 @@ class Asha(Comparing):
         """Whether no rung judges the trial of this number: every so many-th, whatever it reports."""
         return self.audit > 0 and (number + 1) % round(1 / self.audit) == 0
 
+    def chance(self, goal: str, curves: Mapping[str, Curve], trial: str) -> float:
+        """See `Rule`: one that was let through, and would not have been by its rungs, stands for all such."""
+        curve = curves[trial]
+        if not self.audited(curve.number):
+            return 1.0
+        for rung in range(max(curve.number % self.brackets, curve.first), len(curve.rungs)):
+            order = self._ranking(goal, curves, rung, curve.number % self.brackets, curve.group)
+            place = next((at for at, entry in enumerate(order) if entry[2] == trial), 0)
+            if place >= keep_count(len(order), self.eta):
+                return 1 / round(1 / self.audit)
+        return 1.0
+
+    def first_rung(self, goal: str, curves: Mapping[str, Curve], group: Hashable = None) -> int:
+        """See `Rule`."""
+        if self.rungs != "auto":
+            return 0
+        own = {trial: curve for trial, curve in curves.items() if curve.group == group}
+        for index in reversed(range(max((len(curve.rungs) for curve in own.values()), default=0))):
+            found = agreement(self, goal, own, lambda curve, index=index: curve.at_rung(index))  # type: ignore[misc]
+            if found is not None and found.better >= SURE and found.misleads:
+                return index + 1
+        return 0
+
     # ------------------------------------------------------------------------------------- stopping
 
     def _reason(self, sign: float, curves: Mapping[str, Curve], trial: str) -> str | None:
@@ -123,7 +152,7 @@ class Asha(Comparing):
         curve = curves[trial]
         now, previous = curve.order[-1], curve.steps[-2] if len(curve.steps) > 1 else 0
         bracket, index = curve.number % self.brackets, bisect_right(curve.rungs, curve.steps[-1]) - 1
-        if self.audited(curve.number) or index < bracket or curve.rungs[index] <= previous:
+        if self.audited(curve.number) or index < max(bracket, curve.first) or curve.rungs[index] <= previous:
             return None
         peers = (other for other in curves.values() if other.number % self.brackets == bracket)
         values = sorted(sign * value for peer in peers if (value := peer.at_rung(index, now)) is not None)
@@ -150,7 +179,7 @@ class Asha(Comparing):
         if (
             self.audited(curve.number)
             or step >= curve.length
-            or index < curve.number % self.brackets
+            or index < max(curve.number % self.brackets, curve.first)
             or curve.rungs[index] <= passed
         ):
             return None
@@ -169,6 +198,10 @@ class Asha(Comparing):
 
         With `last`, one in eta is rounded up, so that some trial is trained to its end however few there are; before,
         it is rounded down, as a trial that waits can still be let through.
+
+        As in the paper, who was promoted and falls back behind others takes no place from them, so that more than one
+        in eta goes on: the first promotions are guesses. To count places instead took up to six times the steps on
+        MeanFlow's curves (docs/performance.md).
         """
         for rung in sorted(set(held.values()), reverse=True):
             found = []

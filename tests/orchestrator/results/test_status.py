@@ -6,7 +6,8 @@ from rich.console import Console
 from orchestrator.engine import control
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.results.sweep_status import expected_trials, status, status_of, status_table, steps_of, time_left
+from orchestrator.results.choice import steps_of
+from orchestrator.results.sweep_status import expected_trials, status, status_of, status_table, time_left
 from orchestrator.search import METHODS
 from orchestrator.search.rules.asha import Asha
 from orchestrator.space.search_space import Space

@@ -35,7 +35,7 @@ class Sweep:
     def report(self, trial: str, step: int, value: float, number: int | None = None) -> str | None:
         if trial not in self.curves:
             place = len(self.curves) if number is None else number
-            self.curves[trial] = Curve(place, self.length, tuple(self.rule.rungs(self.length)))
+            self.curves[trial] = Curve(place, self.length, tuple(self.rule.steps_of_rungs(self.length)))
         self.order += 1
         self.curves[trial].add(step, value, self.order)
         return self.rule.reason_to_stop(self.goal, self.curves, trial)
@@ -225,7 +225,7 @@ def grouped(rule: Rule, *trials: tuple[str, float]) -> list[str | None]:
     curves: dict[str, Curve] = {}
     said = []
     for order, (group, value) in enumerate(trials):
-        curves[f"t{order}"] = Curve(order, LENGTH, tuple(rule.rungs(LENGTH)), [10], [value], [order], group)
+        curves[f"t{order}"] = Curve(order, LENGTH, tuple(rule.steps_of_rungs(LENGTH)), [10], [value], [order], group)
         said.append(rule.reason_to_stop("minimize", curves, f"t{order}"))
     return said
 

@@ -640,23 +640,23 @@ def test_a_trial_reports_at_its_evaluations_its_rungs_and_its_end(tmp_path):
     ],
 )
 def test_rungs_are_counted_up_from_min_iter_or_down_from_max_iter(rule, length, expected):
-    assert Asha(**rule).rungs(length) == expected
+    assert Asha(**rule).steps_of_rungs(length) == expected
 
 
 def test_rungs_in_images_are_reached_after_as_many_images_by_every_batch_size():
     rule = Asha(min_iter=1000, eta=2, unit="images")
-    assert rule.rungs(100, batch_size=100) == [10, 20, 40, 80]
-    assert rule.rungs(100, batch_size=64) == [16, 32, 63]  # rounded up: 15 steps have seen 960 images only
-    assert rule.rungs(10, batch_size=400) == [3, 5]
+    assert rule.steps_of_rungs(100, batch_size=100) == [10, 20, 40, 80]
+    assert rule.steps_of_rungs(100, batch_size=64) == [16, 32, 63]  # rounded up: 15 steps have seen 960 images only
+    assert rule.steps_of_rungs(10, batch_size=400) == [3, 5]
 
 
 def test_a_bracket_does_without_the_first_rungs():
     rule = Asha(min_iter=1, eta=3, brackets=3)
-    assert [rule.rungs(50, bracket=b) for b in range(4)] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [1, 3, 9, 27]]
+    assert [rule.steps_of_rungs(50, bracket=b) for b in range(4)] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [1, 3, 9, 27]]
 
 
 def test_only_rung_rules_have_rungs():
-    assert Median(min_iter=10).rungs(100) == []
+    assert Median(min_iter=10).steps_of_rungs(100) == []
 
 
 # ----------------------------------------------------------------------------------------------- resources
