@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. trainer.steps=2000")
         sub.add_argument("--out", type=Path, help="folder of the training (default: runs/<name of the configuration>)")
         sub.set_defaults(command=command)
+        if name != "train":
+            length = "length of the average, chosen now, of a training with `ema.lengths`"
+            sub.add_argument("--ema-length", type=float, metavar="LENGTH", help=length)
         if name == "sample":
             sub.add_argument("--nfe", type=int, default=1, help="number of function evaluations (default: 1)")
             sub.add_argument("--guidance", type=float, help="the scale, of a network that takes it as an input")
@@ -97,7 +100,7 @@ def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     from meanflow_core.sampling import guidance_scale, save_picture
 
     scale = guidance_scale(config, options.guidance)
-    trainer = _trained(config, out)
+    trainer = _trained(config, out, options.ema_length)
 
     path = options.picture or RunFolder(out).picture(trainer.step, options.nfe)
     save_picture(path, trainer.sample_grid(options.nfe, scale))
@@ -107,14 +110,14 @@ def sample(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
 
 def evaluate(config: TrainConfig, out: Path, options: argparse.Namespace) -> int:
     """Judge the last checkpoint, and print the values with the protocol they were measured by."""
-    trainer = _trained(config, out)
+    trainer = _trained(config, out, options.ema_length)
     values = trainer.evaluate()
     print(json.dumps({"step": trainer.step, "metrics": values, "protocol": trainer.evaluation_record()}, indent=2))
     return DONE
 
 
-def _trained(config: TrainConfig, out: Path) -> Any:
-    """Return a trainer with the state of the folder's last checkpoint."""
+def _trained(config: TrainConfig, out: Path, length: float | None) -> Any:
+    """Return a trainer with the state of the folder's last checkpoint, its primary weights the average of a length."""
     from meanflow_core.run import RunFolder
     from meanflow_core.training import Trainer
 
@@ -122,7 +125,9 @@ def _trained(config: TrainConfig, out: Path) -> Any:
     if not folder.steps():
         raise CheckpointError(f"{folder.checkpoints}: no checkpoint here; train first, or name the folder with --out")
     trainer = Trainer(config)
-    folder.resume(trainer)
+    folder.load(trainer)
+    if length is not None:
+        trainer.use_average(folder.average(length, trainer.step))
     return trainer
 
 

@@ -40,6 +40,11 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Return every process's tensor (equal shapes), concatenated in the order of the ranks."""
         if self.size == 1:

@@ -56,6 +56,16 @@ def code_of(package: str) -> Code:
         return Code()
     source = Path(found.origin).resolve()
     note = (source.parent if found.submodule_search_locations is None else source.parents[1]) / NOTE.format(package)
+    return _code_at(source, note)
+
+
+@functools.cache
+def code_of_file(source: Path) -> Code:
+    """Return the same for a file: an own program's."""
+    return _code_at(source, source.parent / NOTE.format(source.name))
+
+
+def _code_at(source: Path, note: Path) -> Code:
     if note.is_file():
         return Code(**json.loads(note.read_text()))
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
@@ -96,8 +106,7 @@ def _reached(module: str) -> Iterator[tuple[str, Path]]:
             continue
         file = Path(spec.origin or "")
         yield name, file
-        stat = file.stat()
-        waiting += _imported(file, name, stat.st_mtime_ns, stat.st_size)
+        waiting += _imports_of(file, name)
 
 
 def loaded_here(module: str, names: Iterable[str]) -> str:
@@ -133,12 +142,41 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _find(name: str) -> ModuleSpec | None:
-    """Where a module is; None for one that does not exist, or is this tool's own."""
+def program_files(scripts: Iterable[Path], folder: Path) -> list[Path]:
+    """Return an own program's files: its scripts, and all that those of Python import from beside them.
+
+    Args:
+        scripts: the files that its command names.
+        folder: where it runs.
+    """
+    found = dict.fromkeys(script for script in scripts if not _installed_at(script))
+    places = list(dict.fromkeys(str(place) for place in (*(script.parent for script in found), folder)))
+    outside: dict[Path, None] = {}
+    waiting, seen = [name for file in found if file.suffix == ".py" for name in _imports_of(file, "__main__")], set()
+    while waiting:
+        name = waiting.pop()
+        spec = None if name in seen else _find(name, places)
+        seen.add(name)
+        if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
+            continue
+        file = Path(spec.origin or "").resolve()
+        if file not in found:
+            outside[file] = None
+        waiting += _imports_of(file, name)
+    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
+
+
+def _imports_of(file: Path, name: str) -> list[str]:
+    stat = file.stat()
+    return _imported(file, name, stat.st_mtime_ns, stat.st_size)
+
+
+def _find(name: str, places: list[str] | None = None) -> ModuleSpec | None:
+    """Where a module is, among `places` (None: where Python looks); None for one that is not there, or this tool's."""
     parts = name.split(".")
     if parts[0] == __package__:
         return None
-    spec = PathFinder.find_spec(parts[0])
+    spec = PathFinder.find_spec(parts[0], places)
     for end in range(2, len(parts) + 1):
         if spec is None or spec.submodule_search_locations is None or _installed_at(Path(spec.origin or "")):
             return None
@@ -192,14 +230,14 @@ def own_packages(names: Iterable[object]) -> list[str]:
     return sorted(found - {"meanflow_core", "orchestrator"})
 
 
-def leave_note(package: str, folder: Path) -> None:
-    """Write what is known of a package's code beside a copy of it in `folder`."""
-    (folder / NOTE.format(package)).write_text(json.dumps(asdict(code_of(package))))
+def leave_note(name: str, code: Code, folder: Path) -> None:
+    """Write what is known of the code of a package, or of a program's file, beside a copy of it in `folder`."""
+    (folder / NOTE.format(name)).write_text(json.dumps(asdict(code)))
 
 
-def record(folder: Path, package: str) -> None:
+def record(folder: Path, code: Code) -> None:
     """Write `packages-NN.txt` and `changes-NN.diff` into a folder, each only where it differs from the one before."""
-    found = {"packages": (packages(), "txt"), "changes": (code_of(package).changes, "diff")}
+    found = {"packages": (packages(), "txt"), "changes": (code.changes, "diff")}
     for stem, (text, suffix) in found.items():
         before = sorted(folder.glob(f"{stem}-*.{suffix}"))
         if text != (before[-1].read_text() if before else ""):

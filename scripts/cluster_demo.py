@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from meanflow_core.config.yaml_file import read_yaml, write_yaml  # noqa: E402
+from orchestrator.ledger.driver_lock import driver_of  # noqa: E402
 from orchestrator.ledger.errors import LedgerError  # noqa: E402
-from orchestrator.ledger.journal import driver_of  # noqa: E402
 from orchestrator.ledger.ledger import Ledger  # noqa: E402
 from orchestrator.paths import Home, SweepPaths  # noqa: E402
 from orchestrator.tracking.mlflow_store import Sent, Store, connect  # noqa: E402

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.statistics import Interval, holm, mean_ci, paired_test, rank_correlation
+from orchestrator.statistics import Interval, has_ratios, holm, mean_ci, paired_effect, rank_correlation
 from orchestrator.trials import Group, TrialState, group_by_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,9 +147,10 @@ def markdown(rows: list[Row]) -> str:
     """Return a table with intervals, tests against the best row, the paper's figures, and the rank correlation."""
     best = min(rows, key=lambda row: row.mean)
     others = [row for row in rows if row is not best]
-    tests = dict(
-        zip((r.label for r in others), holm([paired_test(best.by_seed, r.by_seed) for r in others]), strict=True)
-    )
+    ratio = has_ratios(value for row in rows for value in row.by_seed.values())
+    effects = [paired_effect(row.by_seed, best.by_seed, ratio=ratio, goal="minimize") for row in others]
+    corrected = holm([effect.p_value if effect else None for effect in effects])
+    tests = dict(zip((row.label for row in others), corrected, strict=True))
     lines = ["| | here | seeds | against the best | paper |", "|---|---|---|---|---|"]
     for row in rows:
         interval, p = row.interval, tests.get(row.label)

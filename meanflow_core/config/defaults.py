@@ -38,7 +38,13 @@ CHANGED: Sequence[Changed] = ()
 
 RECORDS = ("evidence", "defaults")
 """Keys that say where a configuration comes from and change no number."""
-NOT_IN_IDENTITY = ("trainer.device", "trainer.log_every", "trainer.eval_every", "trainer.checkpoint_every")
+NOT_IN_IDENTITY = (
+    "trainer.device",
+    "trainer.log_every",
+    "trainer.eval_every",
+    "trainer.checkpoint_every",
+    "ema.snapshot_every",
+)
 """Keys that say where a training runs and how often it is looked at, and change no weight."""
 
 

@@ -27,6 +27,9 @@ class MLPConfig(Section):
     prediction: Prediction = "u"
     """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
+    checkpoint_activations: bool = False
+    """Compute each block again in the backward pass instead of keeping its activations: the same numbers, a third more
+    arithmetic, and the memory of one block."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -48,6 +51,9 @@ class DiTConfig(Section):
     prediction: Prediction = "u"
     """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.0
+    checkpoint_activations: bool = False
+    """Compute each block again in the backward pass instead of keeping its activations: the same numbers, a third more
+    arithmetic, and the memory of one block."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -76,6 +82,9 @@ class UNetConfig(Section):
     prediction: Prediction = "u"
     """What the network answers with: `u`, the average velocity, or `x`, an image: u = (z - x) / max(t, 0.05) (pMF)."""
     dropout: float = 0.2
+    checkpoint_activations: bool = False
+    """Compute each block again in the backward pass instead of keeping its activations: the same numbers, a third more
+    arithmetic, and the memory of one block."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""

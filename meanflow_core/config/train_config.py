@@ -62,6 +62,9 @@ class TrainConfig(Section):
         if self.trainer.compile and way not in ("auto", "dual"):  # their replay of dropout masks cannot be traced
             rule = "`trainer.compile` needs `dual` (or `auto`); the other ways cannot be compiled"
             yield Problem(key="objective.derivative", value=way, rule=rule, nearest="dual")
+        if self.trainer.compile and getattr(self.model, "checkpoint_activations", False):
+            rule = "`trainer.compile` itself chooses what the backward pass computes again: set one of the two"
+            yield Problem(key="model.checkpoint_activations", value=True, rule=rule)
         told, scales = self.objective.guidance.input, self.evaluation.guidance
         if told and not scales:
             rule = "is empty: at which scales is a network with guidance as an input judged? e.g. [1, 1.5, 2, 3]"

@@ -41,6 +41,10 @@ class OptimizerConfig(Section):
         )
 
 
+LONGEST = 0.28
+"""Of `ema.lengths`; at 0.289 the average is the plain mean of all weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EMAConfig(Section):
     """Exponential moving averages of the weights; several at once."""
@@ -50,12 +54,23 @@ class EMAConfig(Section):
     rampup: float | None = 0.05
     """EDM's ramp-up: the half-life is at most this share of the steps so far, so that the initial weights, which a
     plain average of decay 0.9999 still holds after 10,000 steps, leave early. null: the plain average."""
+    lengths: list[float] = field(default_factory=list)
+    """Lengths (standard deviations over the length of the training, below 0.28) of power-function averages that a
+    training in a folder stores, e.g. [0.05, 0.1], so that one of any length can be made afterwards (EDM2)."""
+    snapshot_every: int = 10_000
+    """Steps between the times at which those are stored. Does not count in the hash."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
         for decay in self.decays:
             if not 0 <= decay < 1:
                 yield Problem(key="decays", value=decay, rule="`0 <= decay < 1` must hold")
+        for length in self.lengths:
+            if not 0 < length < LONGEST:
+                yield Problem(key="lengths", value=length, rule=f"`0 < length < {LONGEST}` must hold")
+        yield from self._bounds(snapshot_every=(1, INF, "[)"))
+        if len(set(self.lengths)) != len(self.lengths):
+            yield Problem(key="lengths", value=self.lengths, rule="must differ from each other")
         if len(set(self.decays)) != len(self.decays):
             yield Problem(key="decays", value=self.decays, rule="must differ from each other")
         yield from self._bounds(rampup=(0, INF, "()"))

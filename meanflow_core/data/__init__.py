@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from meanflow_core.data.base import Dataset as Dataset
     from meanflow_core.data.base import checked_labels as checked_labels
     from meanflow_core.data.base import digest as digest
+    from meanflow_core.data.base import part_of as part_of
     from meanflow_core.data.base import unit_images as unit_images
     from meanflow_core.data.build import build_dataset as build_dataset
     from meanflow_core.data.build import row_shape as row_shape
     from meanflow_core.data.files import write_aside as write_aside
     from meanflow_core.data.image_files import image_faults as image_faults
+    from meanflow_core.data.image_files import image_notes as image_notes
     from meanflow_core.data.order import IndexStream as IndexStream
     from meanflow_core.data.own import as_dataset as as_dataset
 

@@ -21,7 +21,11 @@ REFERENCE_BATCH = 256
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Training rows, and the rows that samples are judged by. Picklable, and without state that training changes."""
+    """Training rows, and the rows that samples are judged by. Picklable, and without state that training changes.
+
+    One may also have `part(indices, own, *, generator)`: the rows `batch(indices, generator=generator)[own]`, bit for
+    bit, without reading the others. Where it is missing, each of several processes reads the whole batch.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -160,9 +164,32 @@ def scaled(levels: Tensor, highest: int = 255) -> Tensor:
     return levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(2 / highest).sub_(1)
 
 
-def flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image of x [B, C, H, W] left to right with probability one half."""
-    mirrored = torch.rand(len(x), generator=generator) < 0.5
+ALL = slice(None)
+
+
+def part_of(
+    dataset: Dataset, indices: Tensor, own: slice, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Return the rows `own` of a batch; no others are read where the data set knows how (`Dataset`)."""
+    if own == ALL:
+        return dataset.batch(indices, generator=generator)
+    if (part := getattr(dataset, "part", None)) is not None:
+        rows: tuple[Tensor, Tensor | None] = part(indices, own, generator=generator)
+        return rows
+    x, labels = dataset.batch(indices, generator=generator)
+    return x[own], None if labels is None else labels[own]
+
+
+def flip_some(x: Tensor, generator: torch.Generator, own: slice = ALL, of: int | None = None) -> Tensor:
+    """Mirror each image of x [B, C, H, W] left to right with probability one half.
+
+    Args:
+        x: the rows `own` of a batch.
+        generator: is drawn from for the whole batch.
+        own: which rows.
+        of: rows of the batch; None: of x.
+    """
+    mirrored = (torch.rand(len(x) if of is None else of, generator=generator) < 0.5)[own]
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
@@ -209,10 +236,14 @@ class ArrayImages:
 
     def batch(self, indices: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return training rows; see `Dataset.batch`."""
-        rows = self._train[indices]
+        return self.part(indices, ALL, generator=generator)
+
+    def part(self, indices: Tensor, own: slice, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`."""
+        rows = self._train[indices[own]]
         if self.flip:
-            rows = flip_some(rows, generator)
-        return scaled(rows, self.levels), None if self._train_labels is None else self._train_labels[indices]
+            rows = flip_some(rows, generator, own, len(indices))
+        return scaled(rows, self.levels), None if self._train_labels is None else self._train_labels[indices[own]]
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Return the held-out rows and their labels."""

@@ -2,7 +2,8 @@
 
 Each image becomes a row of mean and standard deviation of its latent (and, with --flip, one more for its mirror image).
 Shards are written one after the other, the index last; called again after an interruption, the command goes on with
-the first shard that is missing.
+the shards that are missing. On all GPUs of a node: `torchrun --nproc-per-node 8 -m meanflow_core.data.encode_latents
+...`; process k of n then makes the shards k, k + n, ...
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from meanflow_core.config import ImageFolderConfig
 from meanflow_core.data.availability import LATENTS_INDEX as INDEX
 from meanflow_core.data.files import write_aside
 from meanflow_core.data.image_folder import ImageFolder
-from meanflow_core.data.latents import VERSION
+from meanflow_core.data.latents import VERSION, read_index
 from meanflow_core.data.vae import Vae, load_vae
+from meanflow_core.distributed import World, choose_device, launched
 from meanflow_core.errors import ConfigError, Problem
 
 PLAN = "plan.json"
@@ -41,6 +43,7 @@ def encode_latents(
     flip: bool = False,
     batch_size: int = 32,
     shard_images: int = 4096,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Write all images' latents below `out`, and return the index.
 
@@ -52,6 +55,7 @@ def encode_latents(
         flip: add each image's mirror image as a row of its own.
         batch_size: images the autoencoder takes at once.
         shard_images: images per shard.
+        world: the processes that share the work, each of which calls this; None: this one alone.
 
     Raises:
         ConfigError: `out` holds the latents of something else.
@@ -64,24 +68,38 @@ def encode_latents(
         "vae": vae_name,
         "shard_images": shard_images,
     }
-    _claim(out, plan)
-    shards = []
-    for number, start in enumerate(range(0, len(images), shard_images)):
-        names = {kind: f"{kind}-{number:05d}.npy" for kind in ("mean", "std", "labels")}
-        if images.num_classes is None:
-            del names["labels"]
+    world = world or World()
+    if world.first:
+        _claim(out, plan)
+    starts = range(0, len(images), shard_images)
+    for number in range(world.rank, len(starts), world.size):
+        names, start = _names(images, number), starts[number]
         if not all((out / name).is_file() for name in names.values()):
             rows = range(start, min(start + shard_images, len(images)))
             arrays = _encode(images, rows, vae, flip=flip, batch_size=batch_size)
             for kind, name in names.items():
                 write_aside(out / name, functools.partial(np.save, arr=arrays[kind]))
+        print(f"{out}: shard {number + 1} of {len(starts)}", flush=True)
+    world.wait()
+    if world.first:
+        index = _index(images, out, plan, len(starts))
+        write_aside(out / INDEX, lambda file: file.write(json.dumps(index, indent=1).encode()))
+    world.wait()
+    return read_index(out)
+
+
+def _names(images: ImageFolder, number: int) -> dict[str, str]:
+    kinds = ("mean", "std", "labels") if images.num_classes is not None else ("mean", "std")
+    return {kind: f"{kind}-{number:05d}.npy" for kind in kinds}
+
+
+def _index(images: ImageFolder, out: Path, plan: dict[str, Any], count: int) -> dict[str, Any]:
+    shards = []
+    for names in (_names(images, number) for number in range(count)):
         shape = np.load(out / names["mean"], mmap_mode="r").shape
         digests = {kind: _sha256(out / name) for kind, name in names.items()}
         shards.append({"rows": shape[0], **names, "sha256": digests})
-        print(f"{out}: shard {number + 1}, {min(start + shard_images, len(images))} of {len(images)} images")
-    index = {"version": VERSION, "shape": shape[1:], "num_classes": images.num_classes, "made": plan, "shards": shards}
-    write_aside(out / INDEX, lambda file: file.write(json.dumps(index, indent=1).encode()))
-    return index
+    return {"version": VERSION, "shape": shape[1:], "num_classes": images.num_classes, "made": plan, "shards": shards}
 
 
 def _claim(out: Path, plan: dict[str, Any]) -> None:
@@ -125,21 +143,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="images at once (default: 32)")
     parser.add_argument("--shard-images", type=int, default=4096, help="images per shard (default: 4096)")
     options = parser.parse_args(arguments)
+    choose_device("auto")
     try:
         images = ImageFolder(ImageFolderConfig(path=options.images, size=options.size, flip=False))
-        index = encode_latents(
-            images,
-            options.out,
-            load_vae(options.vae, key="--vae"),
-            vae_name=Path(options.vae).name,
-            flip=options.flip,
-            batch_size=options.batch_size,
-            shard_images=options.shard_images,
-        )
+        with launched("cpu") as world:  # between the processes pass no tensors, they wait for one another
+            index = encode_latents(
+                images,
+                options.out,
+                load_vae(options.vae, key="--vae"),
+                vae_name=Path(options.vae).name,
+                flip=options.flip,
+                batch_size=options.batch_size,
+                shard_images=options.shard_images,
+                world=world,
+            )
     except (ConfigError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{options.out}: {sum(shard['rows'] for shard in index['shards'])} rows of {tuple(index['shape'])}")
+    if world.first:
+        print(f"{options.out}: {sum(shard['rows'] for shard in index['shards'])} rows of {tuple(index['shape'])}")
     return 0
 
 

@@ -198,6 +198,25 @@ def said(faults: Sequence[str], of: int) -> str:
     return "\n  ".join([f"{len(faults)} of {of} images cannot be read:", *faults[:NAMED], *more])
 
 
+def left_out(root: Path, found: Found) -> str | None:
+    """Say which images of a folder belong to no class and are left out; None if there are none."""
+    if not found.beside or found.classes is None:
+        return None
+    many = len(found.beside)
+    lie = (
+        f"{many} images lie beside the sub-folders, belong"
+        if many > 1
+        else "1 image lies beside the sub-folders, belongs"
+    )
+    return f"{root}: {lie} to no class and {'are' if many > 1 else 'is'} left out ({found.beside[0].name})"
+
+
+def image_notes(config: ImageFolderConfig) -> str | None:
+    """Say which images of a configuration's folder are left out; None: none, or there is no such folder."""
+    root = training_folder(config.path)
+    return left_out(root, find_images(root)) if root.is_dir() else None
+
+
 def image_faults(config: ImageFolderConfig) -> Iterator[Problem]:
     """Read the images that a configuration names (at most `LOOKED_AT`), and yield what is wrong with them.
 

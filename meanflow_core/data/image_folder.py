@@ -16,8 +16,17 @@ from torch import Tensor
 
 from meanflow_core.config import ImageFolderConfig
 from meanflow_core.data import availability
-from meanflow_core.data.base import REFERENCE_BATCH, Pictures, digest, flip_some, scaled, unit_images
-from meanflow_core.data.image_files import SUFFIXES, Levels, broken, find_images, read_image, said, training_folder
+from meanflow_core.data.base import ALL, REFERENCE_BATCH, Pictures, digest, flip_some, scaled, unit_images
+from meanflow_core.data.image_files import (
+    SUFFIXES,
+    Levels,
+    broken,
+    find_images,
+    left_out,
+    read_image,
+    said,
+    training_folder,
+)
 from meanflow_core.errors import ConfigError, DataError, Problem
 
 KEPT_BYTES = 2**30
@@ -49,11 +58,8 @@ class ImageFolder:
         self._files, self._classes = found.files, found.classes
         self._labels = None if found.labels is None else torch.tensor(found.labels)
         self.num_classes = None if found.classes is None else len(found.classes)
-        if found.beside and found.classes is not None:
-            log.warning(
-                "%s: %d images lie beside the sub-folders, belong to no class and are left out (%s)",
-                *(self._root, len(found.beside), found.beside[0].name),
-            )
+        if told := left_out(self._root, found):
+            log.warning("%s", told)
         if not self._files:
             kinds = ", ".join(sorted(SUFFIXES))
             rule = f"holds no image ({kinds}); {availability.IMAGE_LAYOUT}"
@@ -99,10 +105,18 @@ class ImageFolder:
         Raises:
             DataError: an image cannot be decoded.
         """
-        levels = self._rows(indices.tolist())
+        return self.part(indices, ALL, generator=generator)
+
+    def part(self, indices: Tensor, own: slice, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`. No other image is decoded.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        levels = self._rows(indices[own].tolist())
         if self._flip:
-            levels = flip_some(levels, generator)
-        return scaled(levels), None if self._labels is None else self._labels[indices]
+            levels = flip_some(levels, generator, own, len(indices))
+        return scaled(levels), None if self._labels is None else self._labels[indices[own]]
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Return all images under `val`.

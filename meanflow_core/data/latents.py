@@ -20,7 +20,7 @@ from meanflow_core.config import LatentsConfig
 from meanflow_core.data import availability
 from meanflow_core.data.availability import LATENTS_INDEX as INDEX
 from meanflow_core.data.availability import MAKE_LATENTS as MAKE
-from meanflow_core.data.base import REFERENCE_BATCH, DataError, Pictures, checked_labels, digest, unit_images
+from meanflow_core.data.base import ALL, REFERENCE_BATCH, DataError, Pictures, checked_labels, digest, unit_images
 from meanflow_core.data.vae import Vae, load_vae
 from meanflow_core.errors import ConfigError, Problem
 
@@ -112,8 +112,12 @@ class Latents:
 
     def batch(self, indices: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return training rows, each a new draw of its latent; see `Dataset.batch`."""
-        mean, std, labels = self._rows(indices.numpy())
-        noise = torch.randn(mean.shape, generator=generator)
+        return self.part(indices, ALL, generator=generator)
+
+    def part(self, indices: Tensor, own: slice, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`."""
+        mean, std, labels = self._rows(indices[own].numpy())
+        noise = torch.randn((len(indices), *self.shape), generator=generator)[own]
         return torch.addcmul(mean, std, noise).mul_(self._scale), labels
 
     def held_out(self) -> tuple[Tensor, Tensor | None]:

@@ -22,7 +22,7 @@ from meanflow_core.data.base import (
 )
 from meanflow_core.data.own_rows import Rows, TensorRows, condition_spec, whole_labels
 from meanflow_core.errors import ConfigError, Problem
-from meanflow_core.rng import seeded, stable_seed
+from meanflow_core.rng import RandomState, seeded, stable_seed
 
 FINGERPRINTED = 256
 """Rows of a torch Dataset that its fingerprint is made of, evenly spread."""
@@ -95,6 +95,7 @@ class TorchRows(Rows):
 
     def __init__(self, dataset: Any, identity: object) -> None:
         self._dataset = dataset
+        self._draws = False  # whether reading a row has been seen to draw random numbers
         if len(dataset) == 0:
             raise DataError(f"{type(dataset).__name__} has no row")
         x, label, condition = self._row(0)
@@ -119,6 +120,23 @@ class TorchRows(Rows):
         seed = int(torch.randint(2**62, (), generator=generator))
         with seeded(seed, "rows"):
             return self._read(indices)
+
+    def part(self, indices: Tensor, own: slice, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`.
+
+        Rows that draw random numbers follow one another: to have the same ones, the whole batch is read.
+        """
+        seed = int(torch.randint(2**62, (), generator=generator))
+        if not self._draws:
+            with seeded(seed, "rows"):
+                before = RandomState.now(torch.device("cpu"))
+                rows = self._read(indices[own])
+                self._draws = before.moved()
+            if not self._draws:
+                return rows
+        with seeded(seed, "rows"):
+            x, labels = self._read(indices)
+        return x[own], None if labels is None else labels[own]
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return rows, with their packed labels; augmentation is a function of the rows."""

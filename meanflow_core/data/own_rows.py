@@ -33,6 +33,10 @@ class Rows:
         """Return training rows; see `Dataset.batch`. Labels hold the conditions too, where there are any."""
         return self.take(indices)
 
+    def part(self, indices: Tensor, own: slice, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """Return rows of a batch; see `Dataset`."""
+        return self.take(indices[own])
+
     def held_out(self) -> tuple[Tensor, Tensor | None]:
         """Refuse: these are training rows alone.
 

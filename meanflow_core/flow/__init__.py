@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from meanflow_core.flow.guidance import guided_velocity as guided_velocity
     from meanflow_core.flow.path import Network as Network
     from meanflow_core.flow.path import interpolate as interpolate
+    from meanflow_core.flow.path import is_exactly as is_exactly
     from meanflow_core.flow.path import per_row as per_row
     from meanflow_core.flow.times import sample_dropped as sample_dropped
     from meanflow_core.flow.times import sample_times as sample_times

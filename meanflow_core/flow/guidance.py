@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import GuidanceConfig
 from meanflow_core.flow.condition import null_condition
-from meanflow_core.flow.path import Network, per_row
+from meanflow_core.flow.path import Network, is_exactly, per_row
 from meanflow_core.rng import one_draw
 
 
@@ -95,7 +95,8 @@ def guided_velocity(
             raise ValueError("guidance as an input (objective.guidance.input) needs the scale of each row: `scales`")
         omega, kappa = 1.0, per_row(1 - 1 / labels[:, 1].to(velocity.dtype), velocity)
     null = 1.0 - omega - kappa
-    asks_null, asks_label = config.input or null != 0, config.input or kappa != 0
+    asks_null = config.input or not is_exactly(null, 0.0)
+    asks_label = config.input or not is_exactly(kappa, 0.0)
     kept = torch.ones_like(t, dtype=torch.bool) if dropped is None else ~dropped
     guided = kept & (t >= config.start) & (t <= config.end)
     at_null = torch.zeros_like(velocity)
@@ -121,7 +122,9 @@ def guided_velocity(
 
     own = per_row(guided, velocity)
     mixed = omega * velocity + null * at_null
-    first, last = (kappa[:spanning_rows], kappa[spanning_rows:]) if isinstance(kappa, Tensor) else (kappa, kappa)
+    first, last = kappa, kappa
+    if isinstance(kappa, Tensor) and kappa.dim():
+        first, last = kappa[:spanning_rows], kappa[spanning_rows:]
     lead = torch.where(own[:spanning_rows], mixed[:spanning_rows] + first * at_label, velocity[:spanning_rows])
     rest = torch.where(own[spanning_rows:], mixed[spanning_rows:], velocity[spanning_rows:])
     return GuidedVelocity(lead, rest, own[spanning_rows:].to(velocity.dtype) * last if asks_label else None)

@@ -32,6 +32,11 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> PathPoint:
     return PathPoint(z=(1 - t) * x + t * noise, velocity=noise - x)
 
 
+def is_exactly(value: Tensor | float, number: float) -> bool:
+    """Whether a coefficient is this number. A tensor is not: it stands for those that change no operation."""
+    return not isinstance(value, Tensor) and value == number
+
+
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """Return `values` [B] as [B, 1, ..., 1], so that they multiply the rows of `like`."""
     return values.reshape(-1, *([1] * (like.dim() - 1)))

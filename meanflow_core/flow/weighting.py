@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import PRESETS, WeightConfig
+from meanflow_core.flow.path import is_exactly
 
 
 def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
@@ -19,7 +20,7 @@ def adaptive_weight(squared_error: Tensor, config: WeightConfig) -> Tensor:
     """
     usual = PRESETS["meanflow"]
     power = usual.power if config.power is None else config.power
-    if power == 0:
+    if is_exactly(power, 0.0):
         return torch.ones_like(squared_error)
     return (squared_error.detach() + (usual.eps if config.eps is None else config.eps)) ** -power
 

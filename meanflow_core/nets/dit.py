@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import DiTConfig
 from meanflow_core.nets.embedding import Conditioning, initialise_linear, zero_
+from meanflow_core.nets.recomputing import apply_block
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -78,6 +79,7 @@ class DiT(nn.Module):
         super().__init__()
         channels, height, width = shape
         self.shape, self.num_classes, self.patch = shape, num_classes, config.patch
+        self.again = config.checkpoint_activations
         self.tokens = (height // config.patch, width // config.patch)
         size = channels * config.patch**2
         self.condition = Conditioning(config.width, config.time_embedding, num_classes, guided=guided)
@@ -103,7 +105,7 @@ class DiT(nn.Module):
         condition = F.silu(self.condition(r, t, labels))
         x = self.inlet(self.to_patches(z)) + self.position
         for block in self.blocks:
-            x = block(x, condition)
+            x = apply_block(block, x, condition, self.again)
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         return self.from_patches(self.outlet(modulate(x, shift, scale)))
 

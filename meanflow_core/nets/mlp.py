@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import MLPConfig
 from meanflow_core.nets.embedding import Conditioning, initialise_linear, zero_
+from meanflow_core.nets.recomputing import apply_block
 
 
 class MLPBlock(nn.Module):
@@ -48,6 +49,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.num_classes, self.width = shape, num_classes, config.width
+        self.again = config.checkpoint_activations
         size = math.prod(shape)
         self.condition = Conditioning(config.width, config.time_embedding, num_classes, guided=guided)
         self.inlet = nn.Linear(size, config.width)
@@ -71,7 +73,7 @@ class MLP(nn.Module):
         condition = F.silu(self.condition(r, t, labels))
         x = self.inlet(z.flatten(1))
         for block in self.blocks:
-            x = block(x, condition)
+            x = apply_block(block, x, condition, self.again)
         shift, scale = self.modulation(condition).chunk(2, dim=-1)
         x = F.layer_norm(x, (self.width,), eps=1e-6) * (1 + scale) + shift
         u: Tensor = self.outlet(x).reshape(-1, *self.shape)

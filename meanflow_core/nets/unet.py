@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import UNetConfig
 from meanflow_core.nets.embedding import Conditioning, initialise_linear, zero_
+from meanflow_core.nets.recomputing import apply_block
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -117,7 +118,7 @@ class UNet(nn.Module):
         self, config: UNetConfig, shape: tuple[int, ...], num_classes: int | None, *, guided: bool = False
     ) -> None:
         super().__init__()
-        self.shape, self.num_classes = shape, num_classes
+        self.shape, self.num_classes, self.again = shape, num_classes, config.checkpoint_activations
         base, emb = config.channels, 4 * config.channels
         self.condition = Conditioning(
             emb, config.time_embedding, num_classes, frequencies=config.channels, joined=True, guided=guided
@@ -177,13 +178,13 @@ class UNet(nn.Module):
         x = self.inlet(z)
         skips = [x]
         for block in self.encoder:
-            x = block(x, condition)
+            x = apply_block(block, x, condition, self.again)
             skips.append(x)
         for block in self.middle:
-            x = block(x, condition)
+            x = apply_block(block, x, condition, self.again)
         for block in self.decoder:
             if block.direction != "up":
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, condition)
+            x = apply_block(block, x, condition, self.again)
         u: Tensor = self.outlet(F.silu(self.norm(x)))
         return u

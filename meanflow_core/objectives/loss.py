@@ -19,6 +19,7 @@ from meanflow_core.flow import (
     Network,
     guided_velocity,
     interpolate,
+    is_exactly,
     null_condition,
     per_row,
     row_weight,
@@ -194,7 +195,7 @@ def meanflow_loss(
         weight = share.square() * row_weight(share.square() * squared_error, objective.weight)
     else:
         weight = row_weight(squared_error, objective.weight)
-    if objective.gap_weight:
+    if not is_exactly(objective.gap_weight, 0.0):
         weight = weight * gap_weight(t - r, objective.gap_weight)
     weighted = weight * squared_error if share is None else weight * share * squared_error
     return MeanFlowLoss(

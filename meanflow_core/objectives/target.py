@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
-from meanflow_core.flow import Network, evaluating
+from meanflow_core.flow import Network, evaluating, is_exactly
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,10 @@ def mixed_direction(at: SplitInput) -> Tensor:
     """Return d = (1 - b) v~ + b u(z_t, t, t) of the first m rows, b = `objective.direction`. b = 0 costs no pass."""
     share = at.config.direction
     assert share is not None
-    if share == 0:
+    if is_exactly(share, 0.0):
         return at.velocity
     z, _, t, labels = at.head
     own = constant_pass(at.teacher, z, t, t, labels)
-    return own if share == 1 else torch.lerp(at.velocity, own, share)
+    if is_exactly(share, 1.0):
+        return own
+    return torch.lerp(at.velocity, own, share.to(own.dtype) if isinstance(share, Tensor) else share)

@@ -11,7 +11,7 @@ from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError
 from meanflow_core.run.folder import RunFolder
 from meanflow_core.sampling import save_picture
-from meanflow_core.training import Trainer
+from meanflow_core.training import BackgroundWriter, Trainer
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +26,9 @@ def train_in_folder(
     """Train to `trainer.steps` in a folder, going on from its last checkpoint.
 
     It evaluates every `trainer.eval_every` steps and makes a picture of one-step samples there, writes a checkpoint
-    every `trainer.checkpoint_every` steps, and does all three at the end. In a process group every process calls it;
-    the first one writes.
+    every `trainer.checkpoint_every` steps, and does all three at the end. A checkpoint is written while the training
+    goes on; where that fails, the next logged row raises. In a process group every process calls it; the first one
+    writes.
 
     Args:
         config: of the training.
@@ -41,11 +42,13 @@ def train_in_folder(
     Raises:
         ConfigError: the folder holds another training.
         CheckpointError: its newest checkpoint is damaged.
+        OSError: a checkpoint could not be written; the one before is still there.
         TrainingDiverged: see `Trainer.train`.
     """
-    folder, options = RunFolder(root), config.trainer
+    folder, options, writer = RunFolder(root), config.trainer, BackgroundWriter()
 
     def log(step: int, values: Mapping[str, float]) -> None:
+        writer.check()
         folder.log(step, values)
         if on_row is not None:
             on_row(step, values)
@@ -55,25 +58,33 @@ def train_in_folder(
     trainer = Trainer(config, on_log=log)
     first = trainer.world.first
     folder.resume(trainer)
-    while trainer.step < options.steps:
-        trainer.train(_next_stop(trainer.step, config, evaluate_at) - trainer.step)
-        if first:
-            folder.note(trainer)
-        last = trainer.step == options.steps
-        if last or trainer.step % options.eval_every == 0 or trainer.step in evaluate_at:
-            values = trainer.evaluate()
+    with writer:
+        while trainer.step < options.steps:
+            trainer.train(_next_stop(trainer.step, config, evaluate_at) - trainer.step)
             if first:
-                _picture(trainer, folder)  # first, so that who reads the row finds the picture
-                log(trainer.step, values)
-        if first and (last or trainer.step % options.checkpoint_every == 0):
-            folder.save(trainer)
+                folder.note(trainer)
+            last = trainer.step == options.steps
+            if last or trainer.step % options.eval_every == 0 or trainer.step in evaluate_at:
+                values = trainer.evaluate()
+                if first:
+                    _picture(trainer, folder)  # first, so that who reads the row finds the picture
+                    log(trainer.step, values)
+            if first and config.ema.lengths and (last or trainer.step % config.ema.snapshot_every == 0):
+                folder.store_averages(trainer, writer)
+            if first and (last or trainer.step % options.checkpoint_every == 0):
+                folder.save(trainer, writer)
     return trainer
 
 
 def _next_stop(step: int, config: TrainConfig, evaluate_at: Collection[int]) -> int:
     """Return the next step at which there is something to do besides training."""
     options = config.trainer
-    regular = (step - step % every + every for every in (options.eval_every, options.checkpoint_every))
+    intervals = [
+        options.eval_every,
+        options.checkpoint_every,
+        *([config.ema.snapshot_every] if config.ema.lengths else []),
+    ]
+    regular = (step - step % every + every for every in intervals)
     return min(options.steps, *regular, *(at for at in evaluate_at if at > step))
 
 

@@ -6,6 +6,7 @@ from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
     from meanflow_core.sampling.asking import asked_for as asked_for
+    from meanflow_core.sampling.asking import asked_of_weights as asked_of_weights
     from meanflow_core.sampling.asking import conditions_of as conditions_of
     from meanflow_core.sampling.evaluation_samples import Sampling as Sampling
     from meanflow_core.sampling.evaluation_samples import fixed_noise as fixed_noise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +61,43 @@ def asked_for(
     if chosen is None:
         chosen = own if condition is None else torch.arange(n) % classes
     return spec.pack(chosen, theirs)
+
+
+def asked_of_weights(
+    metadata: Mapping[str, Any], n: int, labels: Tensor | None, conditions: Sequence[Any] | None
+) -> Tensor | None:
+    """Return what n samples are asked for of a model whose data are not here: [n], or packed [n, 3 + K].
+
+    Args:
+        metadata: of the weights.
+        n: how many.
+        labels: int64 [n], or None.
+        conditions: n of a row's shape, None among them for the null condition; None: the null condition for all.
+
+    Raises:
+        ValueError: conditions that the model does not have, not n of them, or of another shape.
+    """
+    if "condition" not in metadata:
+        if conditions is not None:
+            raise ValueError("a condition was given, and this model has none")
+        return labels
+    spec = ConditionSpec.from_dict(metadata["condition"])
+    given = [None] * n if conditions is None else list(conditions)
+    if len(given) != n:
+        raise ValueError(f"needs {n} conditions, one a sample; got {len(given)}")
+    rows = torch.zeros(n, *spec.shape, dtype=spec.dtype)
+    for row, condition in enumerate(given):
+        if condition is None:
+            continue
+        own = torch.as_tensor(np.asarray(condition, dtype=np.float64))
+        if tuple(own.shape) != spec.shape:
+            raise ValueError(f"a condition of this model has the shape {spec.shape}; row {row} has {tuple(own.shape)}")
+        if not bool(own.isfinite().all()):
+            raise ValueError(f"the condition of row {row} is not finite")
+        rows[row] = own.to(spec.dtype)
+    packed = spec.pack(labels, rows)
+    packed[:, 2] = torch.tensor([float(condition is None) for condition in given])
+    return packed
 
 
 def _one_each(given: Tensor, shape: tuple[int, ...], n: int, what: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.config import TrainConfig
-from meanflow_core.data import Dataset, IndexStream, checked_labels
+from meanflow_core.data import Dataset, IndexStream, checked_labels, part_of
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.flow import draw_scales, sample_dropped, sample_times, spanning_rows
@@ -45,7 +45,7 @@ class Microbatch:
 
 
 _Rows = tuple[Tensor, Tensor | None, Tensor]
-"""Data, labels and noise of a global batch, on the CPU."""
+"""Data, labels and noise of this process's rows of a global batch, on the CPU."""
 
 
 class Batches:
@@ -56,7 +56,8 @@ class Batches:
 
     A global batch is split into world size x accumulation parts of equal size. Part k takes the rows k, k + parts,
     k + 2 parts ..., so every part gets its share of the rows with r < t, which come first, and counts of the whole
-    batch (the ratio, the dropped labels) hold whatever the number of parts is.
+    batch (the ratio, the dropped labels) hold whatever the number of parts is. A process reads the rows of its own
+    parts alone: row, row + processes, ...
 
     Args:
         config: of the run.
@@ -107,14 +108,15 @@ class Batches:
         different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
+        accumulation = self._config.trainer.accumulation
         for index in range(self._world.rank, self.count, self._world.size):
-            take = slice(index, None, self.count)
+            take, own = slice(index, None, self.count), slice(index // self._world.size, None, accumulation)
             yield Microbatch(
-                x=self._put(x[take]),
-                noise=self._put(noise[take]),
+                x=self._put(x[own]),
+                noise=self._put(noise[own]),
                 r=self._put(r[take]),
                 t=self._put(t[take]),
-                labels=None if labels is None else self._put(labels[take]),
+                labels=None if labels is None else self._put(labels[own]),
                 dropped=None if dropped is None else self._put(dropped[take]),
                 spanning_rows=len(range(index, different, self.count)),
                 dropped_count=int(dropped[take].sum()) if dropped is not None and counted else 0,
@@ -123,7 +125,7 @@ class Batches:
             )
 
     def _rows(self, step: int, position: int) -> _Rows:
-        """Return the global batch's data, labels and noise on the CPU, reading the next one ahead where that helps."""
+        """Return this process's rows of the global batch, reading the next one's ahead where that helps."""
         if self._reader is None:
             return self._read(step, position)
         key, future = self._ahead or ((-1, -1), None)
@@ -137,12 +139,13 @@ class Batches:
     def _read(self, step: int, position: int) -> _Rows:
         self._order.position = position
         generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "data", step))
-        indices = self._order.take(self.size)
-        x, labels = self._dataset.batch(indices, generator=generator)
+        indices, world = self._order.take(self.size), self._world
+        own = slice(world.rank, None, world.size) if world.size > 1 else slice(None)
+        x, labels = part_of(self._dataset, indices, own, generator=generator)
         if labels is not None and labels.dim() == 1 and self._dataset.num_classes is not None:
-            checked_labels(labels, self._dataset.num_classes, indices.tolist())
+            checked_labels(labels, self._dataset.num_classes, indices[own].tolist())
         generator = torch.Generator().manual_seed(stable_seed(self._config.seed, "noise", step))
-        noise = torch.randn((self.size, *x.shape[1:]), generator=generator)
+        noise = torch.randn((self.size, *x.shape[1:]), generator=generator)[own]
         if self._device.type == "cuda":  # here, in the reader's thread: it copies
             x, noise = x.pin_memory(), noise.pin_memory()
         return x, labels, noise

@@ -14,6 +14,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,43 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, or of another kind; the message names the file."""
 
 
-def save_checkpoint(folder: Path | str, state: Mapping[Any, Any]) -> None:
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it is written: what it was made from may change."""
+
+    plain: Any
+    """JSON-able; the places of tensors in it are keys of `tensors`."""
+    tensors: dict[str, Any]
+    """Copies on the CPU."""
+
+
+def take_snapshot(state: Mapping[Any, Any]) -> Snapshot:
+    """Copy a state to the CPU's memory.
+
+    Args:
+        state: nested dicts, lists and tuples of tensors, numbers, text, booleans and None.
+
+    Raises:
+        TypeError: a value is none of these; the message says where it stands.
+    """
+    tensors: dict[str, Any] = {}
+    return Snapshot(_encode(state, "", tensors), tensors)
+
+
+def save_checkpoint(folder: Path | str, state: Mapping[Any, Any] | Snapshot) -> None:
     """Write `state` to `folder`, replacing what is there; a crash leaves the old checkpoint or the new one.
 
     Args:
         folder: of this checkpoint alone.
-        state: nested dicts, lists and tuples of tensors, numbers, text, booleans and None; it comes back equal.
+        state: what `take_snapshot` takes, or has taken; it comes back equal.
 
     Raises:
-        TypeError: a value is none of these; the message says where it stands.
+        TypeError: see `take_snapshot`.
         OSError: writing failed, e.g. the disk is full. What was there before is still there.
     """
     folder = Path(folder)
-    tensors: dict[str, Any] = {}
-    plain = _encode(state, "", tensors)
+    taken = state if isinstance(state, Snapshot) else take_snapshot(state)
+    plain, tensors = taken.plain, taken.tensors
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside, old = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), _old(folder)
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Exponential moving averages of the weights: several at once, with EDM's ramp-up."""
+"""Moving averages of the weights: several at once, exponential ones with EDM's ramp-up, and power functions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import EMAConfig
+from meanflow_core.training.post_hoc import decay_of
 
 
 def decay_at(step: int, decay: float, rampup: float | None) -> float:
@@ -27,19 +28,31 @@ def ema_name(decay: float) -> str:
     return f"ema_{decay:g}"
 
 
+def length_name(length: float) -> str:
+    """Return the name of a power-function average in checkpoints, e.g. `length_0.05`."""
+    return f"length_{length:g}"
+
+
 class EMA:
     """Averages of a network's floating-point parameters and buffers; others are copied.
 
     Args:
         net: the network; the averages start as copies of its weights.
-        config: the decays and the ramp-up.
+        config: the decays and the ramp-up, and the lengths.
     """
 
     def __init__(self, net: nn.Module, config: EMAConfig) -> None:
         self._config = config
         self.averages: dict[str, dict[str, Tensor]] = {
-            ema_name(decay): {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
-            for decay in config.decays
+            name: {key: tensor.detach().clone() for key, tensor in net.state_dict().items()} for name in self._decays(1)
+        }
+
+    def _decays(self, step: int) -> dict[str, float]:
+        """Return the decay of each average, by its name, after optimiser step `step`."""
+        config = self._config
+        return {
+            **{ema_name(decay): decay_at(step, decay, config.rampup) for decay in config.decays},
+            **{length_name(length): decay_of(length, step) for length in config.lengths},
         }
 
     @torch.no_grad()
@@ -47,9 +60,8 @@ class EMA:
         """Take in the weights after optimiser step `step`: average += (1 - decay) (weight - average)."""
         current = net.state_dict()
         moving = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        for decay in self._config.decays:
-            average = self.averages[ema_name(decay)]
-            share = 1.0 - decay_at(step, decay, self._config.rampup)
+        for key, decay in self._decays(step).items():
+            average, share = self.averages[key], 1.0 - decay
             torch._foreach_lerp_([average[name] for name in moving], [current[name] for name in moving], share)
             for name in current.keys() - set(moving):
                 average[name].copy_(current[name])
@@ -62,7 +74,7 @@ class EMA:
         """Take over the averages.
 
         Raises:
-            ValueError: `state` holds other decays than this run keeps.
+            ValueError: `state` holds other averages than this run keeps.
         """
         if set(state) != set(self.averages):
             raise ValueError(f"the saved averages are {sorted(state)}, this run keeps {sorted(self.averages)}")

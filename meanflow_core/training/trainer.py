@@ -26,7 +26,7 @@ from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
 from meanflow_core.training.ema import EMA, ema_name
 from meanflow_core.training.evaluation import judge
-from meanflow_core.training.graphs import begin_graphs, structure_of
+from meanflow_core.training.graphs import compile_if_wanted
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
 from meanflow_core.training.precision import in_its_precision
@@ -95,9 +95,7 @@ class Trainer:
             None if self._teacher is None else self._teacher.net,
         )
         self._diagnostics = loss.diagnostics
-        if options.compile:
-            begin_graphs(structure_of(self.config.to_dict(), self.dataset.shape))
-            loss.compile(fullgraph=True, dynamic=False, mode=compile_mode(self.device, options.accumulation))
+        compile_if_wanted(loss, self.config, self.dataset.shape, self.device)
         self._plain_loss = loss
         self._loss: nn.Module = self.world.wrap(loss, self.device)
         self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
@@ -186,6 +184,11 @@ class Trainer:
         """Return every set of weights by name, the primary one first: the first EMA, or `raw` if there is none."""
         averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
         return {**averages, "raw": self.net.state_dict()}
+
+    def use_average(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the primary weights have these values: an average made afterwards, to be sampled and judged."""
+        for name, tensor in next(iter(self.weights().values())).items():
+            tensor.copy_(weights[name])
 
     @in_its_precision
     def evaluate(self) -> dict[str, float]:
@@ -325,6 +328,10 @@ class Trainer:
             path: of the file.
             name: of the set, as in `weights`; None: the primary one.
         """
+        save_weights(path, *self.exported(name))
+
+    def exported(self, name: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what `export` writes: the live tensors of a set of weights, and the metadata."""
         sets = self.weights()
         name = next(iter(sets)) if name is None else name
         metadata = {
@@ -338,12 +345,4 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "derivative": self.derivative_record(),
         }
-        save_weights(path, sets[name], metadata)
-
-
-def compile_mode(device: torch.device, accumulation: int) -> str:
-    """Return torch.compile's mode: CUDA graphs on a GPU.
-
-    Not where gradients are accumulated: a graph's outputs, and gradients are such, live until its next replay only.
-    """
-    return "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
+        return sets[name], metadata

@@ -39,12 +39,12 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.teacher = net, teacher
-        self._objective, self._null_label, self._low = objective, null_label, precision == "bf16"
+        self.objective, self._null_label, self._low = objective, null_label, precision == "bf16"
         self._examined: set[tuple[int, float | None]] = set()
 
     def diagnostics(self, split: Tensor | float) -> tuple[str, ...]:
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
-        return choose_target(self._objective, split).diagnostics
+        return choose_target(self.objective, split).diagnostics
 
     def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the part's rows, and the sums named by `SUMS` and `diagnostics` (no gradient)."""
@@ -60,7 +60,7 @@ class TrainingLoss(nn.Module):
                 labels=part.labels,
                 dropped=part.dropped,
                 null_label=self._null_label,
-                objective=self._objective,
+                objective=self.objective,
                 split=part.split,
                 teacher=self.teacher,
                 scales=part.scales,

@@ -7,17 +7,19 @@ import math
 import os
 import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meanflow_core.errors import ConfigError, Problem, nearest
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.api import find_sweep as find_sweep
+from orchestrator.api import finish_sending as finish_sending
+from orchestrator.api import home_at as home_at
+from orchestrator.cli.examples import epilog
 from orchestrator.cluster import HELP, REMOTE
-from orchestrator.credentials import load_credentials
-from orchestrator.paths import Home, SweepPaths, valid_name
+from orchestrator.paths import SweepPaths, valid_name
 from orchestrator.provenance import user_name
 
 if TYPE_CHECKING:
@@ -53,37 +55,10 @@ class CommandFailed(Exception):
 
 
 def register_commands(app: typer.Typer, panel: str, *commands: Callable[..., Any]) -> None:
-    """Add commands to a panel of the help; the help of those that can run on a cluster says how."""
+    """Add commands to a panel of the help; each help ends with examples, and with how it runs on a cluster."""
     for command in commands:
-        epilog = HELP if command.__name__ in REMOTE else None
-        app.command(rich_help_panel=panel, epilog=epilog)(command)
-
-
-def home_at(path: Path | None) -> Home:
-    """Return the home that an option names, or the default one; its credentials become part of the environment."""
-    home = Home.default() if path is None else Home(path.expanduser().absolute())
-    load_credentials(home)
-    return home
-
-
-def find_sweep(home: Home, name: str | None) -> SweepPaths:
-    """Return the folder of an existing sweep.
-
-    Raises:
-        ConfigError: there is none of that name (with the nearest), or none or several to choose from.
-    """
-    known = {paths.name: paths for paths in home.all_sweeps()}
-    if name is None:
-        if len(known) == 1:
-            return next(iter(known.values()))
-        rule = (
-            f"name one: {', '.join(known)}" if known else f"there is no sweep in {home.root} yet; `meansweep run FILE`"
-        )
-        raise ConfigError([Problem(key="SWEEP", rule=rule)])
-    if name not in known:
-        rule = f"no such sweep in {home.root}"
-        raise ConfigError([Problem(key="SWEEP", value=name, rule=rule, nearest=nearest(name, list(known)))])
-    return known[name]
+        end = epilog(command.__name__, HELP if command.__name__ in REMOTE else None)
+        app.command(rich_help_panel=panel, epilog=end)(command)
 
 
 def trial_and_sweep(trial: str, sweep: str | None) -> tuple[str, str | None]:
@@ -140,39 +115,9 @@ def ask(sweep: str, question: str, unasked: str, *, yes: bool) -> None:
 
 def read_sweep(home: Path | None, name: str | None) -> tuple[SweepPaths, Ledger, SweepSpec, list[TrialRecord]]:
     """Open a sweep's ledger for reading; the trials as they stand now."""
-    from orchestrator.ledger import Ledger, LedgerError
-    from orchestrator.results import standing
+    from orchestrator.api import read_sweep as read
 
-    paths = find_sweep(home_at(home), name)
-    try:
-        ledger = Ledger.open(paths)
-    except LedgerError as error:
-        raise CommandFailed(str(error)) from error
-    if ledger.foreign:
-        typer.echo(f"note: {len(ledger.foreign)} rows of its study are not meansweep's, and do not count", err=True)
-    return paths, ledger, ledger.spec(), standing(ledger)
-
-
-def finish_sending(close: Callable[[float], int], name: str, *, seconds: float = 30.0) -> None:
-    """Wait for what MLflow has still to be sent, and say so where it takes longer than a moment.
-
-    Args:
-        close: sends what is left, at most so many seconds long, and returns how much remains; may be called again.
-        name: of the sweep or training.
-        seconds: the longest wait. Ctrl-C ends it.
-    """
-    began = time.monotonic()
-    try:
-        left = close(2.0)
-        if left and time.monotonic() - began > 1.9:  # sooner: it has given up, MLflow is down
-            typer.echo(
-                f"waiting for MLflow, at most {seconds:g} s (Ctrl-C ends the wait): {left} events left", err=True
-            )
-            left = close(seconds - 2.0)
-    except KeyboardInterrupt:
-        left = close(0.0)
-    if left:
-        typer.echo(f"{left} events queued for MLflow; `meansweep sync {name}` sends them", err=True)
+    return read(home_at(home), name)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -21,6 +21,7 @@ from orchestrator.cli.common import (
     home_at,
     trial_and_sweep,
 )
+from orchestrator.cli.examples import epilog
 from orchestrator.cli.lifecycle import trial_delete
 from orchestrator.cluster import HELP
 
@@ -83,7 +84,8 @@ def retry(
 ) -> None:
     """Take up failed trials again. One alone: `trial retry ID`. Without a running driver, `resume` runs them."""
     if not failed:
-        raise ConfigError([Problem(key="retry", rule="give --failed, or use `meansweep trial retry ID` for one trial")])
+        rule = f"give --failed, or use `meansweep trial retry ID {sweep or 'SWEEP'}` for one trial"
+        raise ConfigError([Problem(key="retry", rule=rule)])
     _request(home, sweep, "retry_failed", yes=yes)
 
 
@@ -119,10 +121,10 @@ def trial_commands() -> typer.Typer:
     """Return the commands about one trial: `meansweep trial stop`, and others."""
     about = "Stop, pause, retry or delete one trial of a sweep."
     trial = typer.Typer(help=about, epilog=HELP, no_args_is_help=True)
-    trial.command("stop", epilog=HELP)(trial_stop)
-    trial.command("pause", epilog=HELP)(trial_pause)
-    trial.command("retry", epilog=HELP)(trial_retry)
-    trial.command("delete", epilog=HELP)(trial_delete)
+    trial.command("stop", epilog=epilog("trial stop", HELP))(trial_stop)
+    trial.command("pause", epilog=epilog("trial pause", HELP))(trial_pause)
+    trial.command("retry", epilog=epilog("trial retry", HELP))(trial_retry)
+    trial.command("delete", epilog=epilog("trial delete", HELP))(trial_delete)
     return trial
 
 

@@ -110,7 +110,7 @@ def check_ray(home: Home, address: str | None = None) -> list[Check]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             check_reachable(where)
-            options = {"address": address} if address else {}
+            options: dict[str, Any] = {"address": address} if address else {}
             with connected(Path(scratch) / "ray.log", **options):
                 alive = [node for node in nodes() if node["Alive"]]
                 there = {_label(node): node for node in alive}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.api import sweep_rows
 from orchestrator.cli.common import (
     CommandFailed,
     HomeOption,
@@ -38,7 +38,7 @@ AGE = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 def list_sweeps(json: JsonOption = False, home: HomeOption = None) -> None:
     """List every sweep of the home: state, trials, the best, whose it is, its age, its disk here and in a store."""
-    rows = sweep_rows(home)
+    rows = sweep_rows(home_at(home))
     if json:
         print_json(rows)
         return
@@ -46,37 +46,6 @@ def list_sweeps(json: JsonOption = False, home: HomeOption = None) -> None:
         typer.echo(f"there is no sweep in {home_at(home).root} yet; `meansweep run FILE`")
         return
     show_rows(rows)
-
-
-def sweep_rows(home: Path | None) -> list[dict[str, Any]]:
-    """Return one row for each sweep of a home, by name; of a damaged one its name and the damage."""
-    from orchestrator.ledger import Ledger, LedgerError
-    from orchestrator.results import status_of
-    from orchestrator.worker import disk_use
-
-    rows: list[dict[str, Any]] = []
-    for paths in home_at(home).all_sweeps():
-        try:
-            ledger = Ledger.open(paths)
-        except LedgerError as error:
-            rows.append({"sweep": paths.name, "state": "damaged", "reason": str(error)})
-            continue
-        found, disk = status_of(ledger).to_json(), disk_use(paths)
-        best = found["best"]
-        rows.append(
-            {
-                "sweep": paths.name,
-                "state": found["state"],
-                "trials": found["trials"],
-                "best": best and {"trial": best["trial"], "metric": best["mean"] or best["metric"]},
-                "metric": ledger.spec().metric.name,
-                "owner": found.get("owner"),
-                "age_seconds": time.time() - ledger.revisions()[0].at,
-                "disk": {key: disk[key] for key in ("checkpoints", "bytes", "here", "stored")},
-                "id": ledger.id or None,
-            }
-        )
-    return rows
 
 
 def show_rows(rows: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
+    trial_and_sweep,
 )
 from orchestrator.cli.lifecycle import list_sweeps
 
@@ -52,6 +53,8 @@ def logs(
     sweep = sweep or named
     if trial is not None and sweep is None and not TRIAL_ID.fullmatch(trial):
         trial, sweep = None, trial  # `meansweep logs SWEEP`
+    elif trial is not None:
+        trial, sweep = trial_and_sweep(trial, sweep)
     paths = find_sweep(home_at(home), sweep)
     if trial is not None and not TRIAL_ID.fullmatch(trial):
         raise ConfigError(

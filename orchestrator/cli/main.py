@@ -6,14 +6,16 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
+from orchestrator.api import SweepFailed
 from orchestrator.cli import control, lifecycle, logs, models, results, running, service
 from orchestrator.cli.common import CommandFailed, register_commands
+from orchestrator.cli.examples import epilog
 from orchestrator.cluster import HELP, REMOTE, remote_address
 from orchestrator.ledger import LedgerError
 
@@ -41,8 +43,25 @@ for panel, commands in (
     ("Service", (service.ui, service.sync, service.schema, service.doctor)),
 ):
     register_commands(app, panel, *commands)
-app.command(name="list", rich_help_panel="Sweeps", epilog=HELP)(lifecycle.list_sweeps)
+app.command(name="list", rich_help_panel="Sweeps", epilog=epilog("list", HELP))(lifecycle.list_sweeps)
 app.add_typer(control.trial_commands(), name="trial", rich_help_panel="Changes")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"meansweep {version('meansweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Find good hyper-parameters for MeanFlow models, and train the winner."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,7 +94,7 @@ def run(words: list[str]) -> int:
     except UsageProblem as error:
         error.show(sys.stderr)
         return WRONG_INPUT
-    except (CommandFailed, CheckpointError, LedgerError) as error:
+    except (CommandFailed, SweepFailed, CheckpointError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):

@@ -20,6 +20,7 @@ from orchestrator.cli.common import (
     print_json,
     read_sweep,
 )
+from orchestrator.cli.programs import found_program, train_found
 
 if TYPE_CHECKING:
     from meanflow_core.config import TrainConfig
@@ -34,23 +35,16 @@ def best(
     home: HomeOption = None,
 ) -> None:
     """Write the best trial's training configuration. Complete, at the base's length, with the evidence for it."""
-    from meanflow_core.config import write_yaml
-    from orchestrator.results import leaderboard, winning_config, winning_mapping
+    from orchestrator.api import winner
 
-    _, ledger, spec, trials = read_sweep(home, sweep)
-    known: dict[str, Any] = {"trial": trial, "environment": ledger.environment(), "sweep_id": ledger.id}
-    rows = leaderboard(spec, trials)
-    if spec.builtin_trainer:
-        config = winning_config(spec, trials, rows, **known)
-        text, found, steps = config.to_yaml(), config.evidence, config.trainer.steps
-    else:
-        mapping = winning_mapping(spec, trials, rows, **known)
-        text, found, steps = write_yaml(mapping), mapping["evidence"], mapping["trainer"]["steps"]
+    _, ledger, _, _ = read_sweep(home, sweep)
+    found = winner(ledger, trial)
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(found.yaml, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
-        typer.echo(f"{out}: trial {found['trial']} of {found['sweep']}, {steps} steps")
+        out.write_text(found.yaml, encoding="utf-8")
+        steps = "" if found.steps is None else f", {found.steps} steps"
+        typer.echo(f"{out}: trial {found.evidence['trial']} of {found.evidence['sweep']}{steps}")
 
 
 def train(
@@ -83,6 +77,13 @@ def train(
     from orchestrator.results import training_name
 
     words = list(overrides or [])
+    program = found_program(config) if top is None else None
+    if program is not None:
+        if workers or address is not None:
+            rule = "is an own program's, which is run on this machine alone (with its own processes, if it has several)"
+            raise ConfigError([Problem(key="--workers" if workers else "--address", value=config, rule=rule)])
+        train_found(config, program, words, name=name, json=json, home=home)
+        return
     if top is None:
         single = _training_configuration(config, words)
         configs = {check_name(name or training_name(config, single.evidence)): single}
@@ -130,6 +131,14 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .npy of conditions [M, ...], dealt out in turn, for a model of data with conditions "
+            "(default: the null condition).",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
@@ -141,11 +150,29 @@ def sample(
     evaluations = _numbers("--nfe", nfe, low=1)
     classes = None if labels is None else _numbers("--labels", labels, low=0)
     weights = _weights(place, model)
-    sample_picture(weights, out, count=count, nfe=evaluations, labels=classes, seed=seed, guidance=guidance)
+    asked = {"labels": classes, "guidance": guidance, "conditions": _array("--conditions", conditions)}
+    told = sample_picture(weights, out, count=count, nfe=evaluations, seed=seed, **asked)
     typer.echo(out)
+    typer.echo(f"{told}, NFE {', '.join(map(str, evaluations))}", err=True)
 
 
 # ------------------------------------------------------------------------------------------------- helpers
+
+
+def _array(option: str, file: Path | None) -> Any:
+    """Return the array of a .npy file, None without one."""
+    import numpy as np
+
+    if file is None:
+        return None
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(key=option, value=str(file), rule=f"is no .npy file: {error}")]) from error
+    if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
+        rule = f"must hold numbers [M, ...], a condition a row; it holds {array.dtype} {array.shape}"
+        raise ConfigError([Problem(key=option, value=str(file), rule=rule)])
+    return array
 
 
 def _address_of_ray(address: str | None) -> str | None:

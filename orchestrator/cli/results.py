@@ -1,14 +1,16 @@
-"""Reading a sweep: leaderboard, status, compare, importance, export, report."""
+"""Reading sweeps: leaderboard, compare, importance, export, report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from meanflow_core.errors import ConfigError, Problem
+from orchestrator.api import compare_named
 from orchestrator.cli.common import (
+    TRIAL_ID,
     HomeOption,
     JsonOption,
     SweepArgument,
@@ -19,50 +21,87 @@ from orchestrator.cli.common import (
     read_sweep,
 )
 
-if TYPE_CHECKING:
-    from orchestrator.paths import Home
-    from orchestrator.report import FinalTraining
-    from orchestrator.trials import TrialRecord
+SweepsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SWEEP]...",
+        help="Names of sweeps, of several all of them as one; may be left out where there is only one.",
+        show_default=False,
+    ),
+]
 
 
 def leaderboard(
-    sweep: SweepArgument = None,
+    sweeps: SweepsArgument = None,
     json: JsonOption = False,
     limit: Annotated[int | None, typer.Option("-n", min=1, help="Show the best N only.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Rank the configurations, best first. With intervals where there are several seeds."""
-    from orchestrator.results import audit_warnings, leaderboard_table
+    from orchestrator.results import audit_warnings, leaderboard_table, row_json
     from orchestrator.results import leaderboard as rank
     from orchestrator.tracking import run_ids
 
-    paths, _, spec, trials = read_sweep(home, sweep)
-    rows = rank(spec, trials, run_ids(paths))
+    if sweeps and len(sweeps) > 1:
+        found = compare_named(home_at(home), sweeps)
+        spec, trials, rows = found.spec, list(found.trials), list(found.rows)
+        told = [row_json(row) for row in rows[:limit]]
+    else:
+        paths, _, spec, trials = read_sweep(home, sweeps[0] if sweeps else None)
+        rows = rank(spec, trials, run_ids(paths))
+        told = [row.to_json() for row in rows[:limit]]
     if json:
-        print_json([row.to_json() for row in rows[:limit]])
+        print_json(told)
     else:
         out = console()
-        footer = audit_warnings(spec, trials)
+        footer = [] if sweeps and len(sweeps) > 1 else audit_warnings(spec, trials)
         out.print(leaderboard_table(spec, rows, limit=limit, width=out.width, footer=footer))
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial.")],
-    second: Annotated[str, typer.Argument(metavar="OTHER", help="Another trial.")],
-    sweep: SweepArgument = None,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRIAL TRIAL [SWEEP] | SWEEP SWEEP...", help="Two trials of a sweep; or two or more sweeps."
+        ),
+    ],
+    target: Annotated[
+        float | None,
+        typer.Option(
+            "--reach", help="Of sweeps: what it cost to reach this value (default: the worst of their bests)."
+        ),
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare two trials. What differs in their configurations, their curves, and whether the difference is real."""
-    from orchestrator.results import compare as compare_trials
-    from orchestrator.results import compare_table
+    """Compare two trials, or sweeps. What differs, their curves, and whether the difference is real.
 
-    _, _, spec, trials = read_sweep(home, sweep)
-    result = compare_trials(spec, trials, first, second)
+    Of sweeps: the best of each, what differs in space, base, code and budget, and what it cost to reach a value.
+    """
+    from orchestrator.results import compare as compare_trials
+    from orchestrator.results import compare_table, sweeps_table
+
+    place = home_at(home)
+    known = {paths.name for paths in place.all_sweeps()}
+    trials_named = [name for name in names if TRIAL_ID.fullmatch(name) and name not in known]
+    others = [name for name in names if name not in trials_named]
+    if len(trials_named) == 2 and len(others) < 2:
+        _, _, spec, trials = read_sweep(home, others[0] if others else None)
+        result = compare_trials(spec, trials, *trials_named)
+        if json:
+            print_json(result.to_json())
+        else:
+            console().print(compare_table(spec, result))
+        return
+    if trials_named or len(names) < 2:
+        rule = "must be two trials (and their sweep), or two or more sweeps"
+        raise ConfigError([Problem(key="compare", value=" ".join(names), rule=rule)])
+    found = compare_named(place, names, target=target)
     if json:
-        print_json(result.to_json())
+        print_json(found.to_json())
     else:
-        console().print(compare_table(spec, result))
+        out = console()
+        out.print(sweeps_table(found, width=out.width))
 
 
 def importance(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOption = None) -> None:
@@ -100,48 +139,22 @@ def export(
 
 
 def report(
-    sweep: SweepArgument = None,
+    sweeps: SweepsArgument = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write (default: report.html in the sweep's folder).")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="File to write (default: report.html in the sweep's folder; of several in this one)."
+        ),
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write one HTML file with everything about a sweep. It opens without a server or network."""
-    from orchestrator.report import find_images, write_report
-    from orchestrator.results import leaderboard as rank
-    from orchestrator.tracking import run_ids
+    """Write one HTML file with everything about a sweep, or about several. It opens without a server or network."""
+    from orchestrator.api import report_sweep
 
-    paths, ledger, spec, trials = read_sweep(home, sweep)
-    ids = run_ids(paths)
-    file = paths.root / "report.html" if out is None else out
-    write_report(
-        spec,
-        trials,
-        out=file,
-        plan=ledger.fact("plan"),
-        images=find_images(paths, rank(spec, trials)),
-        environment=ledger.environment(),
-        run_ids=ids,
-        state=ledger.state().state,
-        wall_seconds=ledger.wall_seconds,
-        finals=list(_final_trainings(home_at(home), spec.name, trials)),
-    )
-    typer.echo(file)
+    if sweeps and len(sweeps) > 1:
+        from orchestrator.report import write_sweeps_report
 
-
-def _final_trainings(home: Home, sweep: str, trials: Sequence[TrialRecord]) -> Iterator[FinalTraining]:
-    from meanflow_core.config import load_config
-    from orchestrator.final import result_of, trainings_of
-    from orchestrator.report import FinalTraining as Final
-
-    hashes = {trial.id: trial.config_hash for trial in trials}
-    for trial, folder in trainings_of(home.root / "final", sweep, hashes):
-        found = result_of(load_config(folder / "config.yaml"), folder)
-        yield Final(
-            name=folder.name,
-            trial=trial,
-            curve=found.curve,
-            steps=found.steps,
-            told=str(found.reproduction or "it carries no curve of the trial"),
-            picture=found.picture,
-        )
+        found = compare_named(home_at(home), sweeps)
+        typer.echo(write_sweeps_report(found, out or Path(f"{'-'.join(sweeps)}.html")))
+    else:
+        typer.echo(report_sweep(home_at(home), sweeps[0] if sweeps else None, out))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.api import begin, drive, find_sweep, go_on, home_at, with_grant
 from orchestrator.cli.common import (
     CommandFailed,
     FileArgument,
@@ -18,23 +17,15 @@ from orchestrator.cli.common import (
     TrialArgument,
     check_name,
     console,
-    find_sweep,
-    finish_sending,
-    home_at,
     print_json,
     read_sweep,
     trial_and_sweep,
 )
-from orchestrator.cli.granting import with_grant
 from orchestrator.cli.same_sweep import checked_id, demand_same
-from orchestrator.formatting import count, join
+from orchestrator.formatting import count
 
 if TYPE_CHECKING:
-    from orchestrator.engine import Engine, MakeTracker
     from orchestrator.ledger import Ledger
-    from orchestrator.paths import Home
-    from orchestrator.results import LiveDisplay
-    from orchestrator.spec import SweepSpec
 
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="Replace keys of the file.", show_default=False)
@@ -49,19 +40,24 @@ def plan(
     overrides: OverridesArgument = None,
     json: JsonOption = False,
     probe: Annotated[bool, typer.Option("--probe", help="Measure the cheapest and the dearest configuration.")] = False,
-    budget: Annotated[bool, typer.Option("--budget", help="Fail (exit 1) if it does not fit its budget.")] = False,
+    budget: Annotated[bool, typer.Option("--budget", hidden=True)] = False,
     home: HomeOption = None,
 ) -> None:
-    """Say what a sweep will do and cost; starts nothing. Lists every mistake in its file."""
+    """Say what a sweep will train, do and cost; starts nothing. Lists every mistake in its file.
+
+    Exit code 1 where it does not fit its budget or this machine, or where something it needs is missing here.
+    """
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         choose_probe_configs,
+        data_notes,
         demand_ready,
         make_plan,
         measure,
         missing_here,
         render_plan,
     )
+    from orchestrator.results import seen_spread
     from orchestrator.spec import read_spec
     from orchestrator.worker import granted
 
@@ -69,16 +65,24 @@ def plan(
     spec, there = with_grant(read_spec(file, overrides or ()), file, overrides or (), on_cluster=False)
     if probe:
         demand_ready(spec)
+        if spec.program is not None:
+            rule = "measures a trainer's steps, and cannot look into an own program; time a run of it by hand"
+            raise ConfigError([Problem(key="--probe", rule=rule)])
     with granted(spec.resources.gpu):
         measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
     known = known_configurations(home_at(home), spec)
-    made = make_plan(spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec))
+    made = make_plan(
+        spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec),
+        of_data=data_notes(spec), spread=seen_spread(home_at(home), spec.metric.name),
+    )  # fmt: skip
     if json:
         print_json(made.to_dict())
     else:
         typer.echo(render_plan(made))
-    if budget and made.over_budget:
+    if made.over_budget:
         raise CommandFailed("it does not fit: " + "; ".join(made.over_budget))
+    if made.missing:
+        raise CommandFailed(f"{count(len(made.missing), 'thing')} missing here")
 
 
 def run(
@@ -93,27 +97,16 @@ def run(
     home: HomeOption = None,
 ) -> None:
     """Run a sweep to its end. On this machine, or on the cluster that $RAY_ADDRESS names."""
-    from orchestrator.engine import start_sweep
-    from orchestrator.ledger import SweepBusy
-    from orchestrator.planning import make_plan
     from orchestrator.spec import read_spec
 
-    words = _words(overrides, name)
-    spec = read_spec(file, words)
-    place = home_at(home)
-    if again and place.sweep(spec.name).journal.is_file():
-        demand_same(place, file, words, spec)
-        return resume(spec.name, inline, home=home)
-    _demand_ready(spec, inline=inline)
-    spec, there = with_grant(spec, file, words, on_cluster=bool(os.environ.get("RAY_ADDRESS")) and not inline)
-    for note in spec.notes:
-        typer.echo(f"note: {note}")
-    planned = make_plan(spec, resources_available=there).to_dict()
-    try:
-        engine = start_sweep(place, spec, tracker=_tracker(place), plan=planned, sweep_id=checked_id(given))
-    except SweepBusy as busy:
-        raise CommandFailed(str(busy)) from busy
-    _drive(engine, inline=inline)
+    words, place = _words(overrides, name), home_at(home)
+    if again:
+        spec = read_spec(file, words)
+        if place.sweep(spec.name).journal.is_file():
+            demand_same(place, file, words, spec)
+            return resume(spec.name, inline, home=home)
+    engine = begin(place, file, words, inline=inline, sweep_id=checked_id(given))
+    drive(engine, inline=inline, console=console(), then=_conclude)
 
 
 def submit(
@@ -151,30 +144,12 @@ def resume(
     home: HomeOption = None,
 ) -> None:
     """Go on with an interrupted, stopped or extended sweep. Interrupted trials first, from their checkpoints."""
-    from orchestrator.engine import control, resume_sweep
-    from orchestrator.ledger import Ledger, LedgerError, SweepBusy
-
     place = home_at(home)
-    paths = find_sweep(place, sweep)
-    _, ledger, spec, trials = read_sweep(home, paths.name)
-    state = ledger.state()
-    if state.state == "finished" and all(trial.state.ended for trial in trials):
-        reason = f" ({state.reason})" if state.reason else ""
-        typer.echo(f"{paths.name} has finished{reason}; `meansweep extend N {paths.name}` lets it run more trials")
-        return
-    _demand_ready(spec, inline=inline)
-    try:
-        engine = resume_sweep(place, paths.name, strict=strict, tracker=_tracker(place))
-    except SweepBusy as busy:
-        if Ledger.open(paths).state().state != "paused":
-            raise CommandFailed(str(busy)) from busy
-        typer.echo(control.request(paths, control.resume()))  # its driver is alive and waits
-        return
-    except (LedgerError, ConfigError) as error:
-        raise CommandFailed(str(error)) from error
-    for line in engine.drift:
-        typer.echo(f"note: {line}; trials that run from now on are labelled", err=True)
-    _drive(engine, inline=inline)
+    engine = go_on(place, find_sweep(place, sweep), strict=strict, inline=inline)
+    if isinstance(engine, str):
+        typer.echo(engine)
+    else:
+        drive(engine, inline=inline, console=console(), then=_conclude)
 
 
 def rerun(
@@ -199,6 +174,7 @@ def rerun(
     assignment = Assignment(
         trial=trial, sweep=spec.name, config=config, trainer=spec.trainer, steps=spec.report_steps(config),
         folder=str(folder), metric=spec.metric.name, goal=spec.metric.goal,
+        program=None if spec.program is None else spec.program.to_dict(),
     )  # fmt: skip
     typer.echo(f"trial {trial} of {spec.name} again, in {folder}; was: {record.state.value}")
     try:
@@ -217,90 +193,9 @@ def rerun(
 # ------------------------------------------------------------------------------------------------- driving
 
 
-def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
-    """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks."""
-    from orchestrator.planning import demand_ready, demand_storage
-
-    if inline or not os.environ.get("RAY_ADDRESS"):
-        demand_ready(spec)
-    else:
-        demand_storage()
-
-
 def _words(overrides: list[str] | None, name: str | None) -> list[str]:
     """Return what replaces keys of a sweep's file, a name among them."""
     return [*(overrides or ()), *([f"name={check_name(name)}"] if name else [])]
-
-
-def _tracker(home: Home) -> MakeTracker:
-    from orchestrator.tracking import MlflowTracker, Store
-
-    return lambda paths: MlflowTracker(paths.outbox, Store.of(home))
-
-
-def _drive(engine: Engine, *, inline: bool) -> None:
-    """Run a sweep to its end with its table, and print what came of it. Closes its tracker and its ledger."""
-    from orchestrator.cluster import DRIVING
-    from orchestrator.results import LiveDisplay
-
-    spec, tracker = engine.spec, engine.tracker
-    with engine.ledger as ledger:
-        if not inline:
-            _tell_of_neighbours(ledger)
-        if not sys.stdout.isatty():  # a terminal has the table
-            ended = sum(trial.state.ended for trial in ledger.trials())
-            done = f"; {count(ended, 'trial')} of it ended before" if ended else ""
-            typer.echo(f"{DRIVING} {spec.name} in {ledger.paths.root}{done}")
-        try:
-            with LiveDisplay(spec, console(), log=ledger.paths.driver_log, before=ledger.trials()) as display:
-                _run(engine, display, inline=inline)
-        except KeyboardInterrupt:  # while the runner was still starting
-            ledger.set_state("interrupted", "interrupted by Ctrl-C")
-        finally:
-            if tracker is not None:
-                finish_sending(tracker.close, spec.name)
-                if tracker.refused:
-                    listed = f"`meansweep sync {spec.name} --check` says which and why"
-                    typer.echo(f"MLflow has refused {tracker.refused} events; {listed}", err=True)
-        if ledger.state().state == "interrupted":
-            typer.echo(f"\ninterrupted; nothing is lost. Go on with: meansweep resume {spec.name}", err=True)
-            raise KeyboardInterrupt
-        _conclude(ledger)
-
-
-def _tell_of_neighbours(ledger: Ledger) -> None:
-    """Say which sweeps each take this machine for their own; one Ray for all of them would share it out."""
-    from orchestrator.engine import neighbours
-
-    others = [] if os.environ.get("RAY_ADDRESS") else neighbours(ledger.paths)
-    if others:
-        typer.echo(
-            f"note: {join(others)} {'runs' if len(others) == 1 else 'run'} on this machine too, and each sweep counts "
-            "all its cores and GPUs as its own; `max_concurrent=N` limits the trials of one, and a Ray for all of them "
-            "(`ray start --head`, then RAY_ADDRESS=auto) shares the machine out",
-            err=True,
-        )
-
-
-def _run(engine: Engine, display: LiveDisplay, *, inline: bool) -> None:
-    def show(engine: Engine) -> None:
-        display.update(engine.ledger.trials, spec=engine.spec, state="running", wall_seconds=engine.wall())
-
-    if inline:
-        from orchestrator.runners import run_inline
-        from orchestrator.worker import granted
-
-        with granted(engine.spec.resources.gpu):
-            run_inline(engine, on_event=show)
-    else:
-        from orchestrator.runners import RayGone, run_ray
-
-        try:
-            known = {"meansweep": engine.spec.name, "meansweep-id": engine.ledger.id}
-            run_ray(engine, on_event=show, metadata=known)
-        except RayGone as error:
-            again = f"nothing is lost. Go on with: meansweep resume {engine.spec.name}"
-            raise CommandFailed(f"{error}; {again}") from error
 
 
 def _conclude(ledger: Ledger) -> None:
@@ -340,6 +235,8 @@ def _conclude(ledger: Ledger) -> None:
             + (
                 " && meansweep train best.yaml\n  meansweep sample best.yaml -n 100 --nfe 1,2 -o samples.png"
                 if spec.builtin_trainer
+                else " && meansweep train best.yaml"
+                if spec.program is not None
                 else "          # its configuration, for your own training"
             )
         )

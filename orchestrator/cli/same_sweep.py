@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.cli.granting import wants_default
+from orchestrator.api import wants_default
 
 if TYPE_CHECKING:
     from orchestrator.paths import Home

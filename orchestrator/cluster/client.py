@@ -38,16 +38,18 @@ from orchestrator.cluster.jobs import (
     variables_of,
     wait,
 )
-from orchestrator.cluster.packaging import staged
+from orchestrator.cluster.packaging import PROGRAM_FOLDER, staged
 from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.provenance import new_id, own_packages, packages_of
 from orchestrator.results import trained_as, training_name
-from orchestrator.spec import SweepSpec, read_spec
+from orchestrator.spec import Program, SweepSpec, read_spec
 
 SWEEP_FILE = "sweep.yaml"
 """Name of a sweep's file among what is shipped."""
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
+PROGRAM_TAG = "program"
+"""Of a driver's job: its sweep's own program, so that `resume` can send it again."""
 SIGN_OF_LIFE = 15.0
 """Seconds in which a new driver is asked whether it has opened its sweep."""
 
@@ -83,10 +85,12 @@ def submit(
         rule = f"runs on {address} already (job {running[-1].submission_id}); give this one another `name`"
         raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=str(file))])
     packages = _own_code(spec)
-    with staged(spec.trainer, packages=packages) as folder:
+    with staged(_trainer_of(spec), packages=packages, program=spec.program) as folder:
         write_sweep(spec, folder)
-        sweep_id = new_id()
-        tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": spec.trainer, PACKAGES_TAG: ",".join(packages)}
+        sweep_id, trainer = new_id(), _trainer_of(spec) or ""
+        tags = {SWEEP_TAG: spec.name, ID_TAG: sweep_id, "trainer": trainer, PACKAGES_TAG: ",".join(packages)}
+        if spec.program is not None:
+            tags[PROGRAM_TAG] = json.dumps(spec.program.to_dict())
         words = ["--follow", "run", SWEEP_FILE, "--id", sweep_id]
         try:
             job = start(client, folder, words, home, tags=tags, number=next_number(drivers, spec.name))
@@ -103,7 +107,16 @@ def submit(
 
 def write_sweep(spec: SweepSpec, folder: Path) -> None:
     """Write a sweep's file, standing alone, into a folder that is shipped."""
-    (folder / SWEEP_FILE).write_text(write_yaml(spec.standalone), encoding="utf-8")
+    content = spec.standalone
+    if spec.program is not None:
+        block = content.get("trainer") or {}
+        content["trainer"] = {**block, "folder": PROGRAM_FOLDER}
+    (folder / SWEEP_FILE).write_text(write_yaml(content), encoding="utf-8")
+
+
+def _trainer_of(spec: SweepSpec | None) -> str | None:
+    """The trainer's class, if there is one to be sent."""
+    return None if spec is None or spec.program is not None else spec.trainer
 
 
 def run_remotely(address: str, words: Sequence[str], home: str | None = None) -> int:
@@ -180,7 +193,8 @@ class _Remote:
         tags = dict(self.driver.metadata) if self.driver is not None else {}
         tags[SWEEP_TAG] = self.sweep or next(iter(self.said), "") or tags.get(SWEEP_TAG, "")
         packages = [name for name in tags.get(PACKAGES_TAG, "").split(",") if name]
-        with staged(tags.get("trainer") or None, packages=packages) as folder:
+        program = Program.from_dict(json.loads(tags[PROGRAM_TAG])) if tags.get(PROGRAM_TAG) else None
+        with staged(tags.get("trainer") or None, packages=packages, program=program) as folder:
             job = self._start(folder, ["--follow", *words], tags)
         there = f"{tags[SWEEP_TAG]} --address {self.address}".lstrip()
         leaving = f"it runs on; meansweep logs {there} -f"
@@ -260,7 +274,7 @@ class _Remote:
             words += ["-o", WRITES[words[0]]]
         spec = read_spec(self.said[0]) if words[0] == "edit" and self.said else None  # a mistake is found here
         packages = _own_code(spec) if spec else []
-        with staged(spec.trainer if spec else None, packages=packages) as folder:
+        with staged(_trainer_of(spec), packages=packages, program=spec.program if spec else None) as folder:
             if spec is not None:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
@@ -321,7 +335,9 @@ def run_there(
 
 def _own_code(spec: SweepSpec) -> list[str]:
     """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
-    return sorted({*own_packages(spec.named_code), *packages_of(spec.trainer.partition(":")[0])})
+    trainer = _trainer_of(spec)
+    reached = packages_of(trainer.partition(":")[0]) if trainer else []
+    return sorted({*own_packages(spec.named_code), *reached})
 
 
 def _packages_of(files: Iterable[Path]) -> list[str]:

@@ -17,7 +17,7 @@ HELP = "On a Ray cluster: --address http://HEAD:8265 [--remote-home FOLDER], see
 """Ends the help of each of them."""
 VALUED = (
     *("-n", "-o", "--out", "--csv", "--home", "--name", "--sweep", "--trial", "--workers", "--gpus", "--top"),
-    *("--nfe", "--labels", "--seed", "--guidance", "--keep", "--older-than"),
+    *("--nfe", "--labels", "--seed", "--guidance", "--conditions", "--keep", "--older-than"),
 )
 """Options that are followed by a value."""
 _OPTIONS = {

@@ -52,13 +52,19 @@ class Endings:
         if bad:
             reason = f"{bad[0]} is {metrics[bad[0]]} at step {step}"
             self.end(history, TrialState.FAILED, reason, Outcome(kind="diverged", reason=reason, last_step=step))
-        elif step >= self._curves.length(history):
+        elif self._at_its_end(history):
             origin = history.labels.get("reused")
             self.end(history, TrialState.FINISHED, f"reused from {origin}" if origin else "")
         else:
             stop = self._curves.reason_to_stop(history)
             if stop is not None:
                 self.end(history, TrialState.PRUNED, stop)
+
+    def _at_its_end(self, history: TrialHistory) -> bool:
+        """Whether a trial's last report is that of its last step. A program is at its end when its process is."""
+        if self._ledger.spec(history.birth.revision).program is not None:
+            return "reused" in history.labels
+        return history.last_step >= self._curves.length(history)
 
     def without_metric(self, history: TrialHistory, report: Report) -> str | None:
         """End a trial that does not report what the sweep optimises, and return why; None if it reports all of it."""
@@ -106,6 +112,9 @@ class Endings:
             reached: the last step that the run is known to have reached.
             wasted: seconds of work that no report accounts for.
         """
+        if outcome.kind == "finished" and self._ledger.spec().program is not None and history.last_step:
+            self.end(history, TrialState.FINISHED, "")
+            return
         if outcome.kind == "finished":  # without its last report, which would have ended it
             reason = f"the trainer came to its end at step {history.last_step} of {self._curves.length(history)}"
             outcome = Outcome(kind="bug", reason=reason, last_step=history.last_step)

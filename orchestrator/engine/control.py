@@ -164,7 +164,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
     match command["command"]:
         case "stop":
             ledger.set_state("stopped", "stopped by hand")
-            return "stopped; `meansweep resume` goes on with it"
+            return f"stopped; `meansweep resume {ledger.paths.name}` goes on with it"
         case "trial-stop":
             ledger.end_run(command["trial"], TrialState.PRUNED, "stopped by hand", wall=ledger.wall_seconds)
             return f"trial {command['trial']} is stopped"
@@ -190,7 +190,7 @@ def apply(ledger: Ledger, command: Mapping[str, Any]) -> str:
             number = ledger.add_revision(spec, changes, moves_space=edits.moves_space(changes), command=asked)
             return f"revision {number}: {revised.said}"
         case _:
-            return "no driver is running; `meansweep resume` starts one"
+            return f"no driver is running; `meansweep resume {ledger.paths.name}` starts one"
 
 
 def restart(ledger: Ledger, history: TrialHistory, *, protect: bool = True, afresh: bool = False) -> str:

@@ -76,6 +76,7 @@ def assignment(
         folder=str(folder.root),
         attempt=history.run,
         resources=dict(resources),
+        program=None if spec.program is None else spec.program.to_dict(),
     )
 
 

@@ -6,14 +6,24 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import FIRST, difference
-from orchestrator.provenance import code_of, first_packages, loaded_now, own_files, own_packages, packages
+from orchestrator.provenance import (
+    Code,
+    code_of,
+    code_of_file,
+    first_packages,
+    loaded_now,
+    own_files,
+    own_packages,
+    packages,
+    program_files,
+)
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -43,8 +53,8 @@ def environment(spec: SweepSpec, *, device: str | None = None, fingerprint: str 
         fingerprint: of the training data, if somebody has read it.
     """
     return {
-        "code": code_version(spec.trainer),
-        "commit": code_of(package_of(spec.trainer)).name,
+        "code": _training_code(spec),
+        "commit": own_code(spec).name,
         "own_code": " ".join(code_version(package) for package in own_packages(spec.named_code)) or None,
         "torch": _version("torch"),
         "packages": hashlib.sha256(packages().encode()).hexdigest()[:16],
@@ -171,12 +181,34 @@ def code_version(trainer: str) -> str:
     What installed packages hold is left out: their versions are compared. Nothing is imported.
     """
     files = own_files(trainer.partition(":")[0])
-    if not files:
-        return "unknown"
+    return _hash_of(files) if files else "unknown"
+
+
+def _training_code(spec: SweepSpec) -> str | None:
+    """The same for a sweep; of an own program its files and those of Python that it imports from beside it.
+
+    None where its command names no file of its own: then nobody can tell whether it is the same as before.
+    """
+    if spec.program is None:
+        return code_version(spec.trainer)
+    folder = spec.program.place()
+    files = program_files(spec.program.scripts(folder), folder)
+    return _hash_of(files) if files else None
+
+
+def _hash_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def own_code(spec: SweepSpec) -> Code:
+    """Return the commit and the changes of the repository that a sweep's trainer, or own program, is in."""
+    if spec.program is None:
+        return code_of(package_of(spec.trainer))
+    scripts = spec.program.scripts(spec.program.place())
+    return code_of_file(scripts[0]) if scripts else Code()
 
 
 def package_of(trainer: str) -> str:

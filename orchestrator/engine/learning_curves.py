@@ -112,5 +112,5 @@ class Curves:
         spec = self._ledger.spec()
         key = spec.early_terminate.group_key
         group = None if key is None else json.dumps(flat(config).get(key), sort_keys=True)
-        length, rungs = int(config["trainer"]["steps"]), tuple(spec.rungs(config))
+        length, rungs = spec.length(config), tuple(spec.rungs(config))
         return Curve(number=history.config_id, length=length, rungs=rungs, group=group)

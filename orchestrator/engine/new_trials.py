@@ -9,6 +9,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine.identity import identity
 from orchestrator.ledger import Ledger, NewTrial, TrialHistory
 from orchestrator.search import Draw, Observation, finite, next_replicate
+from orchestrator.spec import ENDLESS
 from orchestrator.trials import BAD_REGION, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -187,5 +188,10 @@ class Proposals:
         if history.id not in self._lengths:
             born = self._ledger.spec(history.birth.revision)
             config = born.config_for(history.birth.values, seed=history.birth.seed)
-            self._lengths[history.id] = int(config["trainer"]["steps"])
-        return self._lengths[history.id]
+            self._lengths[history.id] = born.length(config)
+        length = self._lengths[history.id]
+        if length < ENDLESS:
+            return length
+        return max(
+            each.last_step for each in self._ledger.histories()
+        )  # as far as any has come, as long as nobody knows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.environment_check import drift_of, environment, package_of, recorded
+from orchestrator.engine.environment_check import drift_of, environment, own_code, recorded
 from orchestrator.engine.reuse import known_configurations, warm_observations
 from orchestrator.ledger import REMOVING, Ledger, driver_of
 from orchestrator.paths import Home, SweepPaths
@@ -61,7 +61,7 @@ def start_sweep(
     try:
         if plan is not None:
             ledger.note("plan", dict(plan))
-        record(ledger.paths.code, package_of(spec.trainer))
+        record(ledger.paths.code, own_code(spec))
         known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(ledger, tracker=made, clock=clock, resources=resources, environment=here, known=known)
@@ -110,7 +110,7 @@ def resume_sweep(
         if strict and differences:
             rule = "the environment differs from the one the sweep was started in: " + "; ".join(differences)
             raise ConfigError([Problem(key="--strict", rule=rule)])
-        record(ledger.paths.code, package_of(spec.trainer))
+        record(ledger.paths.code, own_code(spec))
         known = known_configurations(home, spec, here) if spec.on_duplicate != "run" else {}
         made = tracker(ledger.paths) if tracker is not None else None
         return Engine(

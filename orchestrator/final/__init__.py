@@ -7,6 +7,7 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from orchestrator.final.mlflow_registry import register_model as register_model
     from orchestrator.final.mlflow_registry import resolve as resolve
+    from orchestrator.final.program_training import train_program as train_program
     from orchestrator.final.reproduction import rank_correlation as rank_correlation
     from orchestrator.final.samples import sample_picture as sample_picture
     from orchestrator.final.training import FinalResult as FinalResult

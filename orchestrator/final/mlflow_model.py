@@ -32,8 +32,9 @@ class Sampler(PythonModel):  # type: ignore[misc]
 
         Args:
             context: unused; MLflow passes it.
-            model_input: one row a sample: `label` (a class; -1 or no column: none, unconditional) and `seed`
-                (no column: 0). Sample i of a seed is the same however many are asked for.
+            model_input: one row a sample: `label` (a class; -1 or no column: none, unconditional), `seed` (no
+                column: 0), and `condition` of a model of data with conditions: nested lists of a row's shape
+                (None or no column: the null condition). Sample i of a seed is the same however many are asked for.
             params: `nfe`, the number of network evaluations per sample, by default 1; `guidance`, the scale, of a model
                 trained with it as an input (by default the first that it was evaluated at).
 
@@ -43,7 +44,7 @@ class Sampler(PythonModel):  # type: ignore[misc]
         import torch
 
         from meanflow_core.data import unit_images
-        from meanflow_core.sampling import fixed_noise, guidance_scale, sample
+        from meanflow_core.sampling import asked_of_weights, fixed_noise, guidance_scale, sample
 
         rows = len(model_input)
         steps = int((params or {}).get("nfe", 1))
@@ -62,6 +63,8 @@ class Sampler(PythonModel):  # type: ignore[misc]
             if wrong:
                 raise ValueError(f"labels are 0 to {classes - 1}, or -1 for none; got {wrong}")
             labels = torch.tensor([classes if label == -1 else label for label in given])
+        conditions = [_nested(cell) for cell in model_input["condition"]] if "condition" in model_input else None
+        labels = asked_of_weights(self._metadata, rows, labels, conditions)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         net = self._net.to(device)
         parts = []
@@ -77,6 +80,13 @@ class Sampler(PythonModel):  # type: ignore[misc]
     @staticmethod
     def _column(table: pd.DataFrame, name: str, default: int) -> list[int]:
         return [int(value) for value in table[name]] if name in table else [default] * len(table)
+
+
+def _nested(cell: Any) -> Any:
+    """Return a cell of a table as plain nested lists: pandas and MLflow hold a matrix as an array of arrays."""
+    if isinstance(cell, np.ndarray | list | tuple):
+        return [_nested(item) for item in cell]
+    return None if cell is None or cell != cell else cell
 
 
 set_model(Sampler())

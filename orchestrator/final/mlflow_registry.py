@@ -94,7 +94,8 @@ def _save_model(path: Path, weights: Path) -> None:
         warnings.simplefilter("ignore")  # MLflow warns about type hints of its own
         import mlflow.pyfunc
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
     import meanflow_core
     from meanflow_core.config import load_config
@@ -106,11 +107,18 @@ def _save_model(path: Path, weights: Path) -> None:
     inputs: list[ColSpec | TensorSpec] = [ColSpec("long", "seed", required=False)]
     if classes is not None:
         inputs.insert(0, ColSpec("long", "label", required=False))
-    kind, ends = (np.uint8, (*shape[1:], 3)) if picture else (np.float32, shape)
     rows = min(classes or 4, 10)
+    example = pd.DataFrame({"label": range(rows), "seed": 0} if classes is not None else {"seed": [0] * rows})
+    if "condition" in metadata:
+        one = np.zeros(metadata["condition"]["shape"])
+        entry: Any = DataType.double
+        for _ in one.shape:
+            entry = Array(entry)
+        inputs.append(ColSpec(entry, "condition", required=False))
+        example["condition"] = [one.tolist()] * rows
+    kind, ends = (np.uint8, (*shape[1:], 3)) if picture else (np.float32, shape)
     told = load_config(metadata["config"]).objective.guidance.input
     scale = [ParamSpec("guidance", "double", None)] if told else []
-    example = pd.DataFrame({"label": range(rows), "seed": 0} if classes is not None else {"seed": [0] * rows})
     mlflow.pyfunc.save_model(
         path=str(path),
         python_model=str(Path(__file__).with_name("mlflow_model.py")),

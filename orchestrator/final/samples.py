@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ def draw_samples(
     labels: Sequence[int] | None = None,
     seed: int = 0,
     guidance: float | None = None,
-) -> tuple[torch.Tensor, TrainConfig]:
+    conditions: np.ndarray | None = None,
+) -> tuple[torch.Tensor, TrainConfig, int]:
     """Sample from a weights file.
 
     Args:
@@ -36,22 +37,28 @@ def draw_samples(
         labels: classes, dealt out in turn; None takes every class of a labelled model.
         seed: of the noise. Sample i is the same for any number of samples.
         guidance: the scale, of a network that takes it as an input; None: the first of its `evaluation.guidance`.
+        conditions: [M, *shape], dealt out in turn; None: the null condition, for a model of data with conditions.
 
     Returns:
-        Samples, float32 [count, *shape] on the CPU, and the configuration the weights were trained with.
+        Samples, float32 [count, *shape] on the CPU, the configuration the weights were trained with, and their step.
 
     Raises:
-        ConfigError: a label is not one of the model's, or it takes no scale.
+        ConfigError: a label is not one of the model's, it takes no scale, or the conditions are not of its shape.
         CheckpointError: the file is missing or damaged.
     """
     import torch
 
-    from meanflow_core.sampling import fixed_noise, guidance_scale, sample
+    from meanflow_core.sampling import asked_of_weights, fixed_noise, guidance_scale, sample
     from meanflow_core.training import load_network
 
     net, config, metadata = load_network(weights)
     classes = metadata["num_classes"]
-    given = _labels(labels, classes, count)
+    chosen = _labels(labels, classes, count)
+    theirs = None if conditions is None else [conditions[index % len(conditions)] for index in range(count)]
+    try:
+        given = asked_of_weights(metadata, count, None if chosen is None else torch.tensor(chosen), theirs)
+    except ValueError as error:
+        raise ConfigError([Problem(key="--conditions", rule=str(error))]) from error
     scale = guidance_scale(config, guidance)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = net.to(device)
@@ -59,9 +66,9 @@ def draw_samples(
     for start in range(0, count, BATCH):
         stop = min(start + BATCH, count)
         noise = fixed_noise(seed, tuple(metadata["shape"]), start, stop).to(device)
-        part = None if given is None else torch.tensor(given[start:stop], device=device)
+        part = None if given is None else given[start:stop].to(device)
         parts.append(sample(net, noise, labels=part, steps=nfe, guidance=scale).float().cpu())
-    return torch.cat(parts), config
+    return torch.cat(parts), config, int(metadata["step"])
 
 
 def sample_picture(
@@ -73,24 +80,84 @@ def sample_picture(
     labels: Sequence[int] | None,
     seed: int,
     guidance: float | None = None,
-) -> None:
+    conditions: np.ndarray | None = None,
+) -> str:
     """Write a PNG of samples: one block for each number of evaluations, side by side, all from the same noise.
+
+    Above each block stands its number of evaluations (NFE), below them what the picture is of.
+
+    Returns:
+        What it is of, in words: weights, step, scale of guidance, classes.
 
     Raises:
         ConfigError: a label is not one of the model's, it takes no scale, or the data cannot be shown.
     """
-    import numpy as np
-
     from meanflow_core.sampling import save_picture
 
     columns = _columns(count, labels)
     blocks = []
     for steps in nfe:
-        samples, config = draw_samples(weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance)
+        samples, config, step = draw_samples(
+            weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance, conditions=conditions
+        )
         blocks.append(_picture(samples, config, columns))
-    gap = np.full((blocks[0].shape[0], 12, 3), 255, dtype=np.uint8)
-    parts = [part for block in blocks for part in (gap, block)][1:]
-    save_picture(out, np.concatenate(parts, axis=1))
+    told = _told(weights, config, step, labels, guidance)
+    save_picture(out, captioned(blocks, [f"{steps} NFE" for steps in nfe], told))
+    return told
+
+
+def _told(weights: Path, config: TrainConfig, step: int, labels: Sequence[int] | None, guidance: float | None) -> str:
+    """Return `digits-7, step 800 of 10000, classes 0, 1 and 2 in turn`."""
+    from orchestrator.formatting import join
+
+    name = weights.parent.name if weights.name == "weights.safetensors" else weights.stem
+    whole = config.trainer.steps
+    parts = [name, f"step {step}" + (f" of {whole}" if step < whole else "")]
+    parts += [] if guidance is None else [f"guidance {guidance:g}"]
+    if labels is not None:
+        chosen = list(dict.fromkeys(labels))
+        parts.append(f"class {chosen[0]}" if len(chosen) == 1 else f"classes {join([str(c) for c in chosen])} in turn")
+    return ", ".join(parts)
+
+
+def captioned(blocks: Sequence[np.ndarray], heads: Sequence[str], foot: str) -> np.ndarray:
+    """Return pictures side by side, each with words above it, and words below all of them.
+
+    Args:
+        blocks: uint8 [H, W, 3], of one height.
+        heads: one for each block.
+        foot: broken into lines where it is wider than the picture; that is at least 240 pixels wide.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, gap, line = ImageFont.load_default(size=12), 12, 16
+    places = np.cumsum([0, *(block.shape[1] + gap for block in blocks)]).tolist()
+    width = max(places[-1] - gap, 240)
+    lines = _broken(foot, lambda text: font.getlength(text) <= width - 4)
+    height = blocks[0].shape[0]
+    page = Image.new("RGB", (width, line + height + 4 + line * len(lines)), "white")
+    draw = ImageDraw.Draw(page)
+    for block, head, place in zip(blocks, heads, places, strict=False):
+        draw.text((place + 2, 0), head, fill="black", font=font)
+        page.paste(Image.fromarray(block), (place, line))
+    for row, text in enumerate(lines):
+        draw.text((2, line + height + 4 + line * row), text, fill="black", font=font)
+    return np.asarray(page)
+
+
+def _broken(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Return the words in lines that fit; a word too long for one has its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _labels(labels: Sequence[int] | None, classes: int | None, count: int) -> list[int] | None:

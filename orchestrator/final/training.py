@@ -226,7 +226,8 @@ def _train_on_ray(
     from orchestrator.runners import connected
     from orchestrator.worker import torch_config
 
-    with connected(folder / "ray.log", **({} if address is None else {"address": address})):
+    options: dict[str, Any] = {} if address is None else {"address": address}
+    with connected(folder / "ray.log", **options):
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0  # type: ignore[no-untyped-call]
         if address is None and not os.environ.get("RAY_ADDRESS"):

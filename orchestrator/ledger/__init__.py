@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.ledger.driver_lock import driver_of as driver_of
     from orchestrator.ledger.errors import LedgerError as LedgerError
     from orchestrator.ledger.errors import SweepBusy as SweepBusy
     from orchestrator.ledger.events import CHANGED as CHANGED
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from orchestrator.ledger.events import Point as Point
     from orchestrator.ledger.events import WarmStart as WarmStart
     from orchestrator.ledger.history import TrialHistory as TrialHistory
-    from orchestrator.ledger.journal import driver_of as driver_of
     from orchestrator.ledger.ledger import Ledger as Ledger
     from orchestrator.ledger.repair import repair as repair
 

@@ -21,6 +21,7 @@ from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, WarmStart
 from orchestrator.ledger.facts import SweepFacts, owner_here
 from orchestrator.ledger.history import TrialHistory
+from orchestrator.ledger.journal_view import read_journal
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
 from orchestrator.provenance import new_id
@@ -57,13 +58,14 @@ class Ledger(SweepFacts):
             SweepBusy: another process has the lock.
             LedgerError: there is no ledger, or it cannot be read.
         """
-        from orchestrator.ledger.journal import DriverLock
+        from orchestrator.ledger.driver_lock import DriverLock
 
         if not paths.journal.is_file():
             raise LedgerError(f"{paths.root}: there is no sweep of this name")
         lock = DriverLock(paths.lock) if write else None
         try:
-            ledger = cls(paths, Studies.load(paths, lock))
+            view = None if write else read_journal(paths)
+            ledger = cls(paths, view or Studies.load(paths, lock))
             if not ledger._facts.get("spec:0"):
                 raise LedgerError(f"{paths.journal}: the sweep was never started; `meansweep run` starts it")
             if write and not ledger.id:  # of a release that gave none
@@ -92,14 +94,16 @@ class Ledger(SweepFacts):
             SweepBusy: another process has the lock.
             FileExistsError: the sweep exists already.
         """
-        from orchestrator.ledger.journal import DriverLock
+        from orchestrator.ledger.driver_lock import DriverLock
 
         lock = DriverLock(paths.lock)
         try:
             paths.root.mkdir(parents=True, exist_ok=True)
             ledger = cls(paths, Studies.load(paths, lock))
             if ledger._facts.get("spec:0"):
-                raise FileExistsError(f"{paths.root}: the sweep exists; `meansweep resume` goes on with it")
+                raise FileExistsError(
+                    f"{paths.root}: the sweep exists; `meansweep resume {paths.name}` goes on with it"
+                )
             studies = ledger._studies
             studies.create([metric.goal for metric in spec.metrics])
             studies.set_fact("format", FORMAT)
@@ -145,7 +149,7 @@ class Ledger(SweepFacts):
     @property
     def driven(self) -> bool:
         """Whether a driver runs the sweep now: this process, or another one that holds the lock."""
-        from orchestrator.ledger.journal import driver_of
+        from orchestrator.ledger.driver_lock import driver_of
 
         return self.writable or driver_of(self.paths.lock) is not None
 

@@ -43,7 +43,8 @@ def repair(paths: SweepPaths) -> tuple[list[int], Path | None]:
         SweepBusy: a driver runs.
         LedgerError: it cannot be read without those lines either.
     """
-    from orchestrator.ledger.journal import DriverLock, repair_tail
+    from orchestrator.ledger.driver_lock import DriverLock
+    from orchestrator.ledger.journal import repair_tail
 
     lock = DriverLock(paths.lock)
     try:

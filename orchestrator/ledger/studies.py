@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
-    from orchestrator.ledger.journal import DriverLock
+    from orchestrator.ledger.driver_lock import DriverLock
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.planning.probe import Measurement, work_of
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import ENDLESS, SweepSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Estimate:
 
     trainings: int
     """Trials and replicates that train (reused ones do not)."""
-    steps: float
-    """Optimiser steps of all of them, early stopping allowed for."""
-    steps_unstopped: float
+    steps: float | None
+    """Optimiser steps of all of them, early stopping allowed for; None of a program that does not say its length."""
+    steps_unstopped: float | None
     """The same if no trial were stopped early."""
     saved: float
     """Share of the steps that early stopping saves."""
@@ -43,11 +43,10 @@ def expected_reaching(spec: SweepSpec, trials: int, config: Mapping[str, Any]) -
 
     See `Rule.expected`.
     """
-    loop = config["trainer"]
-    batch_size = int(loop.get("batch_size", 1))
+    batch_size = 1 if spec.program is not None else int(config["trainer"].get("batch_size", 1))
     rule = spec.early_terminate
     groups = next((p.size for p in spec.space.parameters if rule.group_key in p.keys and p.discrete), 1)
-    return rule.expected(trials, int(loop["steps"]), batch_size=batch_size, groups=groups)
+    return rule.expected(trials, spec.length(config), batch_size=batch_size, groups=groups)
 
 
 def estimate_cost(
@@ -68,9 +67,12 @@ def estimate_cost(
         concurrency: trainings at once.
         probe: measurements; costs of other configurations lie between the cheapest and the dearest, by `work_of`.
     """
+    trainings = trials + replicates
+    if any(spec.length(config) == ENDLESS for config in configs):
+        return Estimate(trainings=trainings, steps=None, steps_unstopped=None, saved=0.0)
     steps, full, reports = [], [], []
     for config in configs:
-        length = int(config["trainer"]["steps"])
+        length = spec.length(config)
         reaching = expected_reaching(spec, trials, config)
         starts = [0, *(step for step, _ in reaching)]
         walked = math.fsum(count * (step - start) for start, (step, count) in zip(starts, reaching, strict=False))
@@ -78,7 +80,6 @@ def estimate_cost(
         reports.append(math.fsum(_alive(reaching, step) for step in at) + replicates * len(at))
         steps.append(walked + replicates * length)
         full.append(float((trials + replicates) * length))
-    trainings = trials + replicates
     expected = Estimate(
         trainings=trainings,
         steps=fmean(steps),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,13 +11,17 @@ from typing import Any
 from meanflow_core.errors import ConfigError, Problem
 from orchestrator.planning.cost import Estimate, estimate_cost
 from orchestrator.planning.objectives import annealing_notes, step_costs
+from orchestrator.planning.power import Power, power_of
 from orchestrator.planning.probe import Measurement, drawn_configs
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.training import Fact, training_facts
+from orchestrator.spec import ENDLESS, SweepSpec
 
 DRAWS = 2000
 """Combinations drawn to estimate how many are forbidden."""
 CONFIGS = 1000
 """Most combinations whose configurations are built to find equal ones: about 2 ms each."""
+ENDLESS_RUNGS = 5
+"""Rungs that are shown of a program that does not say how long it is."""
 COSTED = 64
 """Configurations drawn to average steps and costs over."""
 
@@ -45,11 +50,17 @@ class Plan:
     concurrency: int
     """Trials at once; 0 where not even one fits."""
     estimate: Estimate
+    power: Power
+    """What its seeds can tell."""
+    training: tuple[Fact, ...]
+    """What is trained."""
     over_budget: tuple[str, ...] = ()
     """Why this does not fit; empty if it does."""
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """What the trials would not find on this machine."""
+    command: str | None = None
+    """Of an own program: what one of the trials runs."""
     step_costs: dict[str, float] = field(default_factory=dict)
     """What a step of each swept objective costs, in steps of flow matching: passes of the network, counted."""
 
@@ -66,6 +77,8 @@ def make_plan(
     resources_available: Mapping[str, float] | None = None,
     probe: Sequence[Measurement] = (),
     missing: Sequence[Problem] = (),
+    of_data: Sequence[str] = (),
+    spread: tuple[str, float] | None = None,
 ) -> Plan:
     """Plan a sweep.
 
@@ -75,8 +88,10 @@ def make_plan(
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
         missing: see `orchestrator.planning.preflight.missing_here`.
+        of_data: see `orchestrator.planning.preflight.data_notes`.
+        spread: see `power_of`.
     """
-    notes = list(spec.notes)
+    notes = [*spec.notes, *of_data]
     grid_size = _grid_size(spec)
     count = _count(spec, grid_size, set(history), notes)
     reused = count.reused if spec.on_duplicate == "reuse" else 0
@@ -96,12 +111,15 @@ def make_plan(
         forbidden=_forbidden(spec),
         duplicates=count.duplicates,
         reused=count.reused,
-        rungs=tuple(spec.rungs(configs[0])),
+        rungs=tuple(spec.rungs(configs[0])[: None if spec.length(configs[0]) < ENDLESS else ENDLESS_RUNGS]),
         replicates=replicates,
         concurrency=concurrency,
         estimate=estimate,
+        power=power_of(spec, spread),
+        training=tuple(training_facts(spec, configs)),
         over_budget=(*refusals, *_over_budget(spec, grid_size, replicates, estimate)),
         notes=(*notes, *annealing_notes(spec, configs)),
+        command=None if spec.program is None else shlex.join(spec.program.words(configs[0], json_file="PARAMETERS")),
         step_costs=step_costs(spec, configs),
         missing=tuple(str(replace(problem, file=None)) for problem in missing),
     )
@@ -235,10 +253,14 @@ def render_plan(plan: Plan) -> str:
     lines = [
         f"{plan.sweep}: {plan.method}, " + ("until the budget ends" if plan.trials is None else f"{plan.trials} trials")
     ]
+    lines += [f"{fact.what:<15} {fact}" for fact in plan.training]
+    lines.append("searched")
     width = max((len(p["name"]) for p in plan.parameters), default=0)
     for parameter in plan.parameters:
         when = f"   when {parameter['when']}" if parameter["when"] else ""
         lines.append(f"  {parameter['name']:<{width}}  {parameter['range']}{when}")
+    if plan.command is not None:
+        lines.append(f"runs            {plan.command}")
     if plan.grid_size is not None:
         lines.append(f"combinations    {plan.grid_size} after conditions and forbidden ones")
     if plan.forbidden:
@@ -246,9 +268,11 @@ def render_plan(plan: Plan) -> str:
     if plan.duplicates or plan.reused:
         lines.append(f"known already   {plan.duplicates} repeat an earlier trial, {plan.reused} are finished elsewhere")
     if plan.rungs:
-        lines.append(f"rungs           steps {', '.join(str(step) for step in plan.rungs)}")
+        more = ", ..." if plan.estimate.steps is None else ""
+        lines.append(f"rungs           steps {', '.join(str(step) for step in plan.rungs)}{more}")
     if plan.replicates:
         lines.append(f"replicates      up to {plan.replicates} more trainings")
+    lines.append(f"seeds           {plan.power}")
     lines.append(f"at once         {plan.concurrency}")
     lines += _estimate_lines(plan.estimate)
     if plan.step_costs:
@@ -261,6 +285,8 @@ def render_plan(plan: Plan) -> str:
 
 
 def _estimate_lines(estimate: Estimate) -> list[str]:
+    if estimate.steps is None:
+        return [f"trainings       {estimate.trainings}; the program itself says how long each is"]
     saved = f", {estimate.saved:.0%} saved by early stopping" if estimate.saved else ""
     lines = [f"steps           {estimate.steps:,.0f} in {estimate.trainings} trainings{saved}"]
     if estimate.wall_seconds is None or estimate.wall_range is None:

@@ -5,7 +5,6 @@ The sweep file itself may be read anywhere, also where neither data nor trainer 
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meanflow_core.config import DataConfig, ImageFolderConfig, ill_fitting, is_named, load_config
-from meanflow_core.data import image_faults, missing
+from meanflow_core.data import image_faults, image_notes, missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
+from orchestrator.planning.programs import broken_files, missing_program
 from orchestrator.provenance import c_compiler, own_files
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
     whether they take their arguments.
     """
-    found = [] if spec.builtin_trainer else list(_trainer_module(spec.trainer))
-    if spec.builtin_trainer:
+    found: list[Problem] = []
+    if spec.program is not None:
+        found += missing_program(spec.program)
+    elif not spec.builtin_trainer:
+        found += _trainer_module(spec.trainer)
+    else:
         looked_at: list[DataConfig] = []
         configs = drawn_configs(spec, DRAWS)
         if any(config["trainer"]["compile"] for config in configs) and c_compiler() is None:
@@ -43,6 +47,15 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
             problems = list(missing(whole)) or [*ill_fitting(whole), *_broken(whole.data, looked_at)]
             found += [problem for problem in problems if problem not in found]
     return [*(replace(problem, file=spec.file) for problem in found), *missing_storage()]
+
+
+def data_notes(spec: SweepSpec) -> list[str]:
+    """Return what to know of the data that trials would read here: images that are left out."""
+    if not spec.builtin_trainer:
+        return []
+    data = (load_config(config).data for config in drawn_configs(spec, DRAWS))
+    folders = {each.path: each for each in data if isinstance(each, ImageFolderConfig)}
+    return [told for folder in folders.values() if (told := image_notes(folder)) is not None]
 
 
 def missing_storage() -> list[Problem]:
@@ -98,16 +111,12 @@ def _trainer_module(trainer: str) -> Iterator[Problem]:
     if found is None:
         rule = f"there is no module {module!r}; it is looked for in the current folder and among installed packages"
         yield Problem(key="trainer", value=trainer, rule=rule)
-    for file in own_files(module):
-        try:
-            ast.parse(file.read_bytes(), str(file))
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None)
-            rule = f"cannot be imported: {type(error).__name__}: {getattr(error, 'msg', error)} ({file}, line {line})"
-            yield Problem(key="trainer", value=trainer, rule=rule)
+    yield from broken_files("trainer", trainer, own_files(module))
 
 
 def _unknown(spec: SweepSpec) -> Iterator[Problem]:
+    if spec.program is not None:
+        return
     if not spec.builtin_trainer:
         from orchestrator.worker import import_trainer
 

@@ -69,11 +69,15 @@ def write_report(
         wall_seconds=wall_seconds,
         finals=finals,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.part")
-    aside.write_text(_page(facts, time.time() if now is None else now), encoding="utf-8")
-    aside.replace(out)
-    return out
+    return write_page(
+        out,
+        title=f"{spec.title or spec.name}: report of the sweep",
+        name=spec.title or spec.name,
+        meta=_meta(facts),
+        description=spec.description,
+        parts=list(_sections(facts)),
+        now=time.time() if now is None else now,
+    )
 
 
 def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) -> dict[str, Path]:
@@ -103,26 +107,49 @@ def find_images(paths: SweepPaths, rows: Sequence[Row], most: int = PICTURES) ->
     return {name: found[name] for name in [*best, *worst]}
 
 
-def _page(facts: Facts, now: float) -> str:
+def write_page(
+    out: Path,
+    *,
+    title: str,
+    name: str,
+    meta: str,
+    parts: Sequence[tuple[str, str, str]],
+    now: float,
+    description: str = "",
+) -> Path:
+    """Write a page of sections in one file, plotly.js and all, and return it. A page that is there stays until then.
+
+    Args:
+        out: the file; its folder is made if missing.
+        title: of the window.
+        name: the heading.
+        meta: a line below it.
+        parts: id, title and HTML of each section.
+        now: unix seconds that are printed as the date.
+        description: text below the heading.
+    """
     from plotly.offline import get_plotlyjs
 
-    parts = list(_sections(facts))
-    spec = facts.spec
     files = resources.files("orchestrator.report")
     template = Template((files / "report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(f"{spec.name}: report of the sweep"),
-        name=escape(spec.name),
-        meta=escape(_meta(facts)),
-        description=f"<p>{escape(spec.description)}</p>" if spec.description else "",
-        nav="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in parts),
+    page = template.substitute(
+        title=escape(title),
+        name=escape(name),
+        meta=escape(meta),
+        description=f"<p>{escape(description)}</p>" if description else "",
+        nav="".join(f'<a href="#{key}">{escape(label)}</a>' for key, label, _ in parts),
         sections="\n".join(
-            f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in parts
+            f'<section id="{key}"><h2>{escape(label)}</h2>{body}</section>' for key, label, body in parts
         ),
         footer=escape(f"Written by meansweep, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(now))}."),
         plotly=get_plotlyjs(),
         parallel=(files / "parallel.js").read_text(encoding="utf-8"),
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.part")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(out)
+    return out
 
 
 def _meta(facts: Facts) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.formatting import count, duration, number, short_names
 from orchestrator.report import charts, charts_parameters
@@ -23,10 +22,7 @@ from orchestrator.results import (
     varying,
     verdict,
 )
-from orchestrator.trials import TrialRecord, TrialState
-
-if TYPE_CHECKING:
-    from orchestrator.spec import SweepSpec
+from orchestrator.trials import TrialState
 
 SHOWN = 15
 """Rows of the leaderboard that are open at once; the others can be unfolded."""
@@ -90,8 +86,11 @@ def leaderboard_section(facts: Facts) -> str:
     )
     if any(row.ci95 for row in facts.rows):
         caption += (
-            " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” is a paired t-test on "
-            "shared seeds, corrected for the number of comparisons (Holm); “tied”: it cannot tell the two apart."
+            " ± and the bars are 95 % intervals of the mean over seeds (Student t). “vs best” says how much worse a "
+            "configuration is on the seeds it shares with the best one, with its 95 % interval"
+            + (", as a ratio (of logarithms: the metric is above zero)" if _by_ratio(facts) else "")
+            + "; “not separable”: with these seeds a paired t-test, corrected for the number of comparisons (Holm), "
+            "cannot tell the two apart."
         )
     if any(row.bad_seeds for row in facts.rows):
         caption += (
@@ -134,6 +133,10 @@ def _rows_table(facts: Facts, rows: Sequence[Row]) -> str:
     return html_table(heads, body, places, sorted_by=behind, shown=SHOWN if len(rows) > SHOWN else None)
 
 
+def _by_ratio(facts: Facts) -> bool:
+    return any(row.vs_best and row.vs_best.ratio for row in facts.rows)
+
+
 def _plain(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
@@ -170,7 +173,7 @@ def _range(row: Row, scale: tuple[float, float, bool] | None) -> str:
 def curves_section(facts: Facts) -> str:
     """Return the learning curves and how well early values predicted final ones."""
     best = next((group.searched for group in facts.view.groups if group.finished), None)
-    rungs = _rungs(facts.spec, best) if best else []
+    rungs = facts.spec.rungs_before(best.steps, best.values) if best else []
     figure = charts.learning_curves(facts.view, rungs)
     if figure is None:
         return nothing("No trial has reported yet.")
@@ -189,13 +192,6 @@ def curves_section(facts: Facts) -> str:
         else ""
     )
     return f'<p class="caption">{escape(caption)}</p>{chart_place(figure, 460, label)}{tail}'
-
-
-def _rungs(spec: SweepSpec, record: TrialRecord) -> list[int]:
-    """Return the rungs of a trial; its values may be of an earlier revision of the sweep."""
-    loop = {**(spec.base.get("trainer") or {}), "steps": record.steps}
-    batch_size = {**spec.set, **record.values}.get("trainer.batch_size")
-    return spec.rungs({"trainer": loop if batch_size is None else {**loop, "batch_size": batch_size}})
 
 
 def parallel_section(facts: Facts) -> str:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from orchestrator.formatting import count, number, p_value, plus_minus
-from orchestrator.results.leaderboard_rows import Row, unranked
+from orchestrator.formatting import count, number, p_value
+from orchestrator.results.effect_text import effect_text
+from orchestrator.results.leaderboard_rows import Row, compared_by_ratio, unranked
 from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text, state_text
-from orchestrator.statistics import ALPHA, Interval, mean_ci, paired_test
+from orchestrator.statistics import ALPHA, Effect, mean_ci, paired_effect
 from orchestrator.trials import Group, TrialRecord, better, group_by_config
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class PairedTest:
     difference: float | None
     """The mean over the shared seeds of the first minus the second."""
     ci95: tuple[float, float] | None
+    effect: Effect | None
+    """How much worse the second is than the first: their ratio where the metric is above zero in the whole sweep."""
     p_value: float | None
+    """Of the effect."""
     better: str | None
     """The trial that is better beyond chance."""
     verdict: str
@@ -66,7 +70,11 @@ class PairedTest:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict."""
-        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
+        return {
+            **asdict(self),
+            "ci95": list(self.ci95) if self.ci95 else None,
+            "effect": self.effect.to_json() if self.effect else None,
+        }
 
 
 def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: str) -> Comparison:
@@ -96,7 +104,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
     a, b = (unranked(groups[known[name]], metric.name, metric.goal) for name in (first, second))
     left, right = a.config, b.config
     names = [*left, *(name for name in right if name not in left)]
-    curves = (_curve(a.group, metric.name), _curve(b.group, metric.name))
+    curves = (curve_of(a.group, metric.name), curve_of(b.group, metric.name))
     return Comparison(
         sweep=spec.name,
         metric=metric.name,
@@ -105,7 +113,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
         differences={n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)},
         same={name: left[name] for name in names if name in left and left[name] == right.get(name)},
         curve={step: (curves[0].get(step), curves[1].get(step)) for step in sorted({*curves[0], *curves[1]})},
-        test=_test(a, b, metric.goal),
+        test=_test(a, b, metric.goal, ratio=compared_by_ratio(groups.values())),
     )
 
 
@@ -148,7 +156,7 @@ def _side(row: Row) -> dict[str, Any]:
     return {**{key: row.to_json()[key] for key in shown}, "failure": row.failure.kind if row.failure else None}
 
 
-def _curve(group: Group, metric: str) -> dict[int, float]:
+def curve_of(group: Group, metric: str) -> dict[int, float]:
     """Return step -> mean over the seeds that count; at a step which not all of them have, over those that do."""
     found: dict[int, list[float]] = {}
     for run in group.runs or (group.searched,):
@@ -158,24 +166,25 @@ def _curve(group: Group, metric: str) -> dict[int, float]:
     return {step: math.fsum(values) / len(values) for step, values in found.items()}
 
 
-def _test(a: Row, b: Row, goal: str) -> PairedTest:
+def _test(a: Row, b: Row, goal: str, *, ratio: bool) -> PairedTest:
     left, right = a.seeds, b.seeds
     shared = sorted(left.keys() & right.keys())
     interval = mean_ci([left[seed] - right[seed] for seed in shared]) if shared else None
-    p = paired_test(left, right)
+    effect = paired_effect(right, left, ratio=ratio, goal=goal)
     stable = not a.bad_seeds and not b.bad_seeds
-    real = p is not None and p < ALPHA and stable and a.steps == b.steps
+    real = effect is not None and effect.p_value is not None and effect.p_value < ALPHA
     return PairedTest(
         seeds=shared,
         difference=interval.mean if interval else None,
         ci95=interval.bounds if interval else None,
-        p_value=p,
-        better=_winner(a, b, interval.mean, goal) if real and interval else None,
-        verdict=_verdict(a, b, shared, interval, p, goal),
+        effect=effect,
+        p_value=effect.p_value if effect else None,
+        better=_sides(a, b, effect)[0].trial if effect and real and stable and a.steps == b.steps else None,
+        verdict=_verdict(a, b, shared, effect, goal),
     )
 
 
-def _verdict(a: Row, b: Row, shared: Sequence[int], difference: Interval | None, p: float | None, goal: str) -> str:
+def _verdict(a: Row, b: Row, shared: Sequence[int], effect: Effect | None, goal: str) -> str:
     for row in (a, b):
         if row.metric is None:
             why = f"{row.failure.kind}: {row.failure.reason}" if row.failure else row.state.value
@@ -183,18 +192,24 @@ def _verdict(a: Row, b: Row, shared: Sequence[int], difference: Interval | None,
     if a.steps != b.steps:
         steps = f"{a.steps} and {b.steps}"
         return f"The results were taken at different steps ({steps}); compare the curves where both have a value."
-    if difference is None:
+    if effect is None:
         return "No comparison: the two share no seed."
     unstable = _unstable(a, b, shared, goal)
     if unstable:
         return unstable
-    winner, ahead = _winner(a, b, difference.mean, goal), abs(difference.mean)
-    if p is None:
-        return f"Trial {winner} is ahead by {number(ahead, 3)} on the one seed they share, which may be chance."
-    by = f"{plus_minus(ahead, difference.half_width)} ({p_value(p)}, {count(len(shared), 'shared seed')})"
-    if p < ALPHA:
-        return f"Trial {winner} is better by {by}."
-    return f"Tied: trial {winner} is ahead by {by}, which may be chance."
+    winner, loser = _sides(a, b, effect)
+    behind = effect_text(effect.turned if effect.is_better else effect)
+    if effect.p_value is None:
+        return f"Trial {loser.trial} is {behind} on the one seed they share, which may be chance."
+    told = f"trial {loser.trial} is {behind} ({p_value(effect.p_value)}, {count(len(shared), 'shared seed')})"
+    if effect.p_value < ALPHA:
+        return f"Trial {winner.trial} is better: {told}."
+    return f"Not separable with {count(len(shared), 'seed')}: {told}, which may be chance."
+
+
+def _sides(a: Row, b: Row, effect: Effect) -> tuple[Row, Row]:
+    """Return the one that is ahead and the one that is behind; `effect` is how much worse `b` is."""
+    return (b, a) if effect.is_better else (a, b)
 
 
 def _unstable(a: Row, b: Row, shared: Sequence[int], goal: str) -> str:
@@ -207,11 +222,6 @@ def _unstable(a: Row, b: Row, shared: Sequence[int], goal: str) -> str:
     told = "; ".join(f"trial {row.trial} is unstable, {bad_seeds_text(row)}" for row in wrong)
     score = f"trial {a.trial} is better on {wins} of {count(len(shared), 'shared seed')}"
     return f"No test of means: {told}; {score}."
-
-
-def _winner(a: Row, b: Row, difference: float, goal: str) -> str:
-    first = difference < 0 if goal == "minimize" else difference > 0
-    return a.trial if first else b.trial
 
 
 def _better(values: Sequence[float | None], goal: str) -> int | None:

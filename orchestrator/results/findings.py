@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.formatting import count, join, number, p_value, short_names
+from orchestrator.results.effect_text import effect_text
 from orchestrator.results.leaderboard_rows import Row
 from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text
 from orchestrator.results.parameter_importance import Importance
@@ -94,15 +95,19 @@ def _against(best: Row, finished: Sequence[Row]) -> str:
     rivals = [row for row in finished if not row.bad_seeds]
     if not rivals:
         return f"; no other {'stable ' if finished else ''}one has finished"
-    tied = [row.trial for row in rivals if row.tied_with_best]
+    tied = [row for row in rivals if row.tied_with_best]
     if tied:
-        return f", but it cannot be told apart from trial {_few(tied)}"
+        seeds = join([str(n) for n in sorted({row.vs_best.n for row in tied if row.vs_best})], "or")
+        nearest_ = f", which is {effect_text(tied[0].vs_best)}" if len(tied) == 1 and tied[0].vs_best else ""
+        return (
+            f", but with {seeds} shared seeds it is not separable from trial {_few([r.trial for r in tied])}{nearest_}"
+        )
     second = rivals[0]
-    if second.p_value_vs_best is None:
+    if second.p_value_vs_best is None or second.vs_best is None:
         shared = "with one seed each" if best.n == 1 else "on the one seed they share"
         return f", ahead of trial {second.trial} ({interval_text(second)}); {shared} that may be chance"
     sure = p_value(second.p_value_vs_best)
-    return f", and its lead over the runner-up, trial {second.trial} ({interval_text(second)}), is real ({sure})"
+    return f"; the runner-up, trial {second.trial}, is {effect_text(second.vs_best)} ({sure})"
 
 
 def _promising(best: Row, finished: Sequence[Row], goal: str) -> str:

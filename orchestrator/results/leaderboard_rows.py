@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.statistics import ALPHA, Interval, holm, mean_ci, paired_test
+from orchestrator.statistics import ALPHA, Effect, Interval, has_ratios, holm, mean_ci, paired_effect
 from orchestrator.trials import BadSeed, Failure, Group, TrialRecord, TrialState, group_by_config, value_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,12 @@ class Row:
     bad_seeds: tuple[BadSeed, ...] = ()
     rank: int | None = None
     """Its place, from 1; None without a value or after a failure."""
+    vs_best: Effect | None = None
+    """How much worse than the best it is on the seeds they share; None where one cannot be compared with the other."""
     p_value_vs_best: float | None = None
+    """Of `vs_best`, corrected for the number of comparisons."""
     tied_with_best: bool | None = None
-    """Whether a test cannot tell it from the best; None: no test is possible."""
+    """Whether a test cannot tell it from the best with the seeds there are; None: no test is possible."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The mean of every metric of the sweep."""
     front: int | None = None
@@ -128,6 +131,7 @@ class Row:
             "seeds": self.seeds,
             "median": self.median,
             "bad_seeds": [asdict(seed) for seed in self.bad_seeds],
+            "vs_best": self.vs_best.to_json() if self.vs_best else None,
             "p_value_vs_best": self.p_value_vs_best,
             "tied_with_best": self.tied_with_best,
             "replicates": self.replicates,
@@ -173,14 +177,19 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
     best = next((group for group in ordered if group.finished), None)
     several = len(goals) > 1
     # A test of means says nothing about seeds of which one fell out of the world.
-    tested = [_compared(best, row.group) if not several and not row.bad_seeds else None for row in found]
+    ratio = compared_by_ratio(ordered)
+    effects = [
+        None if several or row.bad_seeds else _compared(row.group, best, ratio=ratio, goal=goal) for row in found
+    ]
+    corrected = holm([effect.p_value if effect else None for effect in effects])
     rows = []
-    for position, (row, p) in enumerate(zip(found, holm(tested), strict=True), start=1):
+    for position, (row, effect, p) in enumerate(zip(found, effects, corrected, strict=True), start=1):
         tied = True if row.group is best else None if p is None else p >= ALPHA
         rows.append(
             replace(
                 row,
                 rank=position if row.interval else None,
+                vs_best=effect,
                 p_value_vs_best=p,
                 tied_with_best=tied if row.interval else None,
                 metrics={name: interval.mean for name in goals if (interval := row.group.interval(name))},
@@ -264,7 +273,12 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
 
 
-def _compared(best: Group | None, group: Group) -> float | None:
+def compared_by_ratio(groups: Iterable[Group]) -> bool:
+    """Return whether the ranking metric of a sweep is compared by ratio: every value of it is above zero."""
+    return has_ratios(value for group in groups for value in group.by_seed().values())
+
+
+def _compared(group: Group, best: Group | None, *, ratio: bool, goal: str) -> Effect | None:
     if best is None or group is best or not group.finished:
         return None
-    return paired_test(best.by_seed(), group.by_seed())
+    return paired_effect(group.by_seed(), best.by_seed(), ratio=ratio, goal=goal)

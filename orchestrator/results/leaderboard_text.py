@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.formatting import join, number, p_value, plus_minus, short_names
+from orchestrator.formatting import join, number, plus_minus, short_names
+from orchestrator.results.effect_text import effect_cell
 from orchestrator.results.leaderboard_rows import Row
 from orchestrator.trials import TrialState
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Column = tuple[str, list[str]]
 """A title and its cells."""
+INSEPARABLE, BRIEFLY = "not separable", "n.s."
 LEFT = ("steps", "vs best")
 """Columns of words, which begin at their left."""
 
@@ -47,13 +49,15 @@ def bad_seeds_text(row: Row) -> str:
     )
 
 
-def against_best(row: Row) -> str:
-    """Return in a word or two how a row stands to the best one; empty where no test is possible."""
+def against_best(row: Row, *, brief: bool = False) -> str:
+    """Return how much worse than the best one a row is; empty where no test is possible. `brief`: no interval."""
     if row.bad_seeds:
         return "unstable"
-    if row.p_value_vs_best is None:
+    if row.vs_best is None or row.p_value_vs_best is None:
         return "best" if row.tied_with_best else ""
-    return "tied" if row.tied_with_best else p_value(row.p_value_vs_best)
+    if row.tied_with_best:
+        return BRIEFLY if brief else INSEPARABLE
+    return effect_cell(row.vs_best, brief=brief)
 
 
 def state_text(row: Row) -> str:
@@ -85,14 +89,17 @@ def leaderboard_table(
     names = varying(row.config for row in rows)
     short = short_names(names)
     results = _results(spec, rows, shown)
+    brief = _breadth(results, 1) > width
+    if brief:
+        results = _results(spec, rows, shown, brief=True)
     parameters = [(short[name], [_setting(row.config.get(name)) for row in shown]) for name in names]
     tables: list[RenderableType] = []
     for block in _blocks(results, parameters, width):
         tables += [*([""] if tables else []), _table(shown, block, gap=2 if _breadth(block, 2) <= width else 1)]
-    return Group(*tables, *(Text(line, style="dim") for line in (*_caption(spec, rows, shown), *footer)))
+    return Group(*tables, *(Text(line, style="dim") for line in (*_caption(spec, rows, shown, brief=brief), *footer)))
 
 
-def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> list[Column]:
+def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brief: bool = False) -> list[Column]:
     columns = [("rank", [number(row.rank) for row in shown]), ("trial", [row.trial for row in shown])]
     for metric in spec.metrics:
         first = metric is spec.metrics[0]
@@ -102,7 +109,7 @@ def _results(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> list
         columns.append(("front", [number(row.front) for row in shown]))
     if any(row.n > 1 for row in rows):
         columns.append(("n", [str(row.n) for row in shown]))
-    notes = [against_best(row) for row in shown]
+    notes = [against_best(row, brief=brief) for row in shown]
     if any(note not in ("", "best") for note in notes):
         columns.append(("vs best", notes))
     columns.append(("steps", _steps(shown)))
@@ -147,15 +154,21 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], *, gap: int) -> Table
     return table
 
 
-def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row]) -> Iterator[str]:
+def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brief: bool) -> Iterator[str]:
     parts = [", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)]
     if any(row.ci95 for row in rows):
         parts.append("± is the 95 % interval of the mean over n seeds")
     if len(shown) < len(rows):
         parts.append(f"{len(rows) - len(shown)} more rows")
     yield "; ".join(parts)
-    if any(against_best(row) == "tied" for row in shown):
-        yield "tied: a paired test over the shared seeds cannot tell it from the best"
+    tested = [row for row in shown if row.vs_best and row.p_value_vs_best is not None and not row.bad_seeds]
+    if any(not row.tied_with_best for row in tested):
+        scale = "how many times worse" if any(row.vs_best and row.vs_best.ratio for row in tested) else "how much worse"
+        yield f"vs best: {scale} on the shared seeds" + ("" if brief else ", with its 95 % interval")
+    alike = sorted({row.vs_best.n for row in tested if row.vs_best and row.tied_with_best})
+    if alike:
+        word, seeds = f"{BRIEFLY}: {INSEPARABLE}," if brief else f"{INSEPARABLE}:", join([str(n) for n in alike], "or")
+        yield f"{word} with {seeds} shared seeds a paired test cannot tell it from the best"
     for row in shown:
         if row.reused:
             yield f"trial {row.trial} was not trained here: it is the result of {row.reused}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from orchestrator.results.notebook import NotebookDisplay
     from orchestrator.spec import SweepSpec
 
 ROWS = 14
@@ -75,30 +76,26 @@ def view(spec: SweepSpec, trials: Sequence[TrialRecord], *, rows: int = ROWS, **
     return View(status(spec, trials, **known), metric.name, lines)
 
 
-def render(view: View) -> RenderableType:
-    """Return what `view` says, for rich."""
+def render(view: View, *, width: int = 80) -> RenderableType:
+    """Return what `view` says, for rich.
+
+    Args:
+        view: of `view`.
+        width: columns there are; where they are few, the bar is left out and the titles are shorter.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title, justify in (
-        ("trial", "right"),
-        ("state", "left"),
-        ("step", "right"),
-        ("", "left"),
-        (view.metric.removeprefix("eval/"), "right"),
-        ("best so far", "right"),
-        ("time left", "right"),
-    ):
+    for title, justify, _ in (columns := _columns(view, width)):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for row in view.rows:
-        total = row.total
-        steps = str(row.step) if total is None else f"{row.step}/{total}"
-        state = Text(row.failure or row.state, style=COLOURS.get(row.state, ""))
-        left = duration(row.seconds_left) if row.state == "running" else ""
-        cells = (row.trial, state, steps, _bar(row.step, total), number(row.metric), number(row.best), left)
+    for index, row in enumerate(view.rows):
+        cells = [
+            Text(column[index], style=COLOURS.get(row.state, "") if title == "state" else "")
+            for title, _, column in columns
+        ]
         table.add_row(*cells, style="" if row.state == "running" else "dim")
     found = view.status
     foot = [_best(found.best)]
@@ -108,14 +105,45 @@ def render(view: View) -> RenderableType:
     return Group(head, table, Text("; ".join(foot), style="bold"))
 
 
+Column = tuple[str, str, list[str]]
+"""A title, where its cells stand, and the cells."""
+
+
+def _columns(view: View, width: int) -> list[Column]:
+    """Return the columns of the table, as much of them as there is room for."""
+    rows, metric = view.rows, view.metric.removeprefix("eval/")
+    steps = [str(row.step) if row.total is None else f"{row.step}/{row.total}" for row in rows]
+    left = [duration(row.seconds_left) if row.state == "running" else "" for row in rows]
+    columns: list[Column] = [
+        ("trial", "right", [row.trial for row in rows]),
+        ("state", "left", [row.failure or row.state for row in rows]),
+        ("step", "right", steps),
+        ("", "left", [_bar(row.step, row.total) for row in rows]),
+        (metric, "right", [number(row.metric) for row in rows]),
+        ("best so far", "right", [number(row.best) for row in rows]),
+        ("time left", "right", left),
+    ]
+
+    def excess() -> int:
+        return sum(max(map(len, (title, *cells))) + 2 for title, _, cells in columns) - 1 - width
+
+    if excess() > 0:
+        del columns[3]  # the bar: the step says it too
+    if excess() > 0:
+        columns[-2:] = [("best", *columns[-2][1:]), ("left", *columns[-1][1:])]
+    if (over := excess()) > 0:
+        columns[3] = (f"{metric[: max(len(metric) - over - 1, 5)]}…", *columns[3][1:])
+    return columns
+
+
 Trials = Sequence[TrialRecord] | Callable[[], Sequence[TrialRecord]]
 
 
 class LiveDisplay:
     """Shows a sweep while it runs; call `update` whenever something has happened.
 
-    In a terminal the table is redrawn at most `per_second` times a second. Elsewhere, and in the file `log`, a trial is
-    a line when it ends and when it comes to rest: at a rung, or paused.
+    In a terminal or a notebook the table is redrawn at most `per_second` times a second. Elsewhere, and in the file
+    `log`, a trial is a line when it ends and when it comes to rest: at a rung, or paused.
 
     Args:
         spec: the sweep.
@@ -146,13 +174,26 @@ class LiveDisplay:
         self._pending: tuple[Trials, dict[str, Any]] | None = None
         self._told = {trial.id: _standing(trial) for trial in before}
         self._drawn: list[Any] | None = None
-        self._live: Live | None = None
+        self._live: Live | NotebookDisplay | None = None
         self._log = log
 
-    def __enter__(self) -> LiveDisplay:
-        from rich.live import Live
+    @property
+    def _width(self) -> int:
+        return 100 if self._console.is_jupyter else self._console.width
 
-        if self._console.is_terminal:
+    @property
+    def redraws(self) -> bool:
+        """Whether the table is redrawn: in a terminal, and in a notebook."""
+        return self._console.is_terminal or self._console.is_jupyter
+
+    def __enter__(self) -> LiveDisplay:
+        if self._console.is_jupyter:
+            from orchestrator.results.notebook import NotebookDisplay
+
+            self._live = NotebookDisplay()
+        elif self._console.is_terminal:
+            from rich.live import Live
+
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.__enter__()
         return self
@@ -188,7 +229,7 @@ class LiveDisplay:
             drawn = [now.counts, now.left, picture.rows, now.best, duration(now.eta_seconds)]
             if drawn != self._drawn:  # the same picture again would only flicker
                 self._drawn = drawn
-                self._live.update(render(picture), refresh=True)
+                self._live.update(render(picture, width=self._width), refresh=True)
         for trial in trials:
             standing = _standing(trial)
             if standing != self._told.get(trial.id):

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import count, short_names
 from orchestrator.results.leaderboard_rows import order
-from orchestrator.space import Parameter
+from orchestrator.results.studies import distributions_of, rebuild_study
 from orchestrator.trials import Group, TrialRecord, group_by_config
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.study import Study
     from rich.console import RenderableType
 
     from orchestrator.spec import SweepSpec
@@ -135,78 +134,6 @@ def importance_table(spec: SweepSpec, found: Importance) -> RenderableType:
     trials = f"{found.trials} configurations, of which {found.best} count as the best"
     caption = f"share in being among the best by {found.metric}; {trials} (PED-ANOVA)"
     return Stack(table, Text(caption, style="dim"))
-
-
-# ------------------------------------------------------------------------------------------------ studies
-
-
-def rebuild_study(
-    records: Sequence[TrialRecord],
-    distributions: Mapping[str, BaseDistribution],
-    value: Callable[[TrialRecord], float],
-    goal: Literal["minimize", "maximize"] = "minimize",
-) -> Study:
-    """Return an Optuna study in memory in which every record is a completed trial.
-
-    Args:
-        records: the trials, in the order they get their numbers.
-        distributions: of `distributions_of`; keys that are not among them are left out.
-        value: what a trial's objective value is.
-        goal: `minimize` or `maximize`.
-    """
-    import optuna
-
-    frozen = []
-    for record in records:
-        known = {name: setting for name, setting in record.values.items() if name in distributions}
-        frozen.append(
-            optuna.trial.create_trial(
-                params={name: _label(setting) for name, setting in known.items()},
-                distributions={name: distributions[name] for name in known},
-                value=value(record),
-            )
-        )
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created in memory" concerns no user
-    try:
-        study = optuna.create_study(direction=goal)
-        study.add_trials(frozen)
-    finally:
-        optuna.logging.set_verbosity(level)
-    return study
-
-
-def distributions_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, BaseDistribution]:
-    """Return key -> Optuna's distribution in natural units, wide enough for every value the records have.
-
-    Values may lie outside the present space: of an earlier revision of the sweep, or of an unbounded distribution.
-    """
-    parameters = {key: parameter for parameter in spec.space.parameters for key in parameter.keys}
-    names = dict.fromkeys(name for record in records for name in record.values)
-    return {
-        name: _distribution(parameters.get(name), [record.values[name] for record in records if name in record.values])
-        for name in names
-    }
-
-
-def _distribution(parameter: Parameter | None, seen: Sequence[Any]) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in seen)
-    listed = parameter is None or bool(parameter.choices)
-    if listed or not numeric:
-        choices = list(parameter.choices) if parameter is not None and not parameter.members else []
-        labels = dict.fromkeys(_label(value) for value in [*choices, *seen])
-        return CategoricalDistribution(list(labels))
-    assert parameter is not None
-    ends = [end for end in (parameter.low, parameter.high) if end is not None]
-    low, high = min([*ends, *seen]), max([*ends, *seen])
-    return FloatDistribution(float(low), float(high), log=parameter.log and low > 0)
-
-
-def _label(value: Any) -> Any:
-    """Return a value that Optuna can hold as a choice."""
-    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)
 
 
 # ---------------------------------------------------------------------------------------------- measuring

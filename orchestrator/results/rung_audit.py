@@ -47,7 +47,7 @@ class RungAudit:
 def audit_rungs(spec: SweepSpec, trials: Sequence[TrialRecord]) -> list[RungAudit]:
     """Return the audit of each rung that enough finished trials have passed; see `audit_steps`."""
     finished = _finished(trials)
-    return audit_steps(spec, trials, _rungs(spec, finished[0])) if finished else []
+    return audit_steps(spec, trials, spec.rungs_before(finished[0].steps, finished[0].values)) if finished else []
 
 
 def audit_steps(spec: SweepSpec, trials: Sequence[TrialRecord], steps: Sequence[int]) -> list[RungAudit]:
@@ -92,10 +92,3 @@ def _finished(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return rank_correlation([end for end, _ in pairs], [early for _, early in pairs], least=LEAST)
-
-
-def _rungs(spec: SweepSpec, record: TrialRecord) -> list[int]:
-    """Return the rungs of a trial; its values may be of an earlier revision of the sweep."""
-    loop = {**(spec.base.get("trainer") or {}), "steps": record.steps}
-    batch_size = {**spec.set, **record.values}.get("trainer.batch_size")
-    return spec.rungs({"trainer": loop if batch_size is None else {**loop, "batch_size": batch_size}})

@@ -212,6 +212,8 @@ def expected_trials(spec: SweepSpec) -> int | None:
 
 def steps_of(spec: SweepSpec, values: Mapping[str, Any]) -> int | None:
     """Return the full length of a trial in steps, None where the configuration does not say."""
+    if spec.program is not None:
+        return spec.program.steps
     for place in (values, spec.set):
         if "trainer.steps" in place:
             return int(place["trainer.steps"])

@@ -69,7 +69,8 @@ def winning_mapping(
     for key in LENGTHS:
         if key in spec.set and key in base:
             put(config, key, base[key])
-    return {**config, "evidence": {"trainer": spec.trainer, **evidence}}
+    program = {} if spec.program is None else {"program": spec.program.to_dict()}
+    return {**config, "evidence": {"trainer": spec.trainer, **program, **evidence}}
 
 
 def training_name(file: Path | str, evidence: Mapping[str, Any]) -> str:
@@ -107,7 +108,7 @@ def _chosen(
         trial = best.trial
     records = {record.id: record for record in trials}
     if trial not in records or trial not in ranked:
-        rule = "no such trial with a result; `meansweep leaderboard` lists them"
+        rule = f"no such trial with a result; `meansweep leaderboard {spec.name}` lists them"
         raise ConfigError([Problem(key=trial, rule=rule, nearest=nearest(trial, list(ranked)))])
     record, row = records[trial], ranked[trial]
     seeds = sorted({r.seed for r in trials if r.config_id == record.config_id and r.metric is not None})

@@ -27,7 +27,7 @@ from orchestrator.worker import (
 LEFTOVER_BYTES = 256 * 2**20
 """GPU memory that a finished trial may leave taken in its process; with more, the process is not used again.
 
-What CUDA graphs hold counts: it is taken from every other process on that GPU, whatever torch calls it."""
+The pools of graphs that are kept for the next trial do not count (`leftover_memory`)."""
 
 
 class NotUsedAgain(RuntimeError):

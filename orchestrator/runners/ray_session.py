@@ -188,7 +188,7 @@ class Session:
 
     def _work(self, assignment: Assignment) -> Work:
         work = Work(assignment, self.resources, self._cwd, environment=self._environment)
-        if self._shared is None and _shares_data(assignment.trainer):
+        if self._shared is None and assignment.program is None and _shares_data(assignment.trainer):
             self._shared = SharedData.remote(work)  # type: ignore[attr-defined]
         return replace(work, shared=self._shared)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from orchestrator.limits import Limits
 from orchestrator.search.sweep import Goal
-from orchestrator.statistics import tied_with_best
+from orchestrator.statistics import has_ratios, separable_from_best
 from orchestrator.trials import TrialRecord, TrialState, best_first, group_by_config
 
 
@@ -21,7 +21,7 @@ class Replicates:
     seeds: Annotated[int, Limits(low=1)] = 3
     """Additional seeds of each; with `race`, the largest number."""
     race: bool = False
-    """Add seeds one by one, and only to configurations still tied with the best."""
+    """Add seeds one by one, and only to configurations that are not separable from the best."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def next_replicate(rule: Replicates | None, metric: Goal, trials: Sequence[Trial
 
     Call it when the search is through and no trial of it runs. The contenders are its best `top` configurations by
     their searched trial. Seeds are added round by round. With `race`, a configuration that is significantly worse
-    than the best one on the seeds they share (paired t-test, Holm-corrected), or of which a seed diverged or collapsed
-    while others are sound, gets no more, and the race is over when one is left.
+    than the best one on the seeds they share (paired t-test, on logarithms where the metric is above zero, corrected
+    by Holm), or of which a seed diverged or collapsed while others are sound, gets no more, and the race is over when
+    one is left.
 
     Args:
         rule: the sweep's; None wants none.
@@ -68,7 +69,7 @@ def next_replicate(rule: Replicates | None, metric: Goal, trials: Sequence[Trial
 def _still_racing(
     metric: Goal, begun: dict[tuple[int, int], TrialRecord], contenders: Sequence[int], number: int
 ) -> list[int]:
-    """Return the configurations still tied with the best after the replicates before `number`, best first.
+    """Return the configurations not separable from the best after the replicates before `number`, best first.
 
     One of which a seed diverged or collapsed is out while there are others: it ranks behind them whatever its mean.
     """
@@ -76,13 +77,11 @@ def _still_racing(
     runs = [run for (config, replicate), run in begun.items() if config in contenders and replicate < number]
     groups = group_by_config(runs)
     stable = [group for group in groups if not group.bad_seeds(metric.name, metric.goal)]
-    values = {
-        group.searched.config_id: {seed: sign * value for seed, value in group.by_seed().items()}
-        for group in stable or groups
-    }
-    ranked = sorted((config for config in values if values[config]), key=lambda config: _mean(values[config]))
-    ties = tied_with_best([values[config] for config in ranked])
-    return [config for config, tied in zip(ranked, ties, strict=True) if tied is not False]
+    values = {group.searched.config_id: group.by_seed() for group in stable or groups}
+    ranked = sorted((config for config in values if values[config]), key=lambda config: sign * _mean(values[config]))
+    ratio = has_ratios(value for config in ranked for value in values[config].values())
+    told = separable_from_best([values[config] for config in ranked], ratio=ratio)
+    return [config for config, separable in zip(ranked, told, strict=True) if not separable]
 
 
 def _mean(values: dict[int, float]) -> float:

@@ -6,6 +6,8 @@ from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
     from orchestrator.spec.json_schema import sweep_schema as sweep_schema
+    from orchestrator.spec.program import ENDLESS as ENDLESS
+    from orchestrator.spec.program import Program as Program
     from orchestrator.spec.reader import flat as flat
     from orchestrator.spec.reader import put as put
     from orchestrator.spec.settings import Budget as Budget

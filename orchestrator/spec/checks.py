@@ -14,6 +14,7 @@ from meanflow_core.data import features_missing, no_features, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.search import METHODS
 from orchestrator.space import Parameter, same
+from orchestrator.spec.program import check_program
 from orchestrator.spec.read_parameters import SpaceDraft
 from orchestrator.spec.reader import Path, Reader
 from orchestrator.spec.sweep_file import KEY_ALIASES
@@ -165,6 +166,8 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
         if not spec.early_terminate.several_metrics:
             rule = "ranks by one metric and would stop trials that are best in another; leave it out with `metrics`"
             reader.wrong(("early_terminate",), rule)
+    if spec.program is not None:
+        check_program(reader, spec.program, spec)
     group = spec.early_terminate.group_key
     if group is not None and group not in spec.space.names and not _unreadable(reader, "parameters"):
         rule = f"is not a parameter of this sweep: they are {', '.join(spec.space.names)}"
@@ -208,7 +211,7 @@ def check_configs(reader: Reader, spec: SweepSpec) -> None:
     if not reader.problems:
         for values in islice(_combined_corners(spec), BUILDS):
             _try(reader, spec, values, None, seen)
-    if not spec.builtin_trainer:
+    if not spec.builtin_trainer and spec.program is None:
         _check_length(reader, spec)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from meanflow_core.config import RECORDS, CustomSection, Section, TrainConfig, valid_keys
 from orchestrator.limits import Limits
 from orchestrator.search import ALIASES, METHODS, RULES, Replicates
+from orchestrator.spec.program import SOURCES
 from orchestrator.spec.read_parameters import DISTRIBUTIONS
 from orchestrator.spec.read_settings import NOT_NEEDED, keys_of
 from orchestrator.spec.settings import Budget, Metric, Resources
@@ -30,6 +31,7 @@ _ARGUMENT: Schema = {"pattern": r"^(model|data)\."}
 """Of a class of the user's own."""
 _NAMED: Schema = {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"}
 """package.module:Class."""
+_COMMAND: Schema = {"type": ["array", "string"], "minItems": 1, "items": {"type": ["string", "number", "boolean"]}}
 _NUMBER: Schema = {"type": "number"}
 _TEXT: Schema = {"type": "string", "pattern": r"\S"}
 _ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
@@ -68,9 +70,13 @@ def sweep_schema() -> Schema:
         "properties": {**properties, **unused},
         "required": ["method", "parameters"],
         "oneOf": [{"required": ["metric"]}, {"required": ["metrics"]}],
+        "patternProperties": {"^x-": {}},
         "additionalProperties": False,
         # a trainer of the user's own has keys of its own, and values
-        "if": {"properties": {"trainer": {"enum": [None, *BUILTIN_TRAINERS]}}},
+        "if": {
+            "properties": {"trainer": {"enum": [None, *BUILTIN_TRAINERS]}},
+            "not": {"required": ["program"]},
+        },
         "then": {"properties": _of_the_meanflow_trainer()},
         "$defs": _definitions(),
     }
@@ -78,11 +84,13 @@ def sweep_schema() -> Schema:
 
 def _top_level() -> dict[str, Schema]:
     return {
-        "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "name": {"type": "string", "pattern": "[A-Za-z0-9]"},
         "description": _TEXT,
         "base": {**_TEXT, "type": ["string", "object"]},
         "set": {"type": "object", "properties": {key: _described(key) for key in _keys()}},
-        "trainer": {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
+        "trainer": {"anyOf": [_NAMED, {"$ref": "#/$defs/program"}]},
+        "program": _TEXT,
+        "command": _COMMAND,
         "method": {
             "oneOf": [_word(name, method.about) for name, method in METHODS.items()]
             + [_word(word, f"the same as {name}") for word, name in ALIASES.items()]
@@ -156,6 +164,7 @@ def _definitions() -> dict[str, Schema]:
             },
             required=["name"],
         ),
+        "program": _program(),
         "early_terminate": _early_terminate(),
         "replicates": _record(Replicates),
         "resources": _record(
@@ -163,6 +172,18 @@ def _definitions() -> dict[str, Schema]:
         ),
         "budget": _record(Budget, {"wall_clock": _DURATION}),
     }
+
+
+def _program() -> Schema:
+    """The mapping `trainer`."""
+    shapes: dict[str, Schema] = {
+        "program": {**_TEXT, "description": KEYS["program"]},
+        "command": {**_COMMAND, "description": KEYS["command"]},
+        "metrics": {"enum": list(SOURCES), "description": "How the program reports. Default: `orchestrator.report`."},
+        "steps": {"type": "integer", "minimum": 1, "description": "The last step that it reports, if that is known."},
+        "folder": {**_TEXT, "description": "Its working folder, relative to this file."},
+    }
+    return {"type": "object", "minProperties": 1, "properties": shapes, "additionalProperties": False}
 
 
 def _early_terminate() -> Schema:

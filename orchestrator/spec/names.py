@@ -15,6 +15,13 @@ _SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY = re.compile(r"[/\w.\- :]+")  # MLflow's
 
 
+def folder_name(title: str) -> str:
+    """Return a title as the name of a folder: `My sweep (2)` is `My-sweep-2`; itself where it may be one."""
+    if _SWEEP.fullmatch(title):
+        return title
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-._")[:LONGEST_NAME].rstrip("-._")
+
+
 def check_sweep_name(reader: Reader, name: str) -> None:
     """Note a name that cannot be a folder's."""
     if len(name) > LONGEST_NAME:

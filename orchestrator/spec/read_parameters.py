@@ -140,16 +140,20 @@ def _distribution(reader: Reader, path: Path, definition: Mapping[str, Any]) -> 
 
 def _exponents(name: str, definition: Mapping[str, Any]) -> str:
     low, high = definition.get("min"), definition.get("max")
-    example = ""
+    instead = f"`distribution: {EXPONENTS[name]}` with the values themselves"
     if isinstance(low, int | float) and isinstance(high, int | float) and max(abs(low), abs(high)) < 700:
         ends = sorted(
             (math.exp(-low), math.exp(-high)) if name == "inv_log_uniform" else (math.exp(low), math.exp(high))
         )
-        example = f" (here {ends[0]:.3g} to {ends[1]:.3g})"
-    return (
-        f"W&B reads `min` and `max` of `{name}` as natural exponents{example}, which few expect; "
-        f"write `{EXPONENTS[name]}` with the values themselves"
-    )
+        step = f", q: {definition['q']}" if "q" in definition else ""
+        instead = (
+            f"`{{distribution: {EXPONENTS[name]}, min: {ends[0]:.4g}, max: {ends[1]:.4g}{step}}}` if they are that here"
+        )
+        if min(low, high) > 0:
+            instead += (
+                f", or `{{distribution: {EXPONENTS[name]}, min: {low:g}, max: {high:g}{step}}}` if they are the values"
+            )
+    return f"W&B reads `min` and `max` of `{name}` as natural exponents, which few expect; write {instead}"
 
 
 def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mapping[str, Any]) -> Parameter | None:

@@ -16,8 +16,6 @@ from orchestrator.spec.settings import Budget, Metric, Resources
 
 # What W&B's files hold and a sweep here has no use for: said, and otherwise passed over.
 NOT_NEEDED: dict[str, str] = {
-    "program": "every trial is the trainer (`trainer: package.module:Class` for one of your own)",
-    "command": "no command line is built; fixed arguments belong in `set`",
     "entity": "sweeps live in this machine's MEANSWEEP_HOME",
     "project": "MLflow files the sweep under its `name`",
     "controller": "the driver that you start decides",
@@ -29,6 +27,8 @@ NOT_NEEDED: dict[str, str] = {
 REFUSED: dict[str, str] = {
     "scheduler": "conditions are part of this file: `when`, `forbid`, `zip`; choose the search with `method`",
 }
+LAUNCH = ("job", "name", "num_workers", "resource", "resource_args")
+"""Keys of a `scheduler` that only says how W&B Launch starts agents."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -37,8 +37,16 @@ def note_wandb(reader: Reader, content: Mapping[str, Any]) -> None:
     for key in content:
         if key in NOT_NEEDED:
             reader.note((key,), f"not needed here: {NOT_NEEDED[key]}")
+        elif key == "scheduler" and isinstance(content[key], Mapping) and set(content[key]) <= set(LAUNCH):
+            reader.note(
+                (key,),
+                "not needed here: the driver starts the trials"
+                + ("; `num_workers` is `max_concurrent`" if "num_workers" in content[key] else ""),
+            )
         elif key in REFUSED:
             reader.wrong((key,), f"W&B's key is not known here: {REFUSED[key]}")
+        elif key in ("program", "command") and isinstance(content.get("trainer"), str):
+            reader.note((key,), f"not used: trials are of {content['trainer']}, which `trainer` names")
 
 
 # -------------------------------------------------------------------------------------------------- metric
@@ -194,6 +202,15 @@ def read_resources(reader: Reader, content: Any) -> Resources:
         if (amount := reader.number((*path, "custom", name), value, above=0)) is not None
     }
     return Resources(cpu=1.0 if cpu is None else float(cpu), gpu=float(gpu or 0), workers=workers, custom=custom)
+
+
+def read_max_concurrent(reader: Reader, content: Mapping[str, Any]) -> int | None:
+    """Read `max_concurrent`, or what W&B's `scheduler.num_workers` says."""
+    found = reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1)
+    scheduler = content.get("scheduler")
+    if found is not None or not isinstance(scheduler, Mapping) or not set(scheduler) <= set(LAUNCH):
+        return found
+    return reader.whole(("scheduler", "num_workers"), scheduler.get("num_workers"), low=1)
 
 
 def read_budget(reader: Reader, content: Any) -> Budget:

@@ -8,20 +8,30 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from meanflow_core.config import FIRST, NOT_IN_IDENTITY, TrainConfig, is_named, load_config, read_yaml, with_values
+from meanflow_core.config import (
+    FIRST,
+    NOT_IN_IDENTITY,
+    TrainConfig,
+    YamlFile,
+    is_named,
+    load_config,
+    read_yaml,
+    with_values,
+)
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.search import ALIASES, METHODS, Method, Replicates, Rule
+from orchestrator.search import Method, Replicates, Rule
 from orchestrator.space import Space
 from orchestrator.spec.checks import check_configs, check_keys, check_metrics, check_together
-from orchestrator.spec.names import check_groups, check_key, check_sweep_name
+from orchestrator.spec.names import check_groups, check_key, check_sweep_name, folder_name
+from orchestrator.spec.program import ENDLESS, Program, find_folder, is_program, read_program
 from orchestrator.spec.read_parameters import read_parameters
+from orchestrator.spec.read_plain import default_to, read_method, read_seed, read_trainer, read_warm_start
 from orchestrator.spec.read_relations import read_space
 from orchestrator.spec.read_settings import (
     NOT_NEEDED,
@@ -30,6 +40,7 @@ from orchestrator.spec.read_settings import (
     read_budget,
     read_duration,
     read_early_terminate,
+    read_max_concurrent,
     read_metrics,
     read_replicates,
     read_resources,
@@ -37,15 +48,11 @@ from orchestrator.spec.read_settings import (
 from orchestrator.spec.reader import Reader, flat, put
 from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.spec.sweep_file import (
-    BUILTIN_TRAINERS,
     DEFAULT_TRAINER,
     KEYS,
     read_content,
     refuse_training_configuration,
 )
-
-_TRAINER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
 
 NAMED_CODE = ("model.name", "data.name", "evaluation.metrics", "evaluation.features")
 """Keys of the training configuration that may be package.module:name."""
@@ -56,6 +63,9 @@ class SweepSpec:
     """One sweep, complete and checked."""
 
     name: str
+    """Of its folder, and in commands."""
+    title: str = ""
+    """Its name as the file gives it."""
     file: str | None = None
     """Where it was read from."""
     description: str = ""
@@ -66,6 +76,9 @@ class SweepSpec:
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted key -> value, in every trial; unconditional constants of `parameters` are among them."""
     trainer: str = DEFAULT_TRAINER
+    """`package.module:Class`; of an own program its name."""
+    program: Program | None = None
+    """What trials run instead of a trainer's class."""
     method: type[Method]
     metrics: tuple[Metric, ...]
     run_cap: int | None = None
@@ -109,7 +122,7 @@ class SweepSpec:
     @property
     def builtin_trainer(self) -> bool:
         """Whether trials are of the MeanFlow trainer, whose configuration is known and checked."""
-        return self.trainer == DEFAULT_TRAINER
+        return self.trainer == DEFAULT_TRAINER and self.program is None
 
     @property
     def named_code(self) -> list[str]:
@@ -158,17 +171,35 @@ class SweepSpec:
         if self.builtin_trainer:
             return load_config(config).hash()
         content = {key: value for key, value in flat(config).items() if key not in NOT_IN_IDENTITY}
-        text = json.dumps({"trainer": self.trainer, "config": content}, sort_keys=True)
+        trainer = self.trainer if self.program is None else self.program.identity
+        text = json.dumps({"trainer": trainer, "config": content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def length(self, config: Mapping[str, Any]) -> int:
+        """Return a trial's last step; `ENDLESS` of a program that alone knows when it is at its end."""
+        if self.program is not None:
+            return self.program.steps or ENDLESS
+        return int(config["trainer"]["steps"])
 
     def rungs(self, config: Mapping[str, Any], *, bracket: int = 0) -> list[int]:
         """Return the steps of a trial's rungs, ascending, without its last step."""
-        loop = config["trainer"]
-        batch_size = int(loop.get("batch_size", 1))
-        return self.early_terminate.rungs(int(loop["steps"]), batch_size=batch_size, bracket=bracket)
+        batch_size = 1 if self.program is not None else int(config["trainer"].get("batch_size", 1))
+        return self.early_terminate.rungs(self.length(config), batch_size=batch_size, bracket=bracket)
+
+    def rungs_before(self, steps: int, values: Mapping[str, Any]) -> list[int]:
+        """Return the rungs below a step, of a trial with these values; they may be of an earlier revision."""
+        if self.program is not None:
+            return self.early_terminate.rungs(steps)
+        batch_size = {**flat(self.base), **self.set, **values}.get("trainer.batch_size", 1)
+        return self.early_terminate.rungs(steps, batch_size=int(batch_size))
 
     def report_steps(self, config: Mapping[str, Any]) -> list[int]:
-        """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last."""
+        """Return the steps at which a trial evaluates and reports: every `eval_every`, its rungs, and its last.
+
+        A program reports where it likes; of one, its rungs.
+        """
+        if self.program is not None:
+            return self.rungs(config)
         length = int(config["trainer"]["steps"])
         every = int(config["trainer"].get("eval_every", length))
         return sorted({*range(every, length, every), *self.rungs(config), length})
@@ -182,18 +213,21 @@ class SweepSpec:
         """
         reader = Reader(source.get("file"))
         base = copy.deepcopy(source["base"])
-        spec = _assemble(reader, copy.deepcopy(source["sweep"]), base, file=source.get("file"), stem="sweep")
+        content = copy.deepcopy(source["sweep"])
+        spec = _assemble(reader, content, base, file=source.get("file"), stem="sweep", root=source.get("root", ""))
         if reader.problems:
             raise ConfigError(reader.problems)
         spec.source.update({key: source[key] for key in ("extended",) if source.get(key)})
         return spec
 
 
-def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int | None = None) -> SweepSpec:
+def read_spec(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, defaults: int | None = None
+) -> SweepSpec:
     """Read a sweep file.
 
     Args:
-        path: the YAML file.
+        source: the YAML file; or its content, whose `base` is relative to the current folder.
         overrides: `key=value` words. A key of the sweep file (`run_cap=8`, `budget.trials=9`,
             `parameters.optimizer.lr={min: 1e-4, max: 1e-2}`) replaces it there; a key of the training configuration
             (`trainer.steps=100`) is put into `set`.
@@ -203,16 +237,20 @@ def read_spec(path: str | Path, overrides: Iterable[str] = (), *, defaults: int 
         ConfigError: listing every mistake of the file and of its base, with line and nearest valid choice.
     """
     repeats: list[Problem] = []
-    document = read_yaml(path, repeats)
+    if isinstance(source, Mapping):
+        document, path = YamlFile(path=Path("sweep"), content=dict(source)), None
+    else:
+        document, path = read_yaml(source, repeats), str(source)
     refuse_training_configuration(document)
-    reader = Reader(str(path), document)
+    reader = Reader(path, document)
     reader.problems += repeats
     content, base = read_content(reader, document, overrides, defaults)
-    spec = _assemble(reader, content, base, file=str(path), stem=Path(path).stem)
+    root = find_folder(content, Path(path or "").parent) if is_program(content) else ""
+    spec = _assemble(reader, content, base, file=path, stem=document.path.stem, root=root)
     check_metrics(reader, spec)
     check_configs(reader, spec)
     if reader.problems:
-        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != str(path), p.line or 0)))
+        raise ConfigError(sorted(reader.problems, key=lambda p: (p.file != path, p.line or 0)))
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
 
@@ -224,17 +262,23 @@ def _assemble(
     *,
     file: str | None,
     stem: str,
+    root: str,
 ) -> SweepSpec:
     """Build the spec from plain content, noting problems; the result is only good if there are none."""
+    content = {key: value for key, value in content.items() if not key.startswith("x-")}  # what anchors are kept in
     reader.keys((), {key: None for key in content if key not in NOT_NEEDED and key not in REFUSED}, KEYS)
     note_wandb(reader, content)
-    trainer = reader.text(("trainer",), content.get("trainer"), DEFAULT_TRAINER)
-    trainer = DEFAULT_TRAINER if trainer in BUILTIN_TRAINERS else trainer
-    if not _TRAINER.fullmatch(trainer):
-        reader.wrong(("trainer",), "must look like package.module:Class", trainer)
-    own = trainer == DEFAULT_TRAINER
+    own_program = is_program(content)
+    trainer = DEFAULT_TRAINER if own_program else read_trainer(reader, content)
+    own = trainer == DEFAULT_TRAINER and not own_program
     settings = flat(reader.mapping(("set",), content.get("set")))
     draft = read_parameters(reader, content.get("parameters"))
+    program = None
+    if own_program:
+        seeded = any(content.get(key) is not None for key in ("seed", "replicates"))
+        seeded = seeded or "seed" in {**settings, **draft.paths, **base}
+        program = read_program(reader, content, root=root, seeded=seeded, paths=draft.paths)
+        trainer = program.name
     if own:
         check_keys(reader, draft, settings, base)
     else:
@@ -250,16 +294,24 @@ def _assemble(
     constants = {key: p.choices[0] for key, p in draft.parameters.items() if p.kind == "constant" and not p.when}
     metrics = read_metrics(reader, content)
     early = read_early_terminate(reader, content.get("early_terminate"))
-    name = reader.text(("name",), content.get("name"), stem)
+    title = reader.text(("name",), content.get("name"), stem)
+    name = folder_name(title) or title
+    if name != title:
+        reader.note(("name",), f"is a title; in commands, and as a folder, the sweep is {name}")
     spec = SweepSpec(
         name=name,
+        title=title,
         file=file,
         description=reader.text(("description",), content.get("description"), ""),
-        source={"format": 1, "file": file, "sweep": {**content, "name": name}, "base": base},
+        source={
+            **{"format": 1, "file": file, "sweep": {**content, "name": title}, "base": base},
+            **({"root": root} if own_program else {}),
+        },
         base=base,
         set={**settings, **constants},
         trainer=trainer,
-        method=_method(reader, content),
+        program=program,
+        method=read_method(reader, content),
         metrics=metrics,
         run_cap=reader.whole(("run_cap",), content.get("run_cap"), low=1),
         space=space,
@@ -267,55 +319,17 @@ def _assemble(
         replicates=read_replicates(reader, content.get("replicates")),
         resources=read_resources(reader, content.get("resources")),
         budget=read_budget(reader, content.get("budget")),
-        retries=_default(reader.whole(("retries",), content.get("retries")), 2),
-        seed=_seed(reader, content, settings, base),
+        retries=default_to(reader.whole(("retries",), content.get("retries")), 2),
+        seed=read_seed(reader, content, settings, base),
         on_duplicate=cast(
             Literal["reuse", "skip", "run"],
             reader.choice(("on_duplicate",), content.get("on_duplicate"), ("reuse", "skip", "run"), "reuse"),
         ),
-        warm_start=tuple(_warm_start(reader, content)),
-        max_concurrent=reader.whole(("max_concurrent",), content.get("max_concurrent"), low=1),
+        warm_start=tuple(read_warm_start(reader, content)),
+        max_concurrent=read_max_concurrent(reader, content),
         report_timeout=read_duration(reader, ("report_timeout",), content.get("report_timeout")),
     )
     check_sweep_name(reader, name)
     check_together(reader, spec)
     object.__setattr__(spec, "notes", tuple(reader.notes))
     return spec
-
-
-def _default(value: int | None, default: int) -> int:
-    return default if value is None else value
-
-
-def _seed(reader: Reader, content: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any]) -> int:
-    """The sweep's seed, which is that of every trial too; by default the training configuration's."""
-    inherited = settings.get("seed", base.get("seed", 0))
-    if "seed" not in content:
-        return inherited if isinstance(inherited, int) else 0
-    seed = _default(reader.whole(("seed",), content["seed"]), 0)
-    if "seed" in settings and settings["seed"] != seed:
-        reader.wrong(
-            ("set", "seed"), f"differs from the sweep's `seed` ({seed}), which every trial has", settings["seed"]
-        )
-    return seed
-
-
-def _warm_start(reader: Reader, content: Mapping[str, Any]) -> Iterator[str]:
-    path, given = ("warm_start",), content.get("warm_start")
-    names = [] if given is None else [given] if isinstance(given, str) else reader.sequence(path, given)
-    for name in names:
-        if name is None:
-            reader.wrong(path, "must be names of sweeps", name)
-        yield reader.text(path, name, "")
-
-
-def _method(reader: Reader, content: Mapping[str, Any]) -> type[Method]:
-    given, default = content.get("method"), next(iter(METHODS))
-    if given is None:
-        reader.wrong(("method",), f"is missing: one of {', '.join(METHODS)}")
-    elif given == "custom":
-        reader.wrong(("method",), f"unknown search method; write one of {', '.join(METHODS)}", given)
-    else:
-        chosen = reader.choice(("method",), given, (*METHODS, *ALIASES), default)
-        return METHODS[ALIASES.get(chosen, chosen)]
-    return METHODS[default]

@@ -9,6 +9,7 @@ from typing import Any
 
 from meanflow_core.config import YamlFile, load_config, parse_value, read_yaml, valid_keys
 from meanflow_core.errors import ConfigError, Problem, nearest
+from orchestrator.spec.program import is_program
 from orchestrator.spec.reader import Reader, flat, put
 
 DEFAULT_TRAINER = "meanflow_core:Trainer"
@@ -19,7 +20,9 @@ KEYS: dict[str, str] = {
     "description": "Free text.",
     "base": "The training configuration that trials start from: a file (relative to this one), or keys.",
     "set": "Keys of the training configuration that differ from `base` in every trial.",
-    "trainer": "The class that trains, as package.module:Class. Default: the MeanFlow trainer.",
+    "trainer": "What trains: package.module:Class, or a mapping for an own program. Default: the MeanFlow trainer.",
+    "program": "An own program that each trial runs, with its parameters as arguments.",
+    "command": "Its command, a list of words with W&B's macros. Default: the program with `--key=value`.",
     "method": "How combinations are chosen.",
     "metric": "What is optimised.",
     "metrics": "Several metrics: the sweep looks for their Pareto front.",
@@ -102,9 +105,9 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
     if head in ("set", "parameters") and rest:
         block = content.setdefault(head, {})
         content[head] = {**(block if isinstance(block, dict) else {}), rest: value}
-    elif head in KEYS and not (rest and head == "trainer"):
+    elif head in KEYS and not (rest and head == "trainer" and not is_program(content)):
         put(content, key, value)
-    elif rest or key in valid_keys():
+    elif rest or key in valid_keys() or is_program(content):
         content["set"] = {**(content.get("set") or {}), key: value}
     else:
         close = KEY_ALIASES.get(key) or nearest(key, [*KEYS, *valid_keys()])
@@ -113,14 +116,25 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
 
 def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: int | None) -> dict[str, Any]:
     """Return the nested base configuration, without what is wrong in it; take `base` out of the content."""
+    if not {"base", "trainer", "program", "command"} & content.keys():
+        rule = (
+            "is missing: what is trained? A training configuration (`base: configs/digits_mlp.yaml`, or its keys: "
+            "`base: {data: {name: digits}, model: {name: mlp}}`), or a trainer of your own "
+            "(`trainer: package.module:Class`)"
+        )
+        reader.wrong(("base",), rule)
     given = content.pop("base", None)
     trainer = content.get("trainer")
-    own = not isinstance(trainer, str) or trainer.strip() in ("", *BUILTIN_TRAINERS)
+    own = (not isinstance(trainer, str) or trainer.strip() in ("", *BUILTIN_TRAINERS)) and not is_program(content)
     document: YamlFile | None = None
     try:
         if isinstance(given, str) and not (path.parent / given).is_file():
             wanted = path.parent / given
-            files = {file.stem: file for file in sorted(wanted.parent.glob("*.y*ml")) if not file.samefile(path)}
+            files = {
+                file.stem: file
+                for file in sorted(wanted.parent.glob("*.y*ml"))
+                if not (path.exists() and file.samefile(path))
+            }
             file = files.get(nearest(wanted.stem, list(files)) or "")
             close = None if file is None else os.path.relpath(file, path.parent)
             reader.wrong(("base",), "no such file (it is relative to this one)", given, close=close)

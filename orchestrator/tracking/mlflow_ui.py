@@ -18,7 +18,7 @@ from meanflow_core.errors import ConfigError, Problem
 from orchestrator.ending import interrupt, on_signals
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect, quiet_mlflow
-from orchestrator.tracking.mlflow_views import VIEW_TAG, view_path
+from orchestrator.tracking.mlflow_views import VIEW_TAG, several_path, view_path
 
 START_SECONDS = 120.0
 """A first start creates the data base; on a slow disk that takes a while."""
@@ -69,7 +69,10 @@ def _views(store: Store, most: int = 10) -> list[tuple[str, str]]:
     """Return the newest sweeps with the path of their leaderboard view."""
     experiments = connect(store).search_experiments(order_by=["last_update_time DESC"], max_results=100)
     ours = [each for each in experiments if VIEW_TAG in each.tags]
-    return [(each.name, view_path(each.experiment_id)) for each in ours[:most]]
+    views = [(each.name, view_path(each.experiment_id)) for each in ours[:most]]
+    if len(views) > 1:
+        views.append(("all of them", several_path([each.experiment_id for each in ours[:most]])))
+    return views
 
 
 @contextmanager

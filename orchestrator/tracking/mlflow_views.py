@@ -7,8 +7,9 @@ that does not know the format shows its own default, so nothing depends on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from orchestrator.formatting import plus_minus
 
@@ -40,6 +41,12 @@ def view_path(experiment_id: str, *, charts: bool = False) -> str:
     """Return the part of the address after the server's that opens the ready-made view of an experiment."""
     mode = "&compareRunsMode=CHART" if charts else ""
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}{mode}"
+
+
+def several_path(experiment_ids: Sequence[str]) -> str:
+    """Return the part of the address after the server's that opens the runs of several experiments in one table."""
+    ids = quote(json.dumps(list(experiment_ids), separators=(",", ":")))
+    return f"/#/compare-experiments/s?experiments={ids}&workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def _view(spec: SweepSpec) -> dict[str, Any]:
@@ -121,6 +128,7 @@ def description(spec: SweepSpec, found: str = "") -> str:
     metric = spec.metric
     goal = "lowest" if metric.goal == "minimize" else "highest"
     lines = [found, ""] if found else []  # first: the page folds everything after a few lines
+    lines += [f"**{spec.title}**", ""] if spec.title not in ("", spec.name) else []
     lines += [spec.description.strip(), ""] if spec.description else []
     lines += [f"**Looking for** the {goal} `{metric.name}` with `{spec.method.name}`.", ""]
     lines += ["| searched | range |", "|---|---|"]

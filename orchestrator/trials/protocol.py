@@ -59,6 +59,8 @@ class Assignment(_Message):
     """Every metric of the sweep: one that is not finite ends the trial. Empty: any of the evaluation's."""
     goal: str = "minimize"
     """`minimize` or `maximize`."""
+    program: dict[str, Any] | None = None
+    """What runs instead of a trainer's class; see `orchestrator.spec.Program`. It reports where it likes."""
 
     @property
     def remaining(self) -> list[int]:

@@ -47,12 +47,8 @@ class CheckpointStore:
 
     @classmethod
     def at(cls, paths: TrialPaths, sweep: str, trial: str, sweep_id: str = "") -> CheckpointStore:
-        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not.
-
-        The sweep's id is part of the URL: other homes have sweeps of the same name in the same bucket.
-        """
-        place = stored_folder(sweep, sweep_id)
-        return cls(paths, f"{place}/{trial}" if place else None, sweep_id)
+        """Return the store of a trial: below `$MEANSWEEP_STORAGE` if that names a URL, in its folder if not."""
+        return cls(paths, url_of(sweep, trial, sweep_id), sweep_id)
 
     def save(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         """Write the state reached at `step` and return the name by which `load` finds it.
@@ -176,6 +172,15 @@ def stored_folder(sweep: str, sweep_id: str) -> str | None:
     """Return where `$MEANSWEEP_STORAGE` keeps a sweep's checkpoints; None: in its own folder."""
     base = os.environ.get("MEANSWEEP_STORAGE", "").rstrip("/")
     return f"{base}/{'-'.join(filter(None, (sweep, sweep_id)))}" if base else None
+
+
+def url_of(sweep: str, trial: str, sweep_id: str = "") -> str | None:
+    """Return the URL of a trial's checkpoints in the store; None: in its own folder.
+
+    The sweep's id is part of it: other homes have sweeps of the same name in the same bucket.
+    """
+    place = stored_folder(sweep, sweep_id)
+    return f"{place}/{trial}" if place else None
 
 
 def size_of(folder: Path) -> int:

@@ -35,6 +35,7 @@ _MESSAGES: tuple[tuple[OutcomeKind, str], ...] = (
     ("bug", r"Duplicate GPU detected|device-side assert|no kernel image is available|driver version is insufficient"),
     # Memory. cuDNN and cuBLAS cannot make their handles where none is left.
     ("oom", r"out of memory|can(?:'|no)t allocate memory|CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)"),
+    ("oom", r"\bMemoryError\b"),  # of a program's traceback
     ("oom", r"CUDNN_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)"),
     # The device, or its driver.
     ("infrastructure", r"device\(s\) is/are busy or unavailable|system not yet initialized|hardware stack error"),
@@ -44,6 +45,7 @@ _MESSAGES: tuple[tuple[OutcomeKind, str], ...] = (
     # What joins processes, and what they share.
     ("infrastructure", r"NCCL (?:error|timeout|failure)|NCCL watchdog|NCCL communicator was aborted|DistStoreError"),
     ("infrastructure", r"communicator was aborted|bus error|insufficient shared memory|\(shm\)"),
+    ("infrastructure", r"killed by SIG(?:KILL|TERM|HUP|BUS)"),
     ("infrastructure", r"Connection (?:reset|refused|closed) by peer|no space left|Too many open files"),
 )
 _TABLE = tuple((kind, re.compile(pattern, re.I)) for kind, pattern in _MESSAGES)

@@ -111,11 +111,15 @@ def prepare_process(work: Work) -> None:
 
 
 def leftover_memory() -> int:
-    """Return the bytes of GPU memory that this process holds: live tensors, and pools of graphs and allocator."""
-    torch = sys.modules.get("torch")
+    """Return the bytes of GPU memory that this process holds and should not: live tensors, and the allocator's pool.
+
+    The pools of graphs that are kept for the next trial of the same structure are none of them; they are let go when
+    another structure begins.
+    """
+    torch, graphs = sys.modules.get("torch"), sys.modules.get("meanflow_core.training.graphs")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return 0
-    return int(torch.cuda.memory_reserved())
+    return int(torch.cuda.memory_reserved()) - (graphs.bytes_of_graphs() if graphs is not None else 0)
 
 
 def wait_for_gpu_memory(

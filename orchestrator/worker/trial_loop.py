@@ -26,6 +26,7 @@ from orchestrator.provenance import loaded_here
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
+from orchestrator.worker.program import run_program
 from orchestrator.worker.trainer_answers import as_metrics, as_rows, check_state, kept_from_leaving
 
 _LOADED: dict[str, set[str]] = {}
@@ -61,6 +62,9 @@ def run_trial(
         TrainingDiverged: also when an evaluation returns a metric of the sweep that is not finite.
         Exception: whatever the trainer raises, after its traceback is in the trial's log. See `classify`.
     """
+    if assignment.program is not None:
+        yield from run_program(assignment, clock=clock)
+        return
     paths = TrialPaths(Path(assignment.folder))
     checkpoints = store or CheckpointStore.of(assignment)
     log = paths.log if leader else paths.log.with_name(f"{paths.log.name}.worker")

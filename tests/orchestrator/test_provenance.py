@@ -13,14 +13,13 @@ import pytest
 from rich.console import Console
 
 from meanflow_core.errors import ConfigError
-from orchestrator import provenance
 from orchestrator.cluster.packaging import staged
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.environment_check import code_version
 from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.provenance import Code, code_of, own_files, packages, record, recorded
+from orchestrator.provenance import Code, code_of, own_files, packages, packages_of, record, recorded
 from orchestrator.results.leaderboard_rows import leaderboard
 from orchestrator.results.leaderboard_text import leaderboard_table
 from orchestrator.runners.inline import run_inline
@@ -99,9 +98,8 @@ def test_packages_are_listed_as_pip_takes_them() -> None:
 
 def test_only_what_differs_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffs = iter(["", "", "a", "a", "b", ""])
-    monkeypatch.setattr(provenance, "code_of", lambda _: Code("c", next(diffs)))
     for _ in range(6):
-        record(tmp_path / "code", "trained")
+        record(tmp_path / "code", Code("c", next(diffs)))
     found = recorded(tmp_path / "code")
     assert {name: text for name, text in found.items() if name.startswith("changes")} == {
         "changes-01.diff": "a", "changes-02.diff": "b", "changes-03.diff": "",
@@ -218,8 +216,8 @@ def test_a_change_of_a_helper_that_is_imported_by_a_computed_name_is_seen(
 
 
 def test_what_a_trainer_imports_beside_its_package_is_sent_with_it(trainer: Path, tmp_path: Path) -> None:
-    assert provenance.packages_of("my_trainer") == ["helper", "my_trainer", "parts"]
-    with staged("my_trainer:Trainer", packages=provenance.packages_of("my_trainer")) as folder:
+    assert packages_of("my_trainer") == ["helper", "my_trainer", "parts"]
+    with staged("my_trainer:Trainer", packages=packages_of("my_trainer")) as folder:
         sent = {path.name for path in folder.iterdir()}
     assert {"helper.py", "my_trainer.py", "parts"} <= sent
     assert "bystander.py" not in sent

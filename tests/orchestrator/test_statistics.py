@@ -4,10 +4,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.statistics import holm, mean_ci, paired_test, rank_correlation, tied_with_best
+from orchestrator.statistics import (
+    detectable,
+    has_ratios,
+    holm,
+    mean_ci,
+    pair_deviation,
+    paired_effect,
+    rank_correlation,
+    separable_from_best,
+)
 
 finite = st.integers(-100_000, 100_000).map(lambda i: i / 100)
 unhurried = settings(deadline=None)  # the first example imports scipy
+
+
+def paired_test(a, b):
+    """The p-value of differences."""
+    found = paired_effect(a, b, ratio=False, goal="minimize")
+    return found and found.p_value
 
 
 def test_interval_of_two_values_is_the_closed_form():
@@ -102,12 +117,95 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_ties_with_the_best():
+BAD, GOOD = [6.9, 5.8, 13.0, 10.8], [3.4, 3.0, 3.4, 3.5]
+"""FIDs of two guidance scales on the same four seeds."""
+
+
+def by_seed(values):
+    return dict(enumerate(values))
+
+
+def test_a_ratio_is_tested_on_logarithms_and_its_interval_is_their_t_interval():
+    import numpy as np
+    from scipy import stats
+
+    found = paired_effect(by_seed(BAD), by_seed(GOOD), ratio=True, goal="minimize")
+    want = stats.ttest_1samp(np.log(BAD) - np.log(GOOD), 0)
+    assert found.p_value == pytest.approx(want.pvalue)
+    assert found.worse == pytest.approx((6.9 * 5.8 * 13.0 * 10.8 / (3.4 * 3.0 * 3.4 * 3.5)) ** 0.25)
+    assert found.ci95 == pytest.approx(np.exp(want.confidence_interval(0.95)))
+    assert found.n == 4
+
+
+def test_what_is_worse_follows_the_goal():
+    a, b = {0: 0.4, 1: 0.5}, {0: 0.8, 1: 1.0}
+    assert paired_effect(a, b, ratio=True, goal="maximize").worse == pytest.approx(2.0)
+    assert paired_effect(a, b, ratio=True, goal="minimize").worse == pytest.approx(0.5)
+    assert paired_effect(a, b, ratio=False, goal="maximize").worse == pytest.approx(0.45)
+    found = paired_effect({0: 0.4, 1: 0.7}, b, ratio=True, goal="maximize")
+    back = paired_effect(b, {0: 0.4, 1: 0.7}, ratio=True, goal="maximize")
+    assert (found.is_better, back.is_better) == (False, True)
+    assert found.turned.worse == pytest.approx(back.worse)
+    assert found.turned.ci95 == pytest.approx(back.ci95)
+
+
+def test_one_shared_seed_has_an_effect_and_no_test():
+    found = paired_effect({0: 3.0, 1: 9.0}, {0: 2.0, 7: 1.0}, ratio=True, goal="minimize")
+    assert (found.worse, found.ci95, found.p_value, found.n) == (pytest.approx(1.5), None, None, 1)
+    assert paired_effect({0: 3.0}, {1: 2.0}, ratio=True, goal="minimize") is None
+
+
+def test_ratios_need_every_value_above_zero():
+    assert has_ratios([0.1, 7.0])
+    assert not has_ratios([0.1, 0.0])
+    assert not has_ratios([0.1, -2.0])
+
+
+@pytest.mark.parametrize(("n", "power"), [(2, 0.8), (4, 0.8), (4, 0.5), (9, 0.95)])
+def test_a_detectable_difference_is_found_as_often_as_it_says(n, power):
+    import numpy as np
+    from scipy import stats
+
+    delta = detectable(n, 0.3, power=power)
+    drawn = np.random.default_rng(n).normal(delta, 0.3, size=(20_000, n))
+    assert (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(power, abs=0.015)
+
+
+def test_one_seed_detects_nothing():
+    with pytest.raises(ValueError, match="at least 2"):
+        detectable(1, 0.3)
+
+
+def test_the_spread_of_a_pair_is_freed_from_what_seed_and_configuration_do():
+    import numpy as np
+
+    chance = np.random.default_rng(5)
+    own = chance.normal(0, 0.1, size=(60, 40))
+    logs = chance.normal(0, 1.0, size=(60, 1)) + chance.normal(0, 0.5, size=(1, 40)) + own
+    groups = [by_seed(np.exp(row).tolist()) for row in logs]
+    assert pair_deviation(groups) == pytest.approx(0.1 * math.sqrt(2), rel=0.04)
+    two = [{0: 1.0, 1: 2.0}, {0: 3.0, 1: 12.0, 5: 1.0}]
+    # Two by two, one degree of freedom: the deviation of log 3 and log 6 is log 2 / sqrt 2.
+    assert pair_deviation(two) == pytest.approx(math.log(2) / math.sqrt(2))
+    assert pair_deviation([*two, {0: 4.0}, {0: -1.0, 1: 2.0}]) == pair_deviation(two)
+
+
+def test_no_spread_is_known_of_single_seeds_or_seeds_that_nobody_shares():
+    assert pair_deviation([{0: 1.0}, {0: 2.0}]) is None
+    assert pair_deviation([{0: 1.0, 1: 2.0}]) is None
+    assert pair_deviation([{0: 1.0, 1: 2.0}, {1: 1.0, 2: 2.0}]) is None
+
+
+def test_what_is_separable_from_the_best():
     best = {0: 1.0, 1: 2.0, 2: 3.0}
     near = {0: 1.2, 1: 1.9, 2: 3.05}
     worse = {0: 2.0, 1: 3.1, 2: 3.95}
-    assert tied_with_best([best, near, worse, {0: 9.0}]) == [True, True, False, None]
-    assert tied_with_best([]) == []
+    assert separable_from_best([best, near, worse, {0: 9.0}], ratio=False) == [False, False, True, None]
+    # On logarithms the gap of 1 at 3 counts for less than that at 1.
+    assert separable_from_best([best, worse], ratio=True) == [False, False]
+    assert separable_from_best([by_seed(GOOD), by_seed(BAD), best, {0: 9.0}], ratio=True)[1]
+    assert not separable_from_best([by_seed(GOOD), by_seed(BAD), best, {0: 9.0}], ratio=False)[1]
+    assert separable_from_best([], ratio=True) == []
 
 
 @unhurried

@@ -25,13 +25,13 @@ def test_a_sweep_has_the_rows_of_its_table_and_the_page_a_place_for_them(data, t
 
 def test_a_table_has_intervals_tests_and_the_rank_correlation():
     rows = [
-        Row("a", 10.0, {0: 3.0, 1: 5.0}, False),
+        Row("a", 10.0, {0: 2.0, 1: 6.0}, False),
         Row("b", 20.0, {0: 1.0, 1: 3.1}, False),
         Row("c", 30.0, {}, True),
         Row("d", 15.0, {0: 2.0, 1: 9.0}, False),
     ]
     text = markdown(rows)
-    assert "| a | 4.00 ± 12.71 | 2 | p = 0.03 | 10.00 |" in text  # differences 2.0 and 1.9; t = 39 with 1 degree
+    assert "| a | 4.00 ± 25.41 | 2 | p = 0.03 | 10.00 |" in text  # log 2 and log 1.94; t = 41 with 1 degree
     assert "| b | 2.05 ± 13.34 | 2 | best | 20.00 |" in text
     assert "| c | diverged | 0 |  | 30.00 |" in text
     assert "| d | 5.50 ± 44.47 | 2 | not separable | 15.00 |" in text

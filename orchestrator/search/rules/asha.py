@@ -28,6 +28,8 @@ class Asha(Comparing):
     name: ClassVar[str] = "asha"
     about: ClassVar[str] = "at each rung, only the best 1/eta of what has reached it goes on"
     several_metrics: ClassVar[bool] = False
+    as_wandb: ClassVar[bool] = False
+    """Whether a rung between two steps is the one before, and `min_iter` counts more than `s`, as in W&B."""
     unused: ClassVar[Mapping[str, str]] = {"strict": "a trial is judged once at each rung, against all that reached it"}
 
     min_iter: Annotated[int, Limits(low=1)] | None = None
@@ -51,7 +53,7 @@ class Asha(Comparing):
         """See `Rule`."""
         if self.min_iter is None and (self.max_iter is None or self.s is None):
             yield Problem(key="", rule="needs `min_iter` (the first rung), or `max_iter` and `s` (the number of rungs)")
-        if self.min_iter is not None and self.s is not None:
+        if self.min_iter is not None and self.s is not None and not self.as_wandb:
             rule = "counts rungs down from `max_iter`; with `min_iter` they are counted up: keep one"
             yield Problem(key="s", rule=rule)
         if self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
@@ -62,6 +64,11 @@ class Asha(Comparing):
         if self.min_iter is not None and self.min_iter < 10:
             first = f"the first rung is at {self.min_iter} {self.unit}"
             yield "min_iter", f"counts {self.unit}, not log calls as in W&B: {first}"
+        if self.min_iter is None and self.max_iter is not None and self.max_iter < 100:
+            rungs = ", ".join(map(str, self.rungs(self.max_iter)))
+            yield "max_iter", f"counts {self.unit}, not log calls as in W&B: the rungs are at {rungs} {self.unit}"
+        if self.min_iter is not None and self.s is not None:
+            yield "s", "not used beside `min_iter`, from which the rungs are counted up, as in W&B"
 
     def rungs(self, length: int, *, batch_size: int = 1, bracket: int = 0) -> list[int]:
         """See `Rule`."""
@@ -74,8 +81,14 @@ class Asha(Comparing):
                 points.append(point)
                 point *= self.eta
         elif self.max_iter is not None and self.s is not None:
-            points = [self.max_iter / self.eta**k for k in range(self.s, 0, -1)]
-        steps = sorted({math.ceil(round(point / scale, 6)) for point in points})
+            point = float(self.max_iter)
+            for _ in range(self.s):
+                point /= self.eta
+                if point < scale:
+                    break
+                points.append(point)
+        whole = math.floor if self.as_wandb else math.ceil
+        steps = sorted({whole(round(point / scale, 6)) for point in points})
         return [step for step in steps if 0 < step < length][bracket % self.brackets :]
 
     def expected(
@@ -200,3 +213,4 @@ class Hyperband(Asha):
 
     name: ClassVar[str] = "hyperband"
     about: ClassVar[str] = "the same, with W&B's bands: counted up from min_iter, or down from max_iter with s"
+    as_wandb: ClassVar[bool] = True

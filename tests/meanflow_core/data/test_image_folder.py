@@ -242,7 +242,7 @@ def test_images_beside_sub_folders_are_said(folder, caplog):
     save(folder / "stray.png")
     data = load(folder)
     assert len(data) == 6
-    assert "1 images lie beside the sub-folders" in caplog.text
+    assert "1 image lies beside the sub-folders" in caplog.text
     assert "stray.png" in caplog.text
 
 

@@ -36,14 +36,18 @@ class PoolVae:
         return latents[:, :3].repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
 
 
-@pytest.fixture
-def images(tmp_path):
-    root = tmp_path / "images"
+def make_images(root):
     for number in range(7):
         path = root / ("dog" if number % 3 else "cow") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    root = tmp_path / "images"
+    make_images(root)
     return ImageFolder(ImageFolderConfig(path=str(root), size=8, flip=False))
 
 

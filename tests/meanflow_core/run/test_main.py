@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from meanflow_core.__main__ import main
 from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
-from meanflow_core.training.checkpoint import load_checkpoint
+from meanflow_core.run.runner import train_in_folder
+from meanflow_core.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from meanflow_core.training.trainer import Trainer
 
 CONFIG = """\
@@ -111,6 +113,53 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_the_same_log(tmp_path, c
     drop = "train/steps_per_second"
     logs = [[{k: v for k, v in row.items() if k != drop} for row in rows(folder)] for folder in (out, whole)]
     assert logs[0] == logs[1]
+
+
+def test_a_training_goes_on_while_its_checkpoint_is_written(tmp_path, config, monkeypatch):
+    slow, written, seen = threading.Event(), [], []
+
+    def save(place, state):
+        assert slow.wait(60), "the training waits for its own checkpoint"
+        written.append(state.plain["step"])
+        save_checkpoint(place, state)
+
+    def row(step, values):
+        seen.append((step, list(written)))
+        if step == 6:
+            slow.set()
+
+    monkeypatch.setattr("meanflow_core.run.folder.save_checkpoint", save)
+    trainer = train_in_folder(load_config(config), tmp_path / "run", on_row=row)
+    assert (6, []) in seen  # two steps beyond the checkpoint of step 4
+    assert written == [4, 8, 9]
+    alone = Trainer(load_config(config))
+    alone.train(8)
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "step-8")
+    torch.testing.assert_close(saved["net"], dict(alone.net.state_dict()), rtol=0, atol=0)
+    assert load_weights(tmp_path / "run" / "weights.safetensors")[1]["step"] == trainer.step == 9
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next_row(tmp_path, config, monkeypatch):
+    def save(place, state):
+        if state.plain["step"] == 8:
+            raise OSError(28, "No space left on device")
+        save_checkpoint(place, state)
+
+    monkeypatch.setattr("meanflow_core.run.folder.save_checkpoint", save)
+    with pytest.raises(OSError, match="No space left"):
+        train_in_folder(load_config(config), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps() == [4]
+
+
+def test_to_look_at_a_training_changes_nothing_in_its_folder(tmp_path, config):
+    out = tmp_path / "run"
+    assert main(["train", str(config), "--out", str(out)]) == 0
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "train/loss": 1.0}\n')  # another process trains on
+    (out / "checkpoints" / ".step-12.7.tmp").mkdir()
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
+    assert main(["evaluate", str(out)]) == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
 
 
 def test_sampling_and_evaluating_use_the_last_checkpoint(tmp_path, config, capsys):

@@ -1,6 +1,8 @@
 """torch.compile of the whole loss as one graph gives the numbers of eager mode; no tangent gets lost on the way."""
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from meanflow_core.config import (
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.objectives.scalars import KERNELS_OF_THEIR_OWN, with_scalars
 from meanflow_core.training import graphs
 from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.small_nets import batch
@@ -158,3 +161,110 @@ def test_graphs_are_kept_for_the_same_structure_and_let_go_for_another(monkeypat
     begin("model.width=16")
     begin("trainer.batch_size=512", "model.width=16")
     assert len(resets) == 2
+
+
+SWEPT = [
+    ["objective.guidance.omega=1.3", "objective.guidance.kappa=0.45", "objective.weight.power=0.7"],
+    ["objective.guidance.scale=2.5", "objective.guidance.kappa=0.2", "objective.weight.power=0.31"],
+    ["objective.guidance.omega=1.0", "objective.guidance.kappa=0.5", "objective.weight.power=1.2", "optimizer.lr=1e-4"],
+    ["objective.guidance.omega=0.7", "objective.guidance.kappa=0.9", "objective.weight.power=0.9", "seed=3"],
+]
+FURTHER = [
+    [
+        "objective.weight.eps=0.02",
+        "objective.guidance.start=0.2",
+        "objective.guidance.end=0.8",
+        "optimizer.clip_norm=1",
+    ],
+    ["objective.weight.eps=0.3", "objective.guidance.start=0.1", "optimizer.warmup_steps=3", "ema.decays=[0.5]"],
+    ["objective.weight.eps=1.0", "objective.guidance.end=0.6", "objective.time.mean=0.3"],
+    [],
+]
+SMALL = ["model.name=mlp", "model.width=8", "model.depth=1", "trainer.batch_size=16", "trainer.device=cpu"]
+OWN = {  # an objective's own numbers, each once more swept
+    "imf": [["objective.direction=0.3"], ["objective.direction=0.9"]],
+    "soflow": [["objective.clip=3.5", "objective.gap_weight=0.5"], ["objective.clip=4", "objective.gap_weight=1.5"]],
+    "split": [[f"objective.teacher={decay}", f"objective.weight.power={decay / 5}"] for decay in (0.9, 0.99)],
+}
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Weak references to the graphs that were compiled, in their order."""
+    found, plain = [], torch.nn.Module.compile
+
+    def run(graph, inputs):
+        found.append(weakref.ref(graph))
+        return graph.forward
+
+    def compiled(self, *, mode, **options):
+        plain(self, backend=run, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    monkeypatch.setattr(graphs, "_structure", None)
+    torch.compiler.reset()
+    yield found
+    torch.compiler.reset()
+
+
+def alive(references):
+    gc.collect()
+    return sum(reference() is not None for reference in references)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trials_that_differ_in_numbers_share_a_graph_and_another_structure_lets_it_go(compilations):
+    for words, others in zip(SWEPT, FURTHER, strict=True):
+        Trainer(load_config({}, [*SMALL, "trainer.compile=true", *words, *others])).train(2)
+    assert len(compilations) == 1
+    Trainer(load_config({}, [*SMALL, "trainer.compile=true", "model.width=12", *SWEPT[0]])).train(1)
+    assert len(compilations) == 2
+    assert alive(compilations) == 1
+    Trainer(load_config({}, [*SMALL, *SWEPT[1]])).train(1)  # not compiled: it needs no graph, and none is kept
+    assert len(compilations) == 2
+    assert alive(compilations) == 0
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.filterwarnings("ignore")
+def test_the_numbers_of_an_objective_of_its_own_share_its_graph(compilations, name):
+    for words in OWN[name]:
+        made = [f"objective.name={name}", *SWEPT[0], *words]
+        Trainer(load_config({}, [*SMALL, "trainer.compile=true", *made])).train(1)
+    assert len(compilations) == 1
+
+
+CASES = [
+    *(words for words in [*SWEPT, *FURTHER]),
+    *([f"objective.name={name}", *SWEPT[1], *words] for name, pair in OWN.items() for words in pair),
+    *([f"objective.weight.power={power}", *SWEPT[0][:2]] for power in (0, 0.5, 1, 2)),
+    ["objective.guidance.kappa=0.25", "objective.guidance.scale=1"],  # nothing is left for the null label
+    ["objective.guidance.omega=3"],
+    ["objective.name=imf", "objective.guidance.input=true", "evaluation.guidance=[1]"],
+]
+
+
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_objective_of_scalars_has_the_bits_of_one_of_numbers(words, dtype):
+    objective = load_config({}, [*SMALL, *words]).objective
+    net = randomise_(build_net(MLPConfig(width=8, depth=1), (3,), 3, guided=objective.guidance.input)).to(dtype)
+    x, noise, r, t = (value.to(dtype) for value in batch((3,), dtype=torch.float32))
+    further = {"split": torch.linspace(0.2, 0.8, 7).to(dtype)} if objective.has_finite_split else {}
+    if objective.guidance.input:
+        further["scales"] = torch.linspace(1, 4, 7).to(dtype)
+    found = []
+    for chosen in (objective, with_scalars(objective, "cpu")):
+        result = meanflow_loss(
+            net, x, noise, r, t, labels=torch.tensor([0, 1, 2, 0, 1, 2, 0]), null_label=3, objective=chosen,
+            dropped=torch.tensor([False, True, False, False, False, True, False]), rows=ROWS, **further,
+        )  # fmt: skip
+        found.append((vars(result), torch.autograd.grad(result.loss, list(net.parameters()), allow_unused=True)))
+    power = objective.weight.power
+    rounding = 0 if power in KERNELS_OF_THEIR_OWN else 8 * torch.finfo(dtype).eps  # of a power by another kernel
+    for key, value in found[0][0].items():
+        exact = key not in ("loss", "weighted", "weight")
+        torch.testing.assert_close(found[1][0][key], value, rtol=0 if exact else rounding, atol=0)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one is None and other is None) or (one - other).norm() <= rounding * one.norm()
+    assert found[1][0]["loss"].dtype == dtype

@@ -2,18 +2,22 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from meanflow_core.config import load_config
+from meanflow_core.config import PRESETS, ImageFolderConfig, load_config
+from meanflow_core.data.encode_latents import encode_latents
+from meanflow_core.data.image_folder import ImageFolder
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
 from meanflow_core.training.trainer import Trainer
+from tests.meanflow_core.data.test_latents import PoolVae, make_images
 
 CONFIG = {
     "seed": 5,
@@ -25,10 +29,9 @@ CONFIG = {
     "objective": {"guidance": {"scale": 2.0, "kappa": 0.5, "dropout": 0.2}, "time": {"ratio": 0.3}},
 }
 FAMILY = {
-    "imf": [],
+    **{name: [] for name in PRESETS if name != "meanflow"},
     "alphaflow": ["trainer.steps=4"],  # a of 1, a number and 0 in turn
-    "split": ["objective.teacher=0.9"],
-    "lsd": ["objective.teacher=0.9"],
+    **{name: ["objective.teacher=0.9"] for name in ("shortcut", "split", "lsd")},
 }
 WRAPPERS = (
     "func.jvp through DDP", "functional.jvp through DDP", "jvp on .module", "forward through DDP, jvp on .module",
@@ -111,6 +114,51 @@ def trained(name):
     return {part: {k: v.clone() for k, v in state.get(part, {}).items()} for part in ("net", "teacher")}
 
 
+class Counted:
+    """A torch Dataset that notes which rows are read; `noisy` ones draw random numbers for each."""
+
+    num_classes = 3
+
+    def __init__(self, noisy):
+        self.noisy, self.read = noisy, []
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, number):
+        self.read.append(number)
+        x = torch.linspace(-1, 1, 4) * (number + 1) / 60
+        return (x + 0.1 * torch.randn(4) if self.noisy else x), number % 3
+
+
+def trained_on(data):
+    """The weights after three steps on data of one's own, and the rows that those steps read."""
+    trainer = Trainer(load_config(CONFIG, ["evaluation.metrics=[mmd]"]), data=data)
+    data.read.clear()
+    trainer.train(3)
+    return {k: v.clone() for k, v in trainer.net.state_dict().items()}, list(data.read)
+
+
+def compiled():
+    """The graphs of a compiled training on two processes, and its weights beside those of an uncompiled one."""
+    graphs, plain, ends = [], nn.Module.compile, []
+
+    def run(graph, inputs):
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    nn.Module.compile = lambda self, *, mode, **options: plain(self, backend=run, **options)
+    try:
+        for compile in (False, True):  # parameters of several of DDP's buckets
+            words = ["model.width=160", "model.depth=4", f"trainer.compile={compile}"]
+            trainer = Trainer(load_config(CONFIG, words))
+            trainer.train(2)
+            ends.append({k: v.clone() for k, v in trainer.net.state_dict().items()})
+    finally:
+        nn.Module.compile = plain
+    return {"graphs": len(graphs), "ends": ends}
+
+
 def rank_main(rank, port, folder):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -136,10 +184,20 @@ def rank_main(rank, port, folder):
     again.train(4)
     found["end of one's"] = {k: v.clone() for k, v in again.net.state_dict().items()}
     found["family"] = {name: trained(name) for name in FAMILY}
+    found["own rows"] = {noisy: trained_on(Counted(noisy)) for noisy in (False, True)}
+    vae = PoolVae()
+    index = encode(folder, f"{folder}/latents of two", vae, World.current())
+    found["encoded"] = index, vae.calls
+    found["compiled"] = compiled()
     found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
     os._exit(0)  # past torch's own end of a process, which has aborted once; what was found is on disk
+
+
+def encode(folder, out, vae, world):
+    images = ImageFolder(ImageFolderConfig(path=f"{folder}/images", size=8, flip=False))
+    return encode_latents(images, Path(out), vae, vae_name="pool", batch_size=1, shard_images=2, world=world)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +211,7 @@ def alone():
 def ranks(tmp_path_factory, alone):
     folder = tmp_path_factory.mktemp("ranks")
     save_checkpoint(folder / "one", alone.state_dict())
+    make_images(folder / "images")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -184,9 +243,37 @@ def test_two_processes_train_as_one_does(ranks, alone):
 def test_two_processes_train_as_one_does_by_every_kind_of_target(ranks, name):
     _, found = ranks
     wanted = trained(name)
-    assert len(wanted["teacher"]) == len(wanted["net"]) * (name in ("split", "lsd"))
+    assert len(wanted["teacher"]) == len(wanted["net"]) * (name in ("shortcut", "split", "lsd"))
     for one in found:
         torch.testing.assert_close(one["family"][name], wanted, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_process_reads_its_own_rows_alone_unless_they_draw_random_numbers(ranks, noisy):
+    _, found = ranks
+    weights, read = trained_on(Counted(noisy))
+    assert len(read) == 3 * 24
+    for rank, one in enumerate(found):
+        torch.testing.assert_close(one["own rows"][noisy][0], weights, rtol=1e-3, atol=2e-5)
+        if noisy:  # they follow one another: found out at the first batch, which is then read whole
+            assert one["own rows"][noisy][1] == read[rank:24:2] + read
+        else:
+            assert one["own rows"][noisy][1] == read[rank::2]
+
+
+def test_a_compiled_loss_is_one_graph_on_several_processes_too(ranks):
+    _, found = ranks
+    for one in found:
+        assert one["compiled"]["graphs"] == 1
+        torch.testing.assert_close(*one["compiled"]["ends"], rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_make_the_latents_of_one_each_its_share(ranks):
+    folder, found = ranks
+    vae = PoolVae()
+    index = encode(folder, folder / "latents of one", vae, World())
+    assert vae.calls == 7
+    assert [one["encoded"] for one in found] == [(index, 4), (index, 3)]  # shards 0, 2 and 1, 3, the last of one image
 
 
 def test_an_evaluation_shared_by_two_processes_is_that_of_one(ranks, alone):

@@ -44,10 +44,10 @@ def equal(one, other):
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("word", ["model.dropout=0", "model.dropout=0.2", "trainer.precision=bf16"])
 @pytest.mark.parametrize("kind", KINDS, ids=" ".join)
-def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, shared, kind, dropout):
-    chosen = config(*kind, f"model.dropout={dropout}")
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, shared, kind, word):
+    chosen = config(*kind, word)
     whole, first = Trainer(chosen, shared=shared), Trainer(chosen, shared=shared)
     rows = whole.train(12)
     assert all(math.isfinite(value) for _, row in rows for value in row.values())

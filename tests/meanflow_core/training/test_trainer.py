@@ -16,8 +16,9 @@ from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
 from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from meanflow_core.training.exported import load_network
+from meanflow_core.training.graphs import compile_mode
 from meanflow_core.training.meters import Meter
-from meanflow_core.training.trainer import Trainer, compile_mode
+from meanflow_core.training.trainer import Trainer
 from meanflow_core.training.training_loss import SUMS
 
 SMALL = {

@@ -3,18 +3,25 @@
 import errno
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
 from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
-from orchestrator.cli.common import finish_sending
-from orchestrator.cli.main import run
+from orchestrator.api.driving import finish_sending
+from orchestrator.cli.examples import EXAMPLES
+from orchestrator.cli.main import app, run
+from orchestrator.cluster.remote_args import remote_address
 from orchestrator.paths import Home
 from orchestrator.results.winner import training_name
+from tests import ROOT
 from tests.orchestrator import simulation, toy
 
 
@@ -51,18 +58,29 @@ def test_a_full_disk_is_one_line_and_the_sweep_goes_on_once_there_is_room(tmp_pa
         full.setattr("orchestrator.tracking.tracker.MlflowTracker.close", lambda *_, **__: 0)
         told = said(capsys, "run", str(file), "--inline", code=1)
     assert told.splitlines()[-1].startswith("error: ")
-    assert "No space left on device); nothing recorded is lost: make room, then `meansweep resume`" in told
+    assert "No space left on device); nothing recorded is lost: make room, then `meansweep resume toy`" in told
     assert "Traceback" not in told
     monkeypatch.setattr("orchestrator.tracking.tracker.MlflowTracker.close", lambda *_, **__: 0)
     assert "toy: finished" in said(capsys, "resume", "--inline")
 
 
-def test_a_plan_that_does_not_fit_its_budget_fails_where_that_is_asked_for(tmp_path, capsys):
+def test_a_plan_that_does_not_fit_its_budget_fails(tmp_path, capsys):
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(toy.sweep(run_cap=6, budget={"trials": 5})))
     where = ("--home", str(tmp_path / "home"))
-    assert "does not fit: 6 trials" in said(capsys, "plan", str(file), *where)
-    assert "it does not fit: 6 trials" in said(capsys, "plan", str(file), "--budget", *where, code=1)
+    told = said(capsys, "plan", str(file), *where, code=1)
+    assert "\ndoes not fit: 6 trials" in told
+    assert "error: it does not fit: 6 trials" in told
+    assert said(capsys, "plan", str(file), "--budget", *where, code=1) == told  # of earlier releases
+    said(capsys, "plan", str(file), "run_cap=5", *where)
+
+
+def test_a_plan_of_what_is_not_here_fails_and_is_still_said(tmp_path, capsys):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(toy.sweep(run_cap=6, trainer="nowhere.at:All")))
+    told = said(capsys, "plan", str(file), "--home", str(tmp_path / "home"), code=1)
+    assert "missing here: trainer: there is no module 'nowhere.at'" in told
+    assert told.endswith("error: 1 thing missing here\n")
     assert not (tmp_path / "home").exists()
 
 
@@ -153,7 +171,7 @@ def test_what_is_exported_goes_to_the_file_that_is_named_also_as_json(home, caps
 
 def test_other_sweeps_that_are_driven_here_are_named(home):
     from orchestrator.engine.start import neighbours
-    from orchestrator.ledger.journal import DriverLock
+    from orchestrator.ledger.driver_lock import DriverLock
 
     simulation.run(home, toy.sweep(name="other", run_cap=1))
     assert neighbours(home.sweep("toy")) == []
@@ -164,7 +182,7 @@ def test_other_sweeps_that_are_driven_here_are_named(home):
 
 def test_a_wait_for_mlflow_is_said_and_one_that_has_given_up_is_no_wait(capsys, monkeypatch):
     now, waited = [0.0], []
-    monkeypatch.setattr("orchestrator.cli.common.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.api.driving.time.monotonic", lambda: now[0])
 
     def close(seconds, takes=60.0):
         waited.append(seconds)
@@ -195,3 +213,45 @@ def test_ctrl_c_while_mlflow_gets_the_last_events_does_not_wait_for_them(capsys)
 @pytest.mark.parametrize("words", [["status"], ["train"], ["edit"], ["trial"], ["trial", "stop"]])
 def test_the_help_of_what_runs_on_a_cluster_too_says_how(capsys, words):
     assert "--address http://" in said(capsys, *words, "--help")
+
+
+@pytest.mark.parametrize("words", [words for words in EXAMPLES if words != "ui"])
+def test_every_help_ends_with_examples_that_parse(capsys, words):
+    text = said(capsys, *words.split(), "--help")
+    examples = re.findall(r"^ *meansweep (.*)$", text, re.MULTILINE)
+    assert examples == list(EXAMPLES[words])
+    for line in examples:
+        *_, given = remote_address(line.split())
+        with typer.main.get_command(app).make_context("meansweep", list(given)) as context:
+            _, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+            if not hasattr(command, "resolve_command"):
+                command.make_context(words, rest, parent=context).close()
+
+
+def test_every_command_has_an_example():
+    group = typer.main.get_command(app)
+    names = {name for name, command in group.commands.items() if not hasattr(command, "commands")}
+    names |= {f"trial {name}" for name in group.commands["trial"].commands}
+    assert names <= set(EXAMPLES)
+
+
+def test_a_log_is_found_by_sweep_and_trial_too(home, capsys):
+    log = home.sweep("toy").trial("1").log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("of the trial\n")
+    assert said(capsys, "logs", "toy", "1") == "of the trial\n"
+
+
+def test_the_version_is_said(capsys):
+    assert re.fullmatch(r"meansweep \d+\.\d+\.\d+\S*\n", said(capsys, "--version"))
+
+
+@pytest.mark.parametrize("command", ["status", "leaderboard", "best", "list", "compare"])
+def test_short_answers_import_neither_optuna_nor_scipy_nor_torch_nor_ray(home, command):
+    words = [command, *(["0", "1"] if command == "compare" else [])]
+    code = (
+        "import sys; from orchestrator.cli.main import run; "
+        f"assert run({words!r}) == 0; print(sorted({{'optuna', 'scipy', 'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"

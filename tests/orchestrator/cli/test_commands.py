@@ -94,7 +94,7 @@ def test_of_several_final_trainings_one_that_diverges_does_not_keep_the_others_f
         if name == "digits-4":
             raise TrainingDiverged(70, "the loss is nan", {})
         metrics = {"eval/fid_1nfe": 2.0 * config.evidence["value"]}
-        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, picture=None, reproduction=None), None
+        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, picture=None, reproduction=None, curve={}), None
 
     short = {"4": 1.0, "1": 2.0, "7": 3.0}
     found = [

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from meanflow_core.config import load_config
 from meanflow_core.data import unit_images
 from meanflow_core.errors import ConfigError
+from meanflow_core.flow import ConditionSpec
+from meanflow_core.sampling import fixed_noise
 from meanflow_core.training import Trainer
 from orchestrator.final.mlflow_registry import _save_model, register_model, resolve
 from orchestrator.final.samples import draw_samples
@@ -137,7 +140,7 @@ def test_mlflow_loads_the_model_and_samples_in_one_step(store, trained):
 
     two_steps = loaded.predict(pd.DataFrame({"label": [0, 1, 2, 3], "seed": [5] * 4}), params={"nfe": 2})
     for nfe, drawn in ((1, pictures), (2, two_steps)):
-        own, _ = draw_samples(result.weights, count=4, nfe=nfe, labels=[0, 1, 2, 3], seed=5)
+        own, *_ = draw_samples(result.weights, count=4, nfe=nfe, labels=[0, 1, 2, 3], seed=5)
         np.testing.assert_array_equal(drawn, unit_images(own))
     assert (two_steps != pictures).any()
     first = loaded.predict(pd.DataFrame({"label": [0], "seed": [5]}))
@@ -162,6 +165,61 @@ def test_the_model_brings_its_code_with_it(store, trained, tmp_path):
     shape, place = done.stdout.strip().splitlines()[-2:]
     assert shape == "(1, 8, 8, 3)"
     assert Path(version.source.removeprefix("file://")) in Path(place).parents
+
+
+CONDITIONED = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.of_z, self.of_condition = torch.nn.Linear(4, 4), torch.nn.Linear(6, 4)
+        self.classes = torch.nn.Embedding(3, 4)
+        self.null_condition = torch.nn.Parameter(torch.full((2, 3), 0.7))
+
+    def forward(self, z, r, t, labels=None, condition=None):
+        return self.of_z(z) + self.of_condition(condition.flatten(1)) + self.classes(labels) + (t - r)[:, None]
+"""
+
+
+@pytest.fixture(scope="module")
+def conditioned(tmp_path_factory):
+    """Weights of a network whose samples depend on a condition [2, 3] beside their class."""
+    folder = tmp_path_factory.mktemp("conditioned")
+    generator = torch.Generator().manual_seed(1)
+    x, condition = (torch.randn(20, *shape, generator=generator) for shape in ((4,), (2, 3)))
+    (folder / "conditioned_net.py").write_text(CONDITIONED)
+    sys.path.insert(0, str(folder))
+    config = {"model": {"name": "conditioned_net:Net"}, "trainer": {"batch_size": 8, "device": "cpu"}}
+    trainer = Trainer(load_config(config), data=(x, torch.arange(20) % 2, condition))
+    trainer.train(2)
+    trainer.export(folder / "weights.safetensors")
+    yield trainer, folder / "weights.safetensors", condition
+    sys.path.remove(str(folder))
+
+
+def test_a_model_of_data_with_conditions_is_asked_for_them_by_mlflow_and_by_sample(conditioned, tmp_path):
+    import mlflow
+
+    trainer, weights, condition = conditioned
+    _save_model(tmp_path / "model", weights)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    labels, asked = [1, 0, 1], condition[4:7]
+    rows = pd.DataFrame({"label": labels, "seed": 5})
+    drawn = loaded.predict(rows.assign(condition=asked.tolist()))
+    own, *_ = draw_samples(weights, count=3, labels=labels, seed=5, conditions=asked.numpy())
+    np.testing.assert_array_equal(drawn, own)
+    # One step from t = 1 to 0 of the network as it was trained: z - u(z, 0, 1).
+    net, z = trainer.net, fixed_noise(5, (4,), 0, 3)
+    with torch.no_grad():
+        u = net(z, torch.zeros(3), torch.ones(3), ConditionSpec((2, 3)).pack(torch.tensor(labels), asked))
+    torch.testing.assert_close(torch.as_tensor(drawn), z - u)
+    absent = loaded.predict(rows)  # no condition: the network's own null condition
+    null = loaded.predict(rows.assign(condition=[torch.full((2, 3), 0.7).tolist()] * 3))
+    assert (absent != drawn).any()
+    np.testing.assert_allclose(absent, null, atol=2e-2)  # it was trained for two steps
+    with pytest.raises(ConfigError, match=r"of this model has the shape \(2, 3\); row 0 has \(3,\)"):
+        draw_samples(weights, count=3, labels=labels, conditions=asked[:, 0].numpy())
 
 
 def test_a_training_again_goes_on_with_its_run(home, store):
@@ -214,7 +272,7 @@ def test_a_model_that_is_told_its_scale_takes_it_as_a_parameter(tmp_path):
     rows = pd.DataFrame({"label": [0, 1, 2], "seed": [5] * 3})
     for scale in (None, 1.0, 3.0):
         drawn = loaded.predict(rows, params={} if scale is None else {"guidance": scale})
-        own, _ = draw_samples(weights, count=3, labels=[0, 1, 2], seed=5, guidance=scale)
+        own, *_ = draw_samples(weights, count=3, labels=[0, 1, 2], seed=5, guidance=scale)
         np.testing.assert_array_equal(drawn, unit_images(own))
     assert (drawn != loaded.predict(rows)).any()
     with pytest.raises(ConfigError, match="guidance: must be 1"):

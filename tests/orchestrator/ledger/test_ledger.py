@@ -17,9 +17,10 @@ from typing import Any
 import optuna
 import pytest
 
+from orchestrator.ledger.driver_lock import driver_of
 from orchestrator.ledger.errors import LedgerError, SweepBusy
 from orchestrator.ledger.events import Carry, Exit, NewTrial, Point, Revision
-from orchestrator.ledger.journal import Journal, driver_of, repair_tail
+from orchestrator.ledger.journal import Journal, repair_tail
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.repair import repair
 from orchestrator.paths import Home, SweepPaths
@@ -32,7 +33,7 @@ DATA = Path(__file__).parents[1] / "data"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.ledger.journal import DriverLock
+from orchestrator.ledger.driver_lock import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 from fractions import Fraction
 
@@ -62,6 +63,51 @@ def test_the_json_of_a_plan_has_the_words_of_the_contract(tmp_path):
     assert (plan["sweep"], plan["trials"], plan["grid_size"]) == ("sweep", 10, None)
     assert plan["parameters"][0]["name"] == "optimizer.lr"
     assert plan["estimate"]["steps"] == 10 * 1000
+
+
+def test_a_plan_says_what_is_trained_and_what_of_it_is_a_default(tmp_path):
+    from meanflow_core.config import load_config
+    from meanflow_core.nets import build_net
+
+    parameters = {"model.width": {"values": [32, 64]}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}
+    plan = make_plan(spec_of(tmp_path, parameters=parameters, set={"trainer.batch_size": 96}))
+    nets = [build_net(load_config({"model.name": "mlp", "model.width": w}).model, (1, 8, 8), 10) for w in (32, 64)]
+    low, high = (sum(p.numel() for p in net.parameters()) for net in nets)
+    text = render_plan(plan)
+    assert f"network         mlp, {low:,} to {high:,} parameters\n" in text
+    assert "data            digits (rows of 1x8x8) (default)\n" in text
+    assert "objective       meanflow (default)\n" in text
+    assert "steps a trial   1000\n" in text
+    assert "batch           96\n" in text
+    assert "metric          minimize eval/fid_1nfe\n" in text
+    assert "seed            0 (default)\n" in text
+    assert json.loads(json.dumps(plan.to_dict()))["training"][0]["what"] == "data"
+
+
+def test_a_plan_of_a_trainer_of_ones_own_says_which(tmp_path):
+    base = {"x": 1, "trainer": {"steps": 10}}
+    spec = spec_of(tmp_path, base=base, trainer="mine.train:T", parameters={"x": {"values": [1, 2]}})
+    text = render_plan(make_plan(spec))
+    assert "trainer         mine.train:T\n" in text
+    assert "steps a trial   10\n" in text
+    assert "network" not in text
+
+
+def test_a_plan_says_what_ratio_its_seeds_can_tell(tmp_path):
+    def told(replicates=None, spread=None):
+        plan = make_plan(spec_of(tmp_path, replicates=replicates), spread=spread)
+        return plan.power, next(line for line in render_plan(plan).splitlines() if line.startswith("seeds "))
+
+    alone, text = told()
+    assert (alone.seeds, alone.ratio) == (1, None)
+    assert "no difference can be tested" in text
+    four, text = told({"top": 2, "seeds": 3})
+    assert four.ratio == pytest.approx(1.35, abs=0.005)  # noncentral t with 3 degrees of freedom, spread 0.1 sqrt 2
+    assert "4 each of the best: finds that one is 1.35 times worse (spread from seed to seed 10 %, assumed)" in text
+    seen, text = told({"top": 2, "seeds": 3}, ("digits", 0.2 * math.sqrt(2)))
+    assert math.log(seen.ratio) == pytest.approx(2 * math.log(four.ratio))
+    assert "spread from seed to seed 20 %, seen in digits" in text
+    assert told({"top": 2, "seeds": 7})[0].ratio < four.ratio
 
 
 def test_combinations_that_train_alike_are_duplicates(tmp_path):

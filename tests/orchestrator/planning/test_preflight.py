@@ -46,6 +46,21 @@ def test_each_value_that_is_varied_is_looked_for(sweep):
     assert problem.value == "gone"
 
 
+def test_a_plan_says_which_images_belong_to_no_class(sweep, capsys):
+    from PIL import Image
+
+    for name in ("cats/1.png", "dogs/2.png", "cover.png", "readme.txt"):
+        file = sweep.parent / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file) if file.suffix == ".png" else file.touch()
+    run(["plan", str(sweep)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 image lies beside the sub-folders, belongs to no class and is left out (cover.png)" in told
+    (sweep.parent / "pictures" / "cover.png").unlink()
+    run(["plan", str(sweep)])
+    assert "beside" not in capsys.readouterr().out
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest(tmp_path):
     words = ["evaluation.metrics=[fid, acuracy]", "data.name=digits"]
     sweep = tmp_path / "sweep.yaml"
@@ -79,9 +94,9 @@ def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, 
 
 
 def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(sweep, monkeypatch, capsys):
-    sweep.write_text(SWEEP.partition("\n")[2])
+    sweep.write_text("base: {}\n" + SWEEP.partition("\n")[2])
     monkeypatch.setenv("MEANSWEEP_STORAGE", "s3:/typo")
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "s3:/typo is no URL" in " ".join(capsys.readouterr().out.split())
     for command in (["run", str(sweep), "--inline"], ["run", str(sweep)]):
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -89,7 +104,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(swe
         assert "s3:/typo is no URL" in capsys.readouterr().err
     assert not (sweep.parent / "s3:").exists()
     monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "nosuch" in capsys.readouterr().out
 
 
@@ -103,7 +118,7 @@ def test_a_trainer_with_a_mistake_in_its_syntax_is_told_before_anything_starts(s
         "trainer: own_trainer:T\nmethod: random\nrun_cap: 1\nmetric: {name: loss}\n"
         "parameters: {x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 2}\n"
     )
-    assert run(["plan", str(sweep)]) == 0
+    assert run(["plan", str(sweep)]) == 1
     assert "cannot be imported: SyntaxError" in " ".join(capsys.readouterr().out.split())
     assert run(["run", str(sweep), "--inline"]) == 2
     assert broken in capsys.readouterr().err

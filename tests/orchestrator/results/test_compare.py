@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 from rich.console import Console
@@ -47,13 +48,29 @@ def test_the_paired_difference_with_its_interval_and_p_value():
     from scipy import stats
 
     a, b = [1.0, 2.0, 3.0, 2.5], [1.5, 2.7, 3.4, 3.1]
-    found = compare(spec(), [*group(1, a), *group(2, b)], "2", "1").test
+    below_zero = record(3, -1.0, state="pruned", steps=500)  # so no ratio makes sense in this sweep
+    found = compare(spec(), [*group(1, a), *group(2, b), below_zero], "2", "1").test
     want = stats.ttest_rel(b, a)
     assert found.p_value == pytest.approx(want.pvalue)
     assert found.difference == pytest.approx(0.55)
     assert found.ci95 == pytest.approx(list(want.confidence_interval(0.95)))
     assert found.better == "1"
-    assert found.verdict.startswith("Trial 1 is better by 0.55 ± 0.21 (p=0.0034, 4 shared seeds)")
+    assert found.verdict == "Trial 1 is better: trial 2 is worse by 0.55 ± 0.21 (p=0.0034, 4 shared seeds)."
+
+
+def test_a_metric_above_zero_is_compared_by_ratio():
+    from scipy import stats
+
+    bad, good = [6.9, 5.8, 13.0, 10.8], [3.4, 3.0, 3.4, 3.5]
+    found = compare(spec(), [*group(1, good), *group(2, bad)], "2", "1").test
+    logs = stats.ttest_1samp([math.log(x / y) for x, y in zip(bad, good, strict=True)], 0)
+    assert found.p_value == pytest.approx(logs.pvalue)
+    assert found.better == "1"
+    assert found.difference == pytest.approx(5.8)  # still the mean of the differences
+    assert found.verdict == "Trial 1 is better: trial 2 is 2.6 times worse [1.5, 4.4] (p=0.01, 4 shared seeds)."
+    told = found.to_json()["effect"]
+    assert (told["scale"], told["n"]) == ("ratio", 4)
+    assert told["worse"] == pytest.approx(1 / 2.6084, rel=1e-4)  # the second against the first
 
 
 def test_a_collapsed_seed_is_named_in_place_of_a_test_of_means():
@@ -67,7 +84,7 @@ def test_a_collapsed_seed_is_named_in_place_of_a_test_of_means():
 
 
 def test_maximising_turns_the_winner_around():
-    both = [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 3.05, 4.1])]
+    both = [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 4.1, 5.9])]
     maximise = spec(metrics=(Metric(name=METRIC, goal="maximize"),))
     assert compare(maximise, both, "1", "2").test.better == "2"
     assert compare(spec(), both, "1", "2").test.better == "1"
@@ -76,8 +93,8 @@ def test_maximising_turns_the_winner_around():
 @pytest.mark.parametrize(
     ("second", "want"),
     [
-        (group(2, [1.1, 1.9, 3.2]), "Tied: trial 1 is ahead by 0.07"),
-        (group(2, [1.25]), "Trial 1 is ahead by 0.25 on the one seed they share, which may be chance."),
+        (group(2, [1.1, 1.9, 3.2]), "Not separable with 3 seeds: trial 2 is 1.04 times worse ["),
+        (group(2, [1.25]), "Trial 2 is 1.2 times worse on the one seed they share, which may be chance."),
         ([record(2, 1.25, seed=77)], "No comparison: the two share no seed."),
         ([record(2, None, state="failed", failure=Failure("oom", "out"))], "trial 2 has no result (oom: out)"),
         ([record(2, None, state="running", steps=0)], "trial 2 has no result (running)"),
@@ -109,7 +126,7 @@ def test_text_and_json_of_a_whole_sweep():
     assert max(map(len, text.splitlines())) <= 100
     assert "optimizer.lr" in text
     assert "at step 4500" in text
-    assert "Trial 22 is better by" in text
+    assert "Trial 22 is better: trial 14 is 1.08 times worse [" in text
     many = dataclasses.replace(found, curve={step: (1.0, 2.0) for step in range(1, 101)})
     lines = [line for line in shown(many).splitlines() if "at step" in line]
     assert len(lines) <= 12

@@ -39,11 +39,11 @@ def said(some, spec_=None, **importances):
         ),
         (
             [*group(1, [1.0, 2.0, 3.0]), *group(2, [1.1, 1.95, 3.2]), *group(3, [9.0, 9.9, 11.1])],
-            "but it cannot be told apart from trial 2.",
+            "but with 3 shared seeds it is not separable from trial 2, which is 1.05 times worse [0.90, 1.22].",
         ),
         (
-            [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 3.01, 4.02])],
-            "over 3 seeds, and its lead over the runner-up, trial 2 (3.0 ± 2.5), is real (p<0.001).",
+            [*group(1, [1.0, 2.0, 3.0]), *group(2, [2.0, 4.02, 5.98])],
+            "over 3 seeds; the runner-up, trial 2, is 2.00 times worse [1.98, 2.02] (p<0.001).",
         ),
     ],
 )
@@ -121,5 +121,7 @@ def test_the_whole_example_in_one_go():
     every = trials()
     rows, found = leaderboard(spec(), every), importance(spec(), every, resamples=20)
     text = verdict(spec(), rows, found)
-    assert text.startswith("Trial 22 is best, with eval/fid_1nfe 2.43 ± 0.11 over 4 seeds, and its lead")
+    assert text.startswith(
+        "Trial 22 is best, with eval/fid_1nfe 2.43 ± 0.11 over 4 seeds; the runner-up, trial 14, is 1.08 "
+    )
     assert not [note for note in notes(spec(), every, rows, found) if "One seed" in note]

@@ -4,7 +4,8 @@ import random
 import pytest
 from rich.console import Console
 
-from orchestrator.results.parameter_importance import distributions_of, importance, importance_table, rebuild_study
+from orchestrator.results.parameter_importance import importance, importance_table
+from orchestrator.results.studies import distributions_of, rebuild_study
 from orchestrator.trials.trial import Failure
 from tests.orchestrator.example_sweep import record, spec, trials
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -150,7 +151,7 @@ def test_a_configuration_of_which_a_seed_collapsed_stands_behind_the_stable_ones
     text = shown(spec(), rows)
     assert "2.1 to 86.9" in text
     assert "trial 1 is unstable: seed 2 collapsed (86.9)" in text
-    assert "tied" not in text
+    assert "not separable" not in text
 
 
 @pytest.mark.parametrize(
@@ -177,21 +178,63 @@ def test_replicates_that_still_run_do_not_count_yet():
     assert (row.mean, row.n, row.replicates) == (2.0, 1, {"running": 1})
 
 
+def replicated(key, values):
+    return [record(f"{key}.{i}" if i else f"{key}", value, seed=i) for i, value in enumerate(values)]
+
+
+SCALES = [
+    *replicated(1, [3.4, 3.0, 3.4, 3.5]),
+    *replicated(2, [3.5, 3.1, 3.3, 3.6]),
+    *replicated(5, [6.9, 5.8, 13.0, 10.8]),
+]
+"""FID of three guidance scales, each on four seeds: nobody would call 5 as good as 1."""
+
+
+def test_a_metric_above_zero_is_tested_on_logarithms_and_the_effect_is_a_ratio():
+    from scipy import stats
+
+    rows = leaderboard(spec(), SCALES)
+    assert ids(rows) == ["1", "2", "5"]
+    raw = stats.ttest_1samp(np.log([6.9 / 3.4, 5.8 / 3.0, 13.0 / 3.4, 10.8 / 3.5]), 0)
+    assert rows[2].p_value_vs_best == pytest.approx(2 * raw.pvalue)
+    assert 2 * raw.pvalue < 0.05 < 2 * stats.ttest_rel([6.9, 5.8, 13.0, 10.8], [3.4, 3.0, 3.4, 3.5]).pvalue
+    assert [row.tied_with_best for row in rows] == [True, True, False]
+    told = rows[2].to_json()["vs_best"]
+    assert (told["scale"], told["n"]) == ("ratio", 4)
+    assert told["worse"] == pytest.approx((6.9 * 5.8 * 13.0 * 10.8 / (3.4 * 3.0 * 3.4 * 3.5)) ** 0.25)
+    assert told["ci95"] == pytest.approx(np.exp(raw.confidence_interval(0.95)))
+    text = shown(spec(), rows)
+    assert "2.6x [1.5, 4.4]" in text
+    assert "how many times worse on the shared seeds" in text
+    assert "not separable: with 4 shared seeds a paired test cannot tell it from the best" in text
+    assert "tied" not in text
+
+
+def test_a_higher_is_better_metric_is_times_worse_too():
+    maximise = spec(metrics=(Metric(name=METRIC, goal="maximize"),))
+    rows = leaderboard(maximise, [*replicated(1, [0.8, 0.82, 0.79]), *replicated(2, [0.4, 0.42, 0.4])])
+    assert ids(rows) == ["1", "2"]
+    assert rows[1].vs_best.worse == pytest.approx((0.8 * 0.82 * 0.79 / (0.4 * 0.42 * 0.4)) ** (1 / 3))
+
+
 def test_differences_are_tested_on_shared_seeds_and_corrected_for_their_number():
     from scipy import stats
 
     best, near, far = [1.0, 2.0, 3.0, 2.5], [1.1, 2.05, 2.95, 2.6], [2.0, 3.1, 3.95, 3.4]
-
-    def group(key, values):
-        return [record(f"{key}.{i}" if i else f"{key}", value, seed=i) for i, value in enumerate(values)]
-
-    rows = leaderboard(spec(), [*group(1, best), *group(2, near), *group(3, far), record("4", 99.0)])
-    assert ids(rows) == ["1", "2", "3", "4"]
-    assert [row.tied_with_best for row in rows] == [True, True, False, None]
+    # One value below zero, and no ratio makes sense: the whole sweep is compared by differences.
+    some = [*replicated(1, best), *replicated(2, near), *replicated(3, far), record("4", 99.0)]
+    some.append(record("5", -1.0, state="pruned", steps=500))
+    rows = leaderboard(spec(), some)
+    assert ids(rows) == ["1", "2", "3", "4", "5"]
+    assert [row.tied_with_best for row in rows] == [True, True, False, None, None]
     raw = [stats.ttest_rel(best, other).pvalue for other in (near, far)]
     assert rows[2].p_value_vs_best == pytest.approx(2 * raw[1])  # the smaller of two
     assert rows[1].p_value_vs_best == pytest.approx(raw[0])
     assert rows[0].p_value_vs_best is None
+    assert rows[2].to_json()["vs_best"]["scale"] == "difference"
+    assert rows[2].vs_best.worse == pytest.approx(0.9875)
+    assert "+0.99 ± 0.14" in shown(spec(), rows)
+    assert "how much worse on the shared seeds" in shown(spec(), rows)
 
 
 def test_several_metrics_are_ranked_by_pareto_front():

@@ -1,9 +1,11 @@
 import dataclasses
 import io
 
+import pytest
 from rich.console import Console
 
 from orchestrator.results.live import LiveDisplay, render, view
+from orchestrator.spec.settings import Metric
 from orchestrator.trials.trial import Failure
 from tests.orchestrator.example_sweep import METRIC, record, spec, trials
 
@@ -56,6 +58,19 @@ def test_the_table_fits_and_is_short_for_many_trials():
     found = view(spec(), trials() * 10, rows=8)
     assert len(found.rows) == 8
     assert max(map(len, text_of(render(found), width=80).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [80, 64, 50])
+def test_a_long_metric_leaves_out_the_bar_and_shortens_titles_and_never_a_value(width):
+    metric = "eval/ema_0.9999/sliced_wasserstein_1nfe"
+    reports = {1500: {metric: 0.0125}}
+    some_ = [record(k, 0.0125, reports=reports, steps=1500, state="running") for k in range(1, 4)]
+    long = spec(metrics=(Metric(name=metric),))
+    text = text_of(render(view(long, some_, state="running"), width=width), width=width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert text.count("0.0125") >= 6
+    assert text.count("1500/4500") == 3
+    assert "━" not in text.splitlines()[3]
 
 
 def test_a_sweep_without_trials_can_be_shown():

@@ -15,7 +15,7 @@ from orchestrator.runners import ray_actor as runner_worker
 from orchestrator.runners.ray_actor import LEFTOVER_BYTES, NotUsedAgain, TrialWorker
 from orchestrator.spec.settings import Resources
 from orchestrator.trials.protocol import Assignment, Report
-from orchestrator.worker.process import Work
+from orchestrator.worker.process import Work, leftover_memory
 from orchestrator.worker.trial_loop import free_memory
 
 
@@ -70,3 +70,29 @@ def test_the_memory_of_a_trial_goes_back_to_the_gpu(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     free_memory()
     assert given_back == [True]
+
+
+MIB = 2**20
+
+
+def test_the_pools_of_graphs_that_are_kept_are_no_leftover_and_live_tensors_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch reports it: a segment of the allocator's own pool has the id (0, 0)."""
+    import torch
+
+    import meanflow_core.training.graphs  # noqa: F401 (a trial that compiled has imported it)
+
+    def segment(mib: int, pool: tuple[int, int]) -> dict[str, Any]:
+        return {"total_size": mib * MIB, "segment_pool_id": pool}
+
+    segments = [segment(20, (0, 0)), segment(174, (0, 1)), segment(600, (1, 7))]
+    for name, value in {"is_available": True, "is_initialized": True, "memory_reserved": 794 * MIB}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    assert leftover_memory() == 20 * MIB
+    segments[0] = segment(400, (0, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 1174 * MIB)
+    assert leftover_memory() == 400 * MIB > LEFTOVER_BYTES
+    monkeypatch.delitem(sys.modules, "meanflow_core.training.graphs")  # another trainer's graphs are nobody's
+    assert leftover_memory() == 1174 * MIB

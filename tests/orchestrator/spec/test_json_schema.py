@@ -48,7 +48,7 @@ def test_the_examples_of_the_docs_are_valid(errors):
         ("method", "bays"),
         ("run_cap", 0),
         ("run_cap", 2.5),
-        ("name", "two words"),
+        ("name", "(?)"),
         ("metrik", 1),
         ("metric", {"name": "m", "gaol": "minimize"}),
         ("metric", {"goal": "minimize"}),
@@ -188,6 +188,8 @@ def test_a_trainer_of_ones_own_may_have_any_key(errors):
     content = {**yaml.safe_load(GOOD), "parameters": {"what.ever": {"values": [1]}}}
     assert errors(content) != []
     assert errors({**content, "trainer": "a.b:C"}) == []
+    assert errors({**content, "program": "train.py"}) == errors({**content, "trainer": {"command": ["x"]}}) == []
+    assert errors({**content, "trainer": {"commands": ["x"]}}) != []
 
 
 def test_every_key_is_suggested_and_described_where_it_has_a_docstring():
@@ -198,7 +200,7 @@ def test_every_key_is_suggested_and_described_where_it_has_a_docstring():
     assert "trials" in schema["properties"]["run_cap"]["description"]
     assert "eta" in schema["$defs"]["early_terminate"]["properties"]["eta"]["description"]
     assert {word["const"] for word in schema["properties"]["method"]["oneOf"]} == {*METHODS, "bayes"}
-    assert schema["properties"]["program"]["deprecated"] is True
+    assert schema["properties"]["entity"]["deprecated"] is True
     assert len(key_descriptions()) > 30
 
 

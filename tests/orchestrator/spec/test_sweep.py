@@ -157,8 +157,8 @@ def test_whole_bounds_are_whole_numbers_as_in_wandb_and_said_so(tmp_path):
 
 
 def test_keys_that_only_wandb_needs_are_noted_and_passed_over(tmp_path):
-    spec = read(tmp_path, program="train.py", command=["${env}", "python"], entity="me", project="p", kind="sweep")
-    assert [note.split(": ")[1] for note in spec.notes] == ["program", "command", "entity", "project", "kind"]
+    spec = read(tmp_path, entity="me", project="p", kind="sweep", job="x", controller={"type": "local"})
+    assert [note.split(": ")[1] for note in spec.notes] == ["entity", "project", "kind", "job", "controller"]
     assert spec == dataclasses.replace(read(tmp_path), source=spec.source)
 
 
@@ -172,7 +172,7 @@ def test_impute_is_noted_where_it_says_what_happens_anyway(tmp_path):
 # ----------------------------------------------------------------------------------------------- mistakes
 
 BROKEN = """\
-name: two words
+name: (?)
 base: {model: {name: mlp, widht: 64}}
 set: {trainer.stpes: 4000, trainer: {batch_size: 0}}
 method: bays
@@ -280,9 +280,9 @@ def _children_seconds():
 @pytest.mark.parametrize(
     ("name", "bounds", "shown"),
     [
-        ("log_uniform", {"min": -9.21, "max": -4.6}, "0.0001 to 0.01"),
-        ("inv_log_uniform", {"min": 4.6, "max": 9.21}, "0.0001 to 0.01"),
-        ("q_log_uniform", {"min": 0.0, "max": 2.0}, "1 to 7.39"),
+        ("log_uniform", {"min": -9.21, "max": -4.6}, "min: 0.0001, max: 0.01005}"),
+        ("inv_log_uniform", {"min": 4.6, "max": 9.21}, "min: 0.0001, max: 0.01005}"),
+        ("q_log_uniform", {"min": 0.0, "max": 2.0}, "min: 1, max: 7.389}"),
     ],
 )
 def test_distributions_that_take_exponents_are_refused_with_what_they_mean(tmp_path, name, bounds, shown):
@@ -559,6 +559,12 @@ def test_several_metrics_need_a_search_that_knows_them(tmp_path):
     assert set(found) == {"method", "early_terminate"}
     assert "metrics" in wrong(tmp_path, metrics=both, early_terminate=None)
     assert "metrics" in wrong(tmp_path, metric=None, metrics=both[:1], early_terminate=None)
+
+
+def test_a_file_that_does_not_say_what_is_trained_is_asked_for_it(tmp_path):
+    problem = problems_of(write(tmp_path, GOOD.replace("base: base.yaml\n", "")))["base"]
+    assert "what is trained?" in problem.rule
+    assert "trainer: package.module:Class" in problem.rule
 
 
 def test_a_base_that_is_not_there_or_not_yaml_is_said(tmp_path):

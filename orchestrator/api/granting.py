@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import count
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def with_grant(
-    spec: SweepSpec, file: Path, words: Sequence[str], *, on_cluster: bool
+    spec: SweepSpec, source: Path | str | Mapping[str, Any], words: Sequence[str], *, on_cluster: bool
 ) -> tuple[SweepSpec, Mapping[str, float]]:
     """Return the sweep with one GPU for each worker of a trial, where there are GPUs and its file does not say.
 
@@ -22,7 +22,7 @@ def with_grant(
 
     Args:
         spec: as read.
-        file: it was read from.
+        source: the file it was read from, or its content.
         words: `key=value`, which replaced keys of it.
         on_cluster: whether to ask the cluster that $RAY_ADDRESS names what it has, and not this machine.
 
@@ -36,13 +36,15 @@ def with_grant(
         return spec, there
     where = "the cluster" if on_cluster else "this machine"
     note = f"{where} has {count(int(there['gpu']), 'GPU')}: resources.gpu is 1 a worker, since the file does not say"
-    spec = read_spec(file, [*words, "resources.gpu=1"])
+    spec = read_spec(source, [*words, "resources.gpu=1"])
     return replace(spec, notes=(note, *spec.notes)), there
 
 
 def wants_default(spec: SweepSpec) -> bool:
     """Whether the file leaves open how many GPUs a trial gets, and does not want to train on CPUs."""
     said = "gpu" in (spec.source["sweep"].get("resources") or {})
+    if spec.program is not None:
+        return not said
     device = spec.set.get("trainer.device", (spec.base.get("trainer") or {}).get("device", "auto"))
     return not said and not str(device).startswith("cpu")
 

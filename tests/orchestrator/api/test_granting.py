@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.cli.granting import with_grant
+from orchestrator.api.granting import with_grant
 from orchestrator.spec.sweep import read_spec
 from tests import ROOT
 
