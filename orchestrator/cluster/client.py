@@ -42,7 +42,7 @@ from orchestrator.cluster.remote_args import from_here, positional, value_of
 from orchestrator.cluster.sent_code import own_code, packages_of_configs
 from orchestrator.provenance import new_id
 from orchestrator.results import trained_as, training_name
-from orchestrator.spec import Program, SweepSpec, read_spec
+from orchestrator.spec import Program, read_spec
 
 WRITES = {"sample": "samples.png", "report": "report.html"}
 """Commands that write a file here if no name is given."""
@@ -315,30 +315,3 @@ def run_there(
         raise ClusterError(f"`meansweep {' '.join(words)}` could not be run on the cluster:\n{log.strip()}")
     client.delete_job(job)  # a question that was answered; the cluster would list it forever
     return result
-<<<<<<< HEAD
-=======
-
-
-def _own_code(spec: SweepSpec) -> list[str]:
-    """Return the packages of the user's own that a sweep needs: what its trainer imports, networks, data, metrics."""
-    trainer = trainer_of(spec)
-    reached = packages_of(trainer.partition(":")[0]) if trainer else []
-    return sorted({*own_packages(spec.named_code), *reached})
-
-
-def _packages_of(files: Iterable[Path]) -> list[str]:
-    """Return the packages of the user's own that training configurations name."""
-    from meanflow_core.config import load_config
-
-    configs = [load_config(file) for file in files if file.suffix in (".yaml", ".yml")]
-    return own_packages(
-        name
-        for config in configs
-        for name in (
-            config.model.name,
-            config.data.name,
-            *(config.evaluation.metrics or ()),
-            config.evaluation.features,
-        )
-    )
->>>>>>> programs

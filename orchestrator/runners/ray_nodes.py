@@ -34,27 +34,27 @@ _ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def connected(log: Path, **options: Any) -> Iterator[bool]:
+def connected(log: Path, *, metadata: Mapping[str, str] | None = None, **options: Any) -> Iterator[bool]:
     """Connect to the Ray that `$RAY_ADDRESS` names, or start one for the block (without dashboard).
 
     What Ray logs in this process goes to `log`. A Ray that was already connected is used and left connected.
 
     Args:
         log: a file.
-        options: of `ray.init`, for a Ray that is started here; and `metadata` for Ray's list of jobs.
+        metadata: what Ray's list of jobs says of this one.
+        options: of `ray.init`, for a Ray that is started here.
 
     Yields:
         Whether it was started here: then no other node will ever join it.
     """
-    metadata = dict(options.pop("metadata", {}))
     with _environment(), _logging_to(log):
         if ray.is_initialized():
             yield False
             return
         own = not (os.environ.get("RAY_ADDRESS") or options.get("address"))
         if not own:
-            job = ray.job_config.JobConfig(metadata=metadata)
-            ray.init(address=options.get("address"), log_to_driver=False, job_config=job)
+            job: dict[str, Any] = {"job_config": ray.job_config.JobConfig(metadata=dict(metadata))} if metadata else {}
+            ray.init(address=options.get("address"), log_to_driver=False, **job)
         else:
             _start(options)
         try:
