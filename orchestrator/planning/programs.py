@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -45,7 +44,8 @@ def broken_files(key: str, value: str, files: Iterable[Path]) -> Iterator[Proble
     for file in files:
         try:
             if file.suffix == ".py":
-                ast.parse(file.read_bytes(), str(file))
+                # To code, and not to a tree: for one, CPython 3.11 may raise SystemError where garbage is collected.
+                compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None)
             what = "cannot be imported" if key == "trainer" else "does not compile"

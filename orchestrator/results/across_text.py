@@ -51,7 +51,7 @@ def rows_of_sweeps(found: SweepComparison) -> Iterator[tuple[str, list[Line]]]:
         [(name, [number(config[name]) if name in config else "-" for config in values]) for name in names],
     )
     told = [(what, [value or "-" for value in given]) for what, given in found.differences.items()]
-    yield "what differs between the sweeps", told
+    yield "what differs", told
 
 
 def sweeps_table(found: SweepComparison, *, width: int = 100, steps: int = 8) -> RenderableType:

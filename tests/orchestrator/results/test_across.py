@@ -128,7 +128,7 @@ def test_one_command_compares_trials_and_sweeps(home, capsys):
         assert json.loads(said(capsys, "compare", *words, "--json"))["trials"][1]["trial"] == "1"
     assert "no such sweep" in said(capsys, "compare", "narrow", "wied", code=2)
     assert "must be two trials" in said(capsys, "compare", "narrow", "3", code=2)
-    assert "what differs between the sweeps" in said(capsys, "compare", "narrow", "wide")
+    assert "what differs" in said(capsys, "compare", "narrow", "wide")
 
 
 def test_the_leaderboard_of_two_sweeps_is_one(home, capsys):
