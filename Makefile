@@ -35,10 +35,10 @@ bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/overhead.py
 
-# Three processes on two cores, since many tests wait; each file in one of them: what a file starts (Ray, MLflow) it starts
-# once. The longest files come first (tests/conftest.py).
+# Two processes, each file in one of them: what a file starts (Ray, MLflow) it starts once. In the order of the tree, which
+# has the longest test (a cluster) near its beginning. More processes, or Ray's files side by side, take longer on two cores.
 test: $(READY)  ## Run all tests that need no GPU.
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu-check: $(READY)  ## Prove on a GPU what only a GPU can prove, in at most six minutes.
 	$(BIN)/python -m scripts.gpu_check

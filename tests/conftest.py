@@ -20,15 +20,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that start Ray first, clusters before all: they are long and mostly wait, so others run beside them.
-
-    The order within a file and of the others stays.
-    """
-    first = {mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("cluster", "ray")}
-    items.sort(key=lambda item: 0 if item.path in first["cluster"] else 1 if item.path in first["ray"] else 2)
-
-
 @pytest.fixture(autouse=True)
 def _no_ray_by_accident(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that uses Ray and is not marked: every other one may run beside any cluster."""
