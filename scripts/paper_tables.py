@@ -197,9 +197,13 @@ def draw(found: dict[tuple[str, str], list[Row]]) -> None:
             fmt="o-", capsize=3, color="#1f5fbf", label="here",
         )  # fmt: skip
         axis.set_yscale("log")
-        axis.set_xticks(list(places), [row.label for row in rows], rotation=20, fontsize=8)
+        axis.set_xticks(list(places), [row.label for row in rows], rotation=25, ha="right", fontsize=8)
         axis.set_title(f"Table {number}, {data}", fontsize=10)
+        for place, row in enumerate(rows):
+            if not row.interval:
+                axis.annotate("diverged", (place, 0.93), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
         axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.grid(alpha=0.3, which="both")
     for axis in list(axes.flat)[len(found) :]:
         axis.axis("off")
