@@ -58,7 +58,7 @@ def find_images(root: Path, classes: Sequence[str] | None = None) -> Found:
             found += filter(_is_image, (Path(place, name) for name in names))
         return sorted(found)
 
-    beside = sorted(file for file in root.iterdir() if file.is_file() and _is_image(file))
+    beside = sorted(_beside(root))
     found = {folder.name: images(folder) for folder in sorted(root.iterdir()) if folder.is_dir() and _shown(folder)}
     found = {name: files for name, files in found.items() if files}
     if classes is not None and (foreign := sorted(set(found) - set(classes))):
@@ -70,6 +70,10 @@ def find_images(root: Path, classes: Sequence[str] | None = None) -> Found:
     files = [file for name in names for file in found.get(name, [])]
     labels = [label for label, name in enumerate(names) for _ in found.get(name, [])]
     return Found(files, labels, names, beside)
+
+
+def _beside(root: Path) -> Iterator[Path]:
+    return (file for file in root.iterdir() if file.is_file() and _is_image(file))
 
 
 def _is_image(path: Path) -> bool:
@@ -214,7 +218,9 @@ def left_out(root: Path, found: Found) -> str | None:
 def image_notes(config: ImageFolderConfig) -> str | None:
     """Say which images of a configuration's folder are left out; None: none, or there is no such folder."""
     root = training_folder(config.path)
-    return left_out(root, find_images(root)) if root.is_dir() else None
+    if not root.is_dir() or not any(_beside(root)):  # the sub-folders may hold millions
+        return None
+    return left_out(root, find_images(root))
 
 
 def image_faults(config: ImageFolderConfig) -> Iterator[Problem]:

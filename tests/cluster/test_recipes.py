@@ -143,21 +143,26 @@ def test_the_slurm_script_ends_with_the_drivers_exit_code(tmp_path):
     assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 3
 
 
-def test_a_slurm_job_that_is_told_to_end_ends_its_driver_and_is_not_queued_again_by_itself(tmp_path):
-    """Whoever preempts it queues it again, and whoever cancels it does not want it."""
+def signalled(tmp_path, signal):
+    """Run the Slurm recipe, have its driver send the job a signal, and return the commands that it typed."""
     calls = stand_ins(
         tmp_path,
         {
             "scontrol": "echo n1",
             "srun": "echo 10.0.0.1",
             "ray": "",
-            "meansweep": "trap 'exit 130' TERM; [ $1 = doctor ] || { kill -TERM $PPID; sleep 20 & wait; }",
+            "meansweep": f"trap 'exit 130' TERM; [ $1 = doctor ] || {{ kill -{signal} $PPID; sleep 20 & wait; }}",
         },
     )
     (tmp_path / "s.yaml").touch()
     environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
     assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 130
-    assert not any("requeue" in call for call in calls())
+    return calls()
+
+
+def test_a_slurm_job_that_is_told_to_end_ends_its_driver_and_is_not_queued_again_by_itself(tmp_path):
+    """Whoever preempts it queues it again, and whoever cancels it does not want it."""
+    assert not any("requeue" in call for call in signalled(tmp_path, "TERM"))
 
 
 def plain(name: str) -> str:
@@ -198,19 +203,7 @@ def test_the_image_installs_locked_versions_of_everything_and_those_that_the_tes
 
 
 def test_before_its_time_limit_the_slurm_job_ends_its_driver_and_is_queued_again(tmp_path):
-    calls = stand_ins(
-        tmp_path,
-        {
-            "scontrol": "echo n1",
-            "srun": "echo 10.0.0.1",
-            "ray": "",
-            "meansweep": "trap 'exit 130' TERM; [ $1 = doctor ] || { kill -USR1 $PPID; sleep 20 & wait; }",
-        },
-    )
-    (tmp_path / "s.yaml").touch()
-    environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
-    assert run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment).returncode == 130
-    assert calls()[-1] == "scontrol requeue 4711"
+    assert signalled(tmp_path, "USR1")[-1] == "scontrol requeue 4711"
 
 
 def test_gpu_nodes_are_found_and_nothing_runs_as_root():
