@@ -197,7 +197,7 @@ def _inside(parameter: Parameter, value: Any) -> bool:
     """Whether a value lies within the parameter's range, between the values of its lattice or list too."""
     if not parameter.choices:
         ends = parameter.from_unit(0.0), parameter.from_unit(1.0)
-        return isinstance(value, int | float) and ends[0] <= value <= ends[1]
+        return isinstance(value, int | float) and bool(ends[0] <= value <= ends[1])
     if _numeric(parameter) and isinstance(value, int | float):
-        return min(parameter.choices) <= value <= max(parameter.choices)
+        return bool(min(parameter.choices) <= value <= max(parameter.choices))
     return any(same(choice, value) for choice in parameter.choices)

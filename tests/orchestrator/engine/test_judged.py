@@ -109,7 +109,8 @@ def test_at_a_rung_the_reports_up_to_there_count(tmp_path: Path) -> None:
 def test_the_best_report_has_its_step_its_checkpoint_and_its_other_metrics(tmp_path: Path) -> None:
     record = next(trial for trial in ran(tmp_path, "best").ledger.trials() if trial.values["x"] == 0.1)
     assert (record.steps, record.judged_step, record.judged["size"]) == (90, 60, 60.0)
-    assert record.checkpoint is not None and record.checkpoint.endswith("step-60")
+    assert record.checkpoint is not None
+    assert record.checkpoint.endswith("step-60")
 
 
 def test_a_sweep_ends_at_its_target_by_what_it_judges(tmp_path: Path) -> None:
