@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import write_yaml
 from orchestrator.paths import Home
+from orchestrator.spec import flat
 from orchestrator.tracking.mlflow_delivery import Delivery
 from orchestrator.tracking.mlflow_store import Sent, Store
 from orchestrator.tracking.mlflow_views import final_description
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.run_writer import FAILED, FINISHED, KILLED, RUNNING, RunWriter
+from orchestrator.tracking.run_writer import FAILED, FINISHED, KILLED, RUNNING, RunWriter, as_text
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.tracker import run_ids
 
@@ -100,8 +101,9 @@ class _Facts:
 
 def _facts(config: TrainConfig | Mapping[str, Any]) -> _Facts:
     if isinstance(config, Mapping):
-        seed = {"seed": str(config["seed"])} if "seed" in config else {}
-        return _Facts(config["evidence"], seed, "", None, write_yaml(config), None)
+        given = flat({key: value for key, value in config.items() if key != "evidence"})
+        shown = {key: as_text(value) for key, value in given.items()}
+        return _Facts(config["evidence"], shown, "", None, write_yaml(config), None)
     params = {"seed": str(config.seed), "trainer.steps": str(config.trainer.steps)}
     content = config.to_dict()
     return _Facts(config.evidence, params, config.hash(), config.trainer.steps, config.to_yaml(), content["data"])
