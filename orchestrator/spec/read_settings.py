@@ -12,6 +12,7 @@ from meanflow_core.errors import nearest
 from orchestrator.limits import Limits
 from orchestrator.search import RULES, Replicates, Rule
 from orchestrator.spec.names import check_key
+from orchestrator.spec.program import is_program
 from orchestrator.spec.reader import Path, Reader
 from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.trials import LAST, MEAN, At
@@ -73,7 +74,8 @@ def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ..
                 reader.wrong(("metrics", str(index), "name"), "duplicate metric", name)
         return found or (Metric(name="eval/fid_1nfe"),)
     if content.get("metric") is None:
-        reader.wrong(("metric",), "is missing: what is optimised? e.g. {name: eval/fid_1nfe, goal: minimize}")
+        name = "loss" if is_program(content) else "eval/fid_1nfe"
+        reader.wrong(("metric",), f"is missing: what is optimised? e.g. {{name: {name}, goal: minimize}}")
         return (Metric(name="eval/fid_1nfe"),)
     return (_metric(reader, ("metric",), content["metric"]),)
 

@@ -62,7 +62,7 @@ class GaussianProcess(Quasirandom, OptunaMethod):
         running = [seen.values for seen in own if not seen.state.ended and not rows_of([seen])]
         tried = [*(seen.values for seen in reported), *running]
         chance = random.Random(seed_at(self.sweep.seed, position))
-        power = self.fading(len(reported) + 1)
+        power = self.belief(position, len(reported) + 1)
         return self._most_promising(model.believing(running), tried, chance, power), {}
 
     def forecast(self, known: Sequence[Observation]) -> dict[int, float]:

@@ -34,7 +34,8 @@ class Tpe(Quasirandom, OptunaMethod):
 
     def propose(self, position: int, known: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `Method`."""
-        self._power = self.fading(1 + sum(seen.bad or bool(seen.reports) or bool(seen.metrics) for seen in known))
+        told = sum(seen.bad or bool(seen.reports) or bool(seen.metrics) for seen in known)
+        self._power = self.belief(position, told + 1)
         return super().propose(position, known)
 
     def sampler(self, seed: int) -> BaseSampler:
