@@ -119,13 +119,16 @@ def loaded_here(module: str, names: Iterable[str]) -> str:
     Returns:
         JSON of a hash by module; empty for none.
     """
-    known = {file.resolve() for file in own_files(module)}
-    found = {}
+    own = {}
     for name in names:
         file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-        own = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
-        if own and not _installed_at(file) and file.resolve() not in known and file.is_file():
-            found[name] = _hash(file)
+        ours = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
+        if ours and not _installed_at(file) and file.is_file():
+            own[name] = file
+    if not own:  # as in most trials: then nobody asks for the files of a whole package
+        return ""
+    known = {file.resolve() for file in own_files(module)}
+    found = {name: _hash(file) for name, file in own.items() if file.resolve() not in known}
     return json.dumps(found, sort_keys=True) if found else ""
 
 
@@ -192,8 +195,13 @@ def _folders(spec: ModuleSpec) -> list[Path]:
 
 def _installed_at(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package, whose version says what it is."""
-    places = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(file.is_relative_to(place) for place in places)
+    return str(file).startswith(_installed_places())
+
+
+@functools.cache
+def _installed_places() -> tuple[str, ...]:
+    # Once a process: Python works each of them out anew, and a trial asks for thousands of files.
+    return tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @functools.cache
