@@ -45,7 +45,7 @@ def postgres() -> Iterator[str]:
         subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, env=environment)
 
     try:
-        run("initdb", "-U", "meansweep", "--auth=trust", "--no-sync")
+        run("initdb", "-U", "meansweep", "--auth=trust", "--encoding=UTF8", "--no-sync")
         run("pg_ctl", "-l", str(log), "-o", options, "-w", "start")
         try:
             yield f"postgresql+psycopg2://meansweep@127.0.0.1:{port}/postgres"
