@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import inspect
 import json
 import logging
@@ -18,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, TextIO
 
-from meanflow_core.config import load_config
+from meanflow_core.config import imported, load_config
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
-from orchestrator.provenance import loaded_here
+from orchestrator.source_files import loaded_here
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
@@ -153,7 +152,7 @@ def import_trainer(name: str) -> Any:
     """
     module_name, _, class_name = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = imported(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists and misses something itself: its own error says more
@@ -186,7 +185,9 @@ def _ready(assignment: Assignment, make_trainer: MakeTrainer, checkpoints: Check
 
 
 def _save(trainer: Any, checkpoints: CheckpointStore, step: int, metrics: Mapping[str, float]) -> str:
-    return checkpoints.save(step, trainer.state_dict(), metrics)
+    with kept_from_leaving():
+        state = trainer.state_dict()
+    return checkpoints.save(step, state, metrics)
 
 
 def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
@@ -195,7 +196,8 @@ def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
         return {}
     file = paths.images / f"samples-{step:08d}.png"
     try:
-        save_picture(file, trainer.sample_grid())
+        with kept_from_leaving():
+            save_picture(file, trainer.sample_grid())
     except Exception as error:  # latents without a decoder, a device short of memory: no picture is worth a training
         _say(f"step {step}: no sample grid: {type(error).__name__}: {error}")
         return {}
