@@ -264,7 +264,7 @@ def test_bash_completes_commands_options_and_the_sweeps_of_the_home(tmp_path):
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     (tmp_path / "meansweep").write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli "$@"\n')
     (tmp_path / "meansweep").chmod(0o755)
-    ask = 'COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep; echo "${COMPREPLY[*]}"'
+    ask = "COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep; echo ${COMPREPLY[*]}"
     script = (
         "meansweep --install-completion >/dev/null; . ~/.bashrc; ask() { " + ask + "; }; "
         "ask 'meansweep leader'; ask 'meansweep leaderboard dig'; ask 'meansweep run --inl'"
