@@ -51,7 +51,19 @@ PACKAGES = {
         *("final", "lifecycle", "cluster", "api"),
     },
 }
-LEAVES = {"credentials", "ending", "paths", "provenance", "statistics", "formatting", "limits", "reporting"}
+LEAVES = {
+    *(
+        "credentials",
+        "ending",
+        "paths",
+        "provenance",
+        "source_files",
+        "statistics",
+        "formatting",
+        "limits",
+        "reporting",
+    ),
+}
 TYPES_ONLY = {("engine", "tracking"), ("runners", "results")}
 """Packages that another one may name in its types and not use."""
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.custom import bare_name as bare_name
     from meanflow_core.config.custom import call_named as call_named
     from meanflow_core.config.custom import import_named as import_named
+    from meanflow_core.config.custom import imported as imported
     from meanflow_core.config.custom import is_named as is_named
     from meanflow_core.config.data import Cifar10Config as Cifar10Config
     from meanflow_core.config.data import DataConfig as DataConfig

@@ -218,6 +218,11 @@ def _print_result(name: str, result: FinalResult, model: str | None) -> None:
     if result.reproduction is not None:
         typer.echo(f"trial     {result.reproduction}")
     typer.echo(f"weights   {result.weights}")
+    if result.best_step not in (None, result.steps):
+        typer.echo(
+            f"          those of the last step; the sweep ranks by the best report, here {result.score:.4g} at step "
+            f"{result.best_step}"
+        )
     if result.picture is not None:
         typer.echo(f"samples   {result.picture}")
     if model is not None:
@@ -236,6 +241,7 @@ def _summary(name: str, config: TrainConfig, result: FinalResult) -> dict[str, A
         "trial": config.evidence.get("trial"),
         "steps": result.steps,
         "metrics": result.metrics,
+        "best_step": result.best_step,
         "folder": str(result.folder),
         "weights": str(result.weights),
         "average": result.average,
@@ -252,8 +258,7 @@ def _predicted(configs: list[TrainConfig], results: list[FinalResult]) -> float 
 
     if not configs:
         return None
-    metric = str(configs[0].evidence.get("metric", ""))
-    pairs = [(c.evidence.get("value"), r.metrics.get(metric)) for c, r in zip(configs, results, strict=True)]
+    pairs = [(c.evidence.get("value"), r.score) for c, r in zip(configs, results, strict=True)]
     known = [(float(short), float(long)) for short, long in pairs if short is not None and long is not None]
     return rank_correlation([short for short, _ in known], [long for _, long in known])
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from meanflow_core.config import TrainConfig, read_yaml
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
 from orchestrator.final.reproduction import Reproduction, compare_curves
+from orchestrator.trials import At, best_of, score
 
 Row = tuple[int, dict[str, float]]
 DIVERGED = "diverged.json"
@@ -43,6 +44,10 @@ class FinalResult:
     """None where the configuration carries no trial's curve."""
     curve: dict[int, float]
     """The sweep's metric by step; empty where the configuration carries no evidence."""
+    score: float | None
+    """What the sweep would judge it by; None without a curve."""
+    best_step: int | None
+    """Where the sweep judges by the best report, the step of that; the weights are those of the last step."""
     average: str = ""
     """Which weights `weights` are: `ema_0.9999`, or `length_0.12`, chosen at the end (`ema.length`)."""
 
@@ -139,6 +144,8 @@ def result_of(config: TrainConfig, folder: Path) -> FinalResult:
     last = max(evaluations, default=0)
     metric = str(config.evidence.get("metric", ""))
     curve = {step: row[metric] for step, row in evaluations.items() if metric in row}
+    at, goal = At.from_json(config.evidence.get("at")), str(config.evidence.get("goal", "minimize"))
+    values = [curve[step] for step in sorted(curve)]
     pictures = sorted(folder.glob("samples-step-*-1nfe.png"), key=lambda path: int(path.name.split("-")[2]))
     return FinalResult(
         folder=folder,
@@ -147,6 +154,8 @@ def result_of(config: TrainConfig, folder: Path) -> FinalResult:
         picture=pictures[-1] if pictures else None,
         reproduction=compare_curves(_curve(config), curve) if _curve(config) else None,
         curve=curve,
+        score=score(values, at, goal) if values else None,
+        best_step=sorted(curve)[best_of(values, goal)] if values and at.best else None,
         average=_average(folder / "weights.safetensors"),
     )
 

@@ -88,8 +88,8 @@ def make_plan(
         history: hashes of configurations that are finished elsewhere.
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
-        missing: see `orchestrator.planning.preflight.missing_here`.
-        of_data: see `orchestrator.planning.preflight.data_notes`.
+        missing: see `orchestrator.planning.preflight.look_here`.
+        of_data: see `orchestrator.planning.preflight.Here`.
         spread: see `power_of`.
         thorough: say what needs torch and scipy too: shapes, parameters of the networks, what the seeds can tell.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import inspect
 import json
 import logging
@@ -18,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, TextIO
 
-from meanflow_core.config import load_config
+from meanflow_core.config import imported, load_config
 from meanflow_core.errors import ConfigError, Problem, nearest
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
-from orchestrator.provenance import loaded_here
+from orchestrator.source_files import loaded_here
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
@@ -164,7 +163,7 @@ def import_trainer(name: str) -> Any:
     """
     module_name, _, class_name = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = imported(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists and misses something itself: its own error says more
@@ -201,7 +200,8 @@ def _draw(trainer: Any, paths: TrialPaths | None, step: int) -> dict[str, str]:
     if not hasattr(trainer, "sample_grid"):
         return {}
     try:
-        grid = trainer.sample_grid()
+        with kept_from_leaving():
+            grid = trainer.sample_grid()
         if paths is None:
             return {}
         file = paths.images / f"samples-{step:08d}.png"
