@@ -8,8 +8,9 @@ from meanflow_core.errors import ConfigError, TrainingDiverged
 from orchestrator.cli import main as cli
 from orchestrator.cli import models
 from orchestrator.cli.common import trial_and_sweep
-from orchestrator.cli.models import _numbers, _predicted, _prediction
+from orchestrator.cli.models import _predicted, _prediction
 from orchestrator.cli.running import _conclude
+from orchestrator.cli.samples import _numbers
 from orchestrator.cluster.remote_args import remote_address
 from orchestrator.engine import control
 from orchestrator.final.training import FinalResult, check_workers
