@@ -211,15 +211,22 @@ def _range(parameter: Parameter) -> str:
     return f"{parameter}{f', when {when}' if when else ''}".replace("|", "\\|")
 
 
-def final_description(evidence: Mapping[str, Any], steps: int | None) -> str:
-    """Return what MLflow shows above a final training, in Markdown; `steps` of None are not known beforehand."""
+def final_description(evidence: Mapping[str, Any], steps: int | None, length: float | None = None) -> str:
+    """Return what MLflow shows above a final training, in Markdown.
+
+    Args:
+        evidence: for its configuration.
+        steps: of the training; None: not known beforehand.
+        length: of the average that was chosen after it.
+    """
     of = "" if steps is None else f" of {steps} steps"
+    average = "" if length is None else f" Its weights are the average of length {length:g}, chosen after the training."
     if not evidence:
-        return f"A training{of}."
+        return f"A training{of}.{average}"
     mean, ends = evidence.get("mean", evidence.get("value")), evidence.get("ci95")
     seeds = f" over {len(evidence['seeds'])} seeds" if ends else ""
     reached = None if mean is None else plus_minus(float(mean), (ends[1] - ends[0]) / 2 if ends else None)
     score = "" if reached is None else f", where `{evidence.get('metric')}` was {reached}{seeds}"
     return f"The final training{of} with the configuration of trial {evidence.get('trial')} of the sweep " + (
-        f"**{evidence.get('sweep')}**{score}."
+        f"**{evidence.get('sweep')}**{score}.{average}"
     )
