@@ -72,7 +72,7 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
     curve = {
         "type": "LINE",
         "uuid": "meansweep-curves",
-        "metricSectionId": "meansweep-search",
+        "metricSectionId": "meansweep-eval",  # where MLflow puts the other figures of the evaluation
         "metricKey": spec.metric.name,
         "selectedMetricKeys": [spec.metric.name],
         "scaleType": "log" if log else "linear",
@@ -116,8 +116,8 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
         "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
         "compareRunCharts": [curve, *parallels, pictures],
         "compareRunSections": [
+            _section("eval", columns=2),
             _section("search", columns=1),
-            _section("eval"),
             _section("samples", columns=1),
             *map(_section, ("train", "trial")),
         ],
