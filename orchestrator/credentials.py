@@ -19,8 +19,16 @@ STORE_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
     *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS"),
 )
-"""Variables by which a worker reaches a store of checkpoints; given to it with its work, which is not logged."""
+"""Variables by which a worker reaches a store of checkpoints, besides those of `HOME/credentials`."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# A password may hold an unquoted `@`, and for SQLAlchemy a `/`: whatever stands before the last `@` is taken for it.
+_USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<who>[^/@\s:]*:[^\s\"'<>]*|[^/\s]*)@")
+_SECRET_IN_QUERY = re.compile(
+    r"(?<=[?&;])(?:[\w.-]*(?:pass|pwd|secret|token|credential|signature|(?<!ssl)key)[\w.-]*|sig|auth)=[^&;#\s\"'<>]*[&;]?",
+    re.I,
+)
+_CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
+"""Of Azure: what stands before their `@` is no user but the container."""
 
 
 def load_credentials(home: Home) -> None:
@@ -31,9 +39,26 @@ def load_credentials(home: Home) -> None:
     Raises:
         ConfigError: others can read the file, or a line is none of these.
     """
-    file = home.credentials
+    for name, value in _read(home).items():
+        os.environ.setdefault(name, value)
+
+
+def for_workers(home: Home) -> dict[str, str]:
+    """Return the variables that trials get with their work, which Ray does not log: keys of a store, mostly.
+
+    They are `STORE_KEYS` and all that `HOME/credentials` names besides `SECRETS`: a trial does not speak to MLflow.
+
+    Raises:
+        ConfigError: see `load_credentials`.
+    """
+    names = [*STORE_KEYS, *(name for name in _read(home) if name not in SECRETS)]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _read(home: Home) -> dict[str, str]:
+    file, found = home.credentials, dict[str, str]()
     if not file.is_file():
-        return
+        return found
     if file.stat().st_mode & 0o077:
         rule = "holds passwords and can be read by others; `chmod 600` it"
         raise ConfigError([Problem(key="credentials", value=str(file), rule=rule)])
@@ -44,12 +69,19 @@ def load_credentials(home: Home) -> None:
         if not sign or not _NAME.fullmatch(name):
             rule = "must be lines NAME=value, of environment variables"
             raise ConfigError([Problem(key="credentials", rule=rule, file=str(file), line=number)])
-        os.environ.setdefault(name, value)
+        found.setdefault(name, value)
+    return found
 
 
 def without_password(text: str) -> str:
-    """Return a text with the user and password cut out of every address in it."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    """Return a text with users, passwords, keys and tokens cut out of every address in it."""
+    said, cut = _SECRET_IN_QUERY.subn("", _USER.sub(_without_user, text))
+    return re.sub(r"[?&;]+(?=[\s\"'<>#]|$)", "", said) if cut else said
+
+
+def _without_user(found: re.Match[str]) -> str:
+    container = found["scheme"].lower() in _CONTAINER_SCHEMES and ":" not in found["who"]
+    return found[0] if container else f"{found['scheme']}://"
 
 
 def left_behind(home: str) -> list[str]:
@@ -59,9 +91,9 @@ def left_behind(home: str) -> list[str]:
         home: folder of all state on the cluster.
     """
     kept = [name for name in SECRETS if os.environ.get(name)]
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri != without_password(uri):
-        kept.append("the user in MLFLOW_TRACKING_URI")
+    for name in ("MLFLOW_TRACKING_URI", "MEANSWEEP_STORAGE"):
+        if os.environ.get(name, "") != without_password(os.environ.get(name, "")):
+            kept.append(f"the user or key in {name}")
     if not kept:
         return []
     file = Path(home) / "credentials"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import getpass
-import hashlib
 import importlib.util
 import json
 import os
@@ -14,13 +12,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-
-from meanflow_core.config import is_named
 
 NOTE = "{}.provenance.json"
 """Beside a package that was sent elsewhere without its repository: what `code_of` found where it came from."""
@@ -73,163 +66,6 @@ def _code_at(source: Path, note: Path) -> Code:
     root = Path((_git(source.parent, "rev-parse", "--show-toplevel") or "").strip())
     commit = (_git(root, "rev-parse", "HEAD") or "").strip()
     return Code(commit, _changes(root)) if commit else Code()
-
-
-def own_files(module: str) -> list[Path]:
-    """Return the files of a module and of all that it imports from outside the installed packages and this tool.
-
-    Found by reading their source: nothing is imported. Imports inside of functions count, those by a computed name do
-    not (see `loaded_here`). First come those of the module's whole top-level package, by path, then others, by name.
-    """
-    top = module.partition(".")[0]
-    package = _find(top)
-    whole = [] if package is None else sorted(f for root in _folders(package) for f in root.rglob("*.py"))
-    found = dict.fromkeys(whole or ([Path(package.origin)] if package is not None and package.origin else []))
-    outside = {file for _, file in _reached(module) if file not in found}
-    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
-
-
-def packages_of(module: str) -> list[str]:
-    """Return the top-level packages (or modules) of a module and of all its own imports; see `own_files`."""
-    tops = {name.partition(".")[0] for name, _ in _reached(module)}
-    return sorted(tops - {"meanflow_core", "orchestrator"})
-
-
-def _reached(module: str) -> Iterator[tuple[str, Path]]:
-    """Yield the names and files of a module and of all that it imports from outside the installed packages."""
-    waiting, seen = [module], set[str]()
-    while waiting:
-        name = waiting.pop()
-        spec = None if name in seen else _find(name)
-        seen.add(name)
-        if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
-            continue
-        file = Path(spec.origin or "")
-        yield name, file
-        waiting += _imports_of(file, name)
-
-
-def loaded_here(module: str, names: Iterable[str]) -> str:
-    """Return which of these modules are own code that `own_files` does not find: imported by computed names, mostly.
-
-    Args:
-        module: of the trainer.
-        names: of modules that this process has imported for it.
-
-    Returns:
-        JSON of a hash by module; empty for none.
-    """
-    known = {file.resolve() for file in own_files(module)}
-    found = {}
-    for name in names:
-        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-        own = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
-        if own and not _installed_at(file) and file.resolve() not in known and file.is_file():
-            found[name] = _hash(file)
-    return json.dumps(found, sort_keys=True) if found else ""
-
-
-def loaded_now(text: str) -> str:
-    """Return what `loaded_here` would say today of the modules that it named in `text`. Nothing is imported."""
-    found = {}
-    for name in json.loads(text):
-        spec = _find(name)
-        found[name] = _hash(Path(spec.origin)) if spec is not None and spec.origin else "gone"
-    return json.dumps(found, sort_keys=True)
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def program_files(scripts: Iterable[Path], folder: Path) -> list[Path]:
-    """Return an own program's files: its scripts, and all that those of Python import from beside them.
-
-    Args:
-        scripts: the files that its command names.
-        folder: where it runs.
-    """
-    found = dict.fromkeys(script for script in scripts if not _installed_at(script))
-    places = list(dict.fromkeys(str(place) for place in (*(script.parent for script in found), folder)))
-    outside: dict[Path, None] = {}
-    waiting, seen = [name for file in found if file.suffix == ".py" for name in _imports_of(file, "__main__")], set()
-    while waiting:
-        name = waiting.pop()
-        spec = None if name in seen else _find(name, places)
-        seen.add(name)
-        if spec is None or not (spec.origin or "").endswith(".py") or _installed_at(Path(spec.origin or "")):
-            continue
-        file = Path(spec.origin or "").resolve()
-        if file not in found:
-            outside[file] = None
-        waiting += _imports_of(file, name)
-    return [*found, *sorted(outside, key=lambda file: (file.name, file.read_bytes()))]
-
-
-def _imports_of(file: Path, name: str) -> list[str]:
-    stat = file.stat()
-    return _imported(file, name, stat.st_mtime_ns, stat.st_size)
-
-
-def _find(name: str, places: list[str] | None = None) -> ModuleSpec | None:
-    """Where a module is, among `places` (None: where Python looks); None for one that is not there, or this tool's."""
-    parts = name.split(".")
-    if parts[0] == __package__:
-        return None
-    spec = PathFinder.find_spec(parts[0], places)
-    for part in parts[1:]:
-        if spec is None or spec.submodule_search_locations is None or _installed_at(Path(spec.origin or "")):
-            return None
-        # Its last name alone: of a folder without __init__.py in another one, Python would look up the parent module,
-        # which has not been imported.
-        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
-    return spec
-
-
-def _folders(spec: ModuleSpec) -> list[Path]:
-    return [Path(place) for place in spec.submodule_search_locations or ()]
-
-
-def _installed_at(file: Path) -> bool:
-    """Whether a file belongs to Python or to an installed package, whose version says what it is."""
-    places = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(file.is_relative_to(place) for place in places)
-
-
-@functools.cache
-def _imported(file: Path, name: str, *version: int) -> list[str]:
-    """The modules that a file imports, and those above them; empty where it cannot be read as Python."""
-    del version  # of the file: when it changes it is read again
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return []
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
-            base = ".".join(filter(None, [*above, node.module or ""]))
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
-
-
-def own_packages(names: Iterable[object]) -> list[str]:
-    """Return the top-level packages (or modules) of every package.module:name among `names`, sorted.
-
-    Installed ones are left out: they are where the packages they stand beside are. Nothing is imported.
-    """
-    found = set()
-    for name in names:
-        if not is_named(name):
-            continue
-        package = str(name).partition(":")[0].partition(".")[0]
-        place = importlib.util.find_spec(package)
-        if place is not None and place.origin and place.has_location and not _installed_at(Path(place.origin)):
-            found.add(package)
-    return sorted(found - {"meanflow_core", "orchestrator"})
 
 
 def leave_note(name: str, code: Code, folder: Path) -> None:

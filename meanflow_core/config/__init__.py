@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.custom import bare_name as bare_name
     from meanflow_core.config.custom import call_named as call_named
     from meanflow_core.config.custom import import_named as import_named
+    from meanflow_core.config.custom import imported as imported
     from meanflow_core.config.custom import is_named as is_named
     from meanflow_core.config.data import Cifar10Config as Cifar10Config
     from meanflow_core.config.data import DataConfig as DataConfig
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.section import Section as Section
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
     from meanflow_core.config.train_config import ill_fitting as ill_fitting
+    from meanflow_core.config.training import BEST as BEST
     from meanflow_core.config.training import LONGEST as LONGEST
     from meanflow_core.config.training import EMAConfig as EMAConfig
     from meanflow_core.config.training import EvaluationConfig as EvaluationConfig

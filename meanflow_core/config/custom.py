@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from meanflow_core.config.section import Section
@@ -59,6 +60,15 @@ def bare_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
+def imported(module: str) -> ModuleType:
+    """Import a module of the user's own; one that would end Python as it is imported raises an ImportError."""
+    try:
+        return importlib.import_module(module)
+    except SystemExit as error:
+        rule = f"{module} calls sys.exit({error.code!r}) as it is imported; put that below `if __name__ == '__main__':`"
+        raise ImportError(rule, name=module) from error
+
+
 def import_named(name: str, key: str) -> Any:
     """Return what package.module:name names.
 
@@ -71,7 +81,7 @@ def import_named(name: str, key: str) -> Any:
     """
     module_name, _, attribute = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = imported(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists and misses something itself: its own error says more

@@ -58,6 +58,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as error:
             raise ConstructorError(None, None, f"not a number: {error}", node.start_mark) from error
+        except (LookupError, AttributeError, TypeError) as error:  # PyYAML's own, e.g. of `!!bool maybe`
+            raise ConstructorError(None, None, f"not what its tag {node.tag} says", node.start_mark) from error
 
     def construct_yaml_int(self, node: yaml.Node) -> int:
         """Construct a whole number of at most 300 digits (more than a float reaches)."""
@@ -106,10 +108,12 @@ def read_yaml(path: str | Path, repeats: list[Problem] | None = None) -> YamlFil
     """
     path = Path(path)
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            rule = f"is of {size / 2**20:.0f} MiB; a configuration has at most {MOST_BYTES >> 20} MiB"
+        with path.open("rb") as stream:  # no size is asked for: a pipe or a device does not know its own
+            content_bytes = stream.read(MOST_BYTES + 1)
+        if len(content_bytes) > MOST_BYTES:
+            rule = f"is too large; a configuration has at most {MOST_BYTES >> 20} MiB"
             raise ConfigError([Problem(key="", rule=rule, file=str(path))])
-        text = path.read_text(encoding="utf-8")
+        text = content_bytes.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError([Problem(key="", rule=f"cannot be read: {reason}", file=str(path))]) from error

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import pickle
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from meanflow_core.config import imported
 from meanflow_core.data import FEATURES_NEEDED, Dataset, availability
 from meanflow_core.errors import ConfigError, Problem
 from meanflow_core.metrics.digits_classifier import WEIGHTS, load_digits_classifier
@@ -194,7 +194,7 @@ def _inception(path: str, to_images: Callable[[Tensor], Any]) -> NetFeatures:
 
 def _call(module: str, name: str, spec: str) -> Callable[[Tensor], Any]:
     try:
-        make = getattr(importlib.import_module(module), name)
+        make = getattr(imported(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError([Problem(key=KEY, value=spec, rule=f"cannot be imported ({error})")]) from error
     net: Callable[[Tensor], Any] = make()

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     json_text,
     print_json,
     read_sweep,
+    sweeps_here,
 )
 
 SweepsArgument = Annotated[
@@ -27,6 +28,7 @@ SweepsArgument = Annotated[
         metavar="[SWEEP]...",
         help="Names of sweeps, of several all of them as one; may be left out where there is only one.",
         show_default=False,
+        autocompletion=sweeps_here,
     ),
 ]
 

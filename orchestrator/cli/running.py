@@ -50,11 +50,10 @@ def plan(
     from orchestrator.engine import known_configurations
     from orchestrator.planning import (
         choose_probe_configs,
-        data_notes,
         demand_ready,
+        look_here,
         make_plan,
         measure,
-        missing_here,
         render_plan,
     )
     from orchestrator.results import seen_spread
@@ -70,10 +69,10 @@ def plan(
             raise ConfigError([Problem(key="--probe", rule=rule)])
     with granted(spec.resources.gpu):
         measured = [measure(config, spec.trainer) for config in choose_probe_configs(spec)] if probe else []
-    known = known_configurations(home_at(home), spec)
+    known, here = known_configurations(home_at(home), spec), look_here(spec)
     made = make_plan(
-        spec, history=known, resources_available=there, probe=measured, missing=missing_here(spec),
-        of_data=data_notes(spec), spread=seen_spread(home_at(home), spec.metric.name), thorough=True,
+        spec, history=known, resources_available=there, probe=measured, missing=here.missing,
+        of_data=here.notes, spread=seen_spread(home_at(home), spec.metric.name), thorough=True,
     )  # fmt: skip
     if json:
         print_json(made.to_dict())

@@ -128,16 +128,27 @@ class _Remote:
     """One command that runs on the cluster."""
 
     def __init__(self, address: str, words: list[str], home: str | None) -> None:
-        self.address, self.words, self.named = job_server(address), words, home
+        self.address, self.words = job_server(address), words
+        self.named = home and (home.rstrip("/") or "/")
         self.client = connect(self.address)
         self.following = bool({"-f", "--follow"} & set(words))
         self.said = positional(words[1:])
         drivers = drivers_of(self.client, None)
         known = {job.metadata[SWEEP_TAG] for job in drivers}
         self.sweep = next((word for word in self.said if word in known), None)
-        mine = [job for job in drivers if self.sweep in (None, job.metadata[SWEEP_TAG])]
+        mine = self._of_home([job for job in drivers if self.sweep in (None, job.metadata[SWEEP_TAG])])
         self.driver = mine[-1] if mine else None
-        self._know(mine or trainings_of(self.client, None))
+        self._know(mine or self._of_home(trainings_of(self.client, None)))
+
+    def _of_home(self, jobs: Sequence[Any]) -> list[Any]:
+        """Return those of the jobs that are of the home that was named: others may have sweeps of the same name.
+
+        Where there is none, those for which none was named: it may be that of the cluster itself.
+        """
+        if self.named is None:
+            return list(jobs)
+        by_home = {home: [job for job in jobs if (job.metadata.get("home") or "") == home] for home in (self.named, "")}
+        return by_home[self.named] or by_home[""]
 
     def _know(self, jobs: Sequence[Any]) -> None:
         """Take the home and the variables of the last of these jobs."""
@@ -233,7 +244,7 @@ class _Remote:
         from meanflow_core.config import load_config
 
         evidence = load_config(file, [word for word in self.said if "=" in word]).evidence
-        found = drivers_of(self.client, str(evidence.get("sweep", "")))
+        found = self._of_home(drivers_of(self.client, str(evidence.get("sweep", ""))))
         if found:
             self._know(found)
         return evidence
@@ -263,14 +274,20 @@ class _Remote:
                 write_sweep(spec, folder)
                 words = [SWEEP_FILE if word == self.said[0] else word for word in words]
                 if self.sweep is None:
-                    self._know(drivers_of(self.client, spec.name) or drivers_of(self.client, None))
+                    drivers = drivers_of(self.client, spec.name) or drivers_of(self.client, None)
+                    self._know(self._of_home(drivers))
             result = run_there(self.client, folder, words, self.home, self.variables)
         _, asked = redirect_out(words, "")
         if result["file"] is not None and asked is not None:
             Path(asked).write_bytes(base64.b64decode(result["file"]))
         sys.stdout.write(self._show(result["out"]))
         sys.stderr.write(self._show(result["err"]))
-        if result["code"] == 2 and "no such sweep" in result["err"] and self.sweep is not None:
+        if (
+            result["code"] == 2
+            and "no such sweep" in result["err"]
+            and self.driver is not None
+            and self.sweep is not None
+        ):
             sys.stderr.write(self._why_not_there(self.driver))
         return int(result["code"])
 

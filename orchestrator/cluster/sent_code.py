@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.cluster.packaging import trainer_of
-from orchestrator.provenance import own_packages, packages_of
+from orchestrator.source_files import own_packages, packages_of
 from orchestrator.spec import SweepSpec
 
 

@@ -13,17 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import FIRST, difference
-from orchestrator.provenance import (
-    Code,
-    code_of,
-    code_of_file,
-    first_packages,
-    loaded_now,
-    own_files,
-    own_packages,
-    packages,
-    program_files,
-)
+from orchestrator.provenance import Code, code_of, code_of_file, first_packages, packages
+from orchestrator.source_files import loaded_now, own_files, own_packages, program_files
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -79,7 +70,8 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def drift_of(ledger: Ledger, now: Mapping[str, Any]) -> list[str]:
     """Return what differs from the environment that a sweep was started in, the packages by their names."""
     then = ledger.environment()
-    loaded = {"loaded": loaded_now(then["loaded"])} if then.get("loaded") and now else {}
+    module = ledger.spec().trainer.partition(":")[0]
+    loaded = {"loaded": loaded_now(then["loaded"], module)} if then.get("loaded") and now else {}
     lines = drift(then, {**now, **loaded})
     before, here = _versions(first_packages(ledger.paths.code)), _versions(packages())
     changed = [

@@ -56,8 +56,7 @@ def start_sweep(
     try:
         ledger = Ledger.create(paths, spec, environment=here, warm=warm, sweep_id=sweep_id)
     except FileExistsError:
-        rule = f"exists already; `meansweep resume {spec.name}` goes on with it, or give another --name"
-        raise ConfigError([Problem(key="name", value=spec.name, rule=rule, file=spec.file)]) from None
+        raise ConfigError([Problem(key="name", value=spec.name, rule=_there(paths), file=spec.file)]) from None
     try:
         if plan is not None:
             ledger.note("plan", dict(plan))
@@ -68,6 +67,17 @@ def start_sweep(
     except BaseException:
         ledger.close()
         raise
+
+
+def _there(paths: SweepPaths) -> str:
+    """Say what may be done where a sweep of this name is there."""
+    name = paths.name
+    if Ledger.open(paths).state().state == "finished":
+        return (
+            f"exists already and has finished: `meansweep extend N {name}` lets it run more trials, `--name OTHER "
+            f"on_duplicate=run` trains them all again beside it, `meansweep remove {name}` makes room for it"
+        )
+    return f"exists already; `meansweep resume {name}` goes on with it, or give another --name"
 
 
 def resume_sweep(

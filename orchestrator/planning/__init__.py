@@ -9,10 +9,9 @@ if TYPE_CHECKING:
     from orchestrator.planning.plan import against_actual as against_actual
     from orchestrator.planning.plan import make_plan as make_plan
     from orchestrator.planning.plan import render_plan as render_plan
-    from orchestrator.planning.preflight import data_notes as data_notes
     from orchestrator.planning.preflight import demand_ready as demand_ready
     from orchestrator.planning.preflight import demand_storage as demand_storage
-    from orchestrator.planning.preflight import missing_here as missing_here
+    from orchestrator.planning.preflight import look_here as look_here
     from orchestrator.planning.probe import available_here as available_here
     from orchestrator.planning.probe import choose_probe_configs as choose_probe_configs
     from orchestrator.planning.probe import measure as measure

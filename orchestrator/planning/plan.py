@@ -88,8 +88,8 @@ def make_plan(
         history: hashes of configurations that are finished elsewhere.
         resources_available: `{cpu, gpu, <custom>}` of the machine or cluster; None leaves concurrency at one.
         probe: measurements of the cheapest and of the dearest configuration.
-        missing: see `orchestrator.planning.preflight.missing_here`.
-        of_data: see `orchestrator.planning.preflight.data_notes`.
+        missing: see `orchestrator.planning.preflight.look_here`.
+        of_data: see `orchestrator.planning.preflight.Here`.
         spread: see `power_of`.
         thorough: say what needs torch and scipy too: shapes, parameters of the networks, what the seeds can tell.
     """
@@ -301,7 +301,9 @@ def _estimate_lines(estimate: Estimate) -> list[str]:
     )
     if estimate.gpu_hours:
         lines.append(f"GPU-hours       about {estimate.gpu_hours:.3g}")
-    lines.append(f"memory a trial  {(estimate.peak_memory or 0) / 2**20:,.0f} MiB")
+    memory = f"{(estimate.peak_memory or 0) / 2**20:,.0f} MiB"
+    held = f" a worker at most, each of {estimate.shards} with its shard" if estimate.shards > 1 else ""
+    lines.append(f"memory a trial  {memory}{held}")
     lines.append(f"checkpoints     {(estimate.disk_bytes or 0) / 2**20:,.0f} MiB")
     return lines
 

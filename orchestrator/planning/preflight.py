@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meanflow_core.config import DataConfig, ImageFolderConfig, ill_fitting, is_named, load_config
@@ -16,22 +16,41 @@ from meanflow_core.data import image_faults, image_notes, missing
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.planning.probe import drawn_configs
 from orchestrator.planning.programs import broken_files, missing_program
-from orchestrator.provenance import c_compiler, own_files
+from orchestrator.provenance import c_compiler
+from orchestrator.source_files import own_files
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
 
+METHODS = ("train", "evaluate", "state_dict", "load_state_dict")
+"""What a trainer must have."""
 DRAWS = 32
 """Configurations that are looked at: data and features are seldom varied."""
 
 
+@dataclass(frozen=True)
+class Here:
+    """What `look_here` has found."""
+
+    missing: list[Problem]
+    """What trials would not find, each thing once."""
+    notes: list[str]
+    """What to know of the data that they would read: images that are left out."""
+
+
 def missing_here(spec: SweepSpec) -> list[Problem]:
-    """Return what trials would not find here, each thing once.
+    """Return what trials would not find here, each thing once."""
+    return look_here(spec).missing
+
+
+def look_here(spec: SweepSpec) -> Here:
+    """Look at what trials would need on this machine.
 
     Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
     whether they take their arguments.
     """
     found: list[Problem] = []
+    folders: dict[str, ImageFolderConfig] = {}
     if spec.program is not None:
         found += missing_program(spec.program)
     elif not spec.builtin_trainer:
@@ -46,16 +65,10 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
             whole = load_config(config)
             problems = list(missing(whole)) or [*ill_fitting(whole), *_broken(whole.data, looked_at)]
             found += [problem for problem in problems if problem not in found]
-    return [*(replace(problem, file=spec.file) for problem in found), *missing_storage()]
-
-
-def data_notes(spec: SweepSpec) -> list[str]:
-    """Return what to know of the data that trials would read here: images that are left out."""
-    if not spec.builtin_trainer:
-        return []
-    data = (load_config(config).data for config in drawn_configs(spec, DRAWS))
-    folders = {each.path: each for each in data if isinstance(each, ImageFolderConfig)}
-    return [told for folder in folders.values() if (told := image_notes(folder)) is not None]
+            if isinstance(whole.data, ImageFolderConfig):
+                folders[whole.data.path] = whole.data
+    notes = [told for folder in folders.values() if (told := image_notes(folder)) is not None]
+    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage()], notes)
 
 
 def missing_storage() -> list[Problem]:
@@ -121,12 +134,17 @@ def _unknown(spec: SweepSpec) -> Iterator[Problem]:
         from orchestrator.worker import import_trainer
 
         try:
-            import_trainer(spec.trainer)
+            made = import_trainer(spec.trainer)
         except ConfigError as error:
             yield from error.problems
         except Exception as error:  # its own code runs
             rule = f"cannot be imported here: {type(error).__name__}: {error}"
             yield Problem(key="trainer", value=spec.trainer, rule=rule)
+        else:
+            lacking = [name for name in METHODS if not hasattr(made, name)] if isinstance(made, type) else []
+            if lacking and not hasattr(made, "__getattr__"):
+                rule = f"has no {', '.join(lacking)}; a trainer has {', '.join(METHODS)} (docs/extending.md)"
+                yield Problem(key="trainer", value=spec.trainer, rule=rule)
         return
     from meanflow_core.metrics import METRICS
 

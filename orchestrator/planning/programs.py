@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meanflow_core.errors import Problem, nearest
-from orchestrator.provenance import program_files
+from orchestrator.source_files import program_files
 
 if TYPE_CHECKING:
     from orchestrator.spec import Program

@@ -18,7 +18,8 @@ import ray
 from ray.tune.experiment import Trial
 
 from meanflow_core.errors import ConfigError
-from orchestrator.credentials import STORE_KEYS
+from orchestrator.credentials import for_workers
+from orchestrator.paths import Home
 from orchestrator.runners.ray_nodes import capacity, nodes
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Decision, Done, Outcome, Report
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 OnEvent = Callable[["Engine"], None]
-FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME", *STORE_KEYS)
-"""Variables of the driver's environment that workers see too; they travel with the work, which Ray does not log."""
+FORWARDED = ("MEANSWEEP_STORAGE", "MEANSWEEP_HOME")
+"""Variables of the driver's environment that workers see too, besides the keys of a store."""
 SHOWN_EVERY = 0.25
 """Seconds between two calls of `on_event`."""
 NODE_PATIENCE = 30.0
@@ -89,7 +90,8 @@ class Session:
         self._own_ray = own_ray
         self._alone_since = math.inf
         self._live: dict[str, _Run] = {}
-        self._environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        self._environment = {**forwarded, **for_workers(Home(engine.paths.root.parents[1]))}
         self._cwd = os.getcwd()
         self._shared: Any = None
         self._nodes: list[dict[str, Any]] = []

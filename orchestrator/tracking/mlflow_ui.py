@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meanflow_core.errors import ConfigError, Problem
+from orchestrator.credentials import without_password
 from orchestrator.ending import interrupt, on_signals
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect, quiet_mlflow
@@ -103,11 +104,13 @@ def server(
     """
     port = _claim(host, port)
     quiet_mlflow()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1", *extra]
     if store.artifacts is not None:
         command += ["--artifacts-destination", store.artifacts.as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
+    # The data base may be named with its password: not on a command line, which everybody on the machine can read.
+    named = {"MLFLOW_BACKEND_STORE_URI": store.uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, **named, **(variables or {})}
     environment.pop("MLFLOW_TRACKING_URI", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     process = None
@@ -145,7 +148,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    tail = without_password("\n".join(log.read_text(errors="replace").splitlines()[-15:]))
     raise ConfigError([Problem(key="ui", rule=f"MLflow's server did not start; the end of {log}:\n{tail}")])
 
 

@@ -86,7 +86,7 @@ class Report(_Message):
     """Training images consumed from step 0 to `step`."""
     facts: dict[str, str] = field(default_factory=dict)
     """What only the worker can know, with the first report of a run: `device`, the data's `fingerprint`, and the code
-    that was `loaded` by computed names (`orchestrator.provenance.loaded_here`)."""
+    that was `loaded` by computed names (`orchestrator.source_files.loaded_here`)."""
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.credentials import without_password
+
 PATIENCE = 300.0
 """Seconds for which a store that does not answer is asked again."""
 LONGEST_PAUSE = 15.0
@@ -98,6 +100,12 @@ def check_writable(url: str) -> None:
     Raises:
         StorageError: one of them does not work, with the reason.
     """
+    if without_password(url) != url:
+        raise StorageError(
+            f"{without_password(url)} was given with a user, a password or a key, which the sweep's record would show; "
+            "put them into HOME/credentials (mode 600), as FSSPEC_SFTP_USERNAME=..., FSSPEC_SFTP_PASSWORD=... for "
+            "sftp://, or as the store's own variables"
+        )
     if "://" not in url and not os.path.isabs(url):
         raise StorageError(f"{url} is no URL; it must look like s3://BUCKET/PREFIX, or be an absolute path")
     probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
@@ -147,8 +155,10 @@ def _said(error: Exception) -> str:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
+    from fsspec.config import conf, set_conf_env
     from fsspec.core import url_to_fs
 
+    set_conf_env(conf)  # $FSSPEC_...: fsspec itself reads them once, when it is imported
     files, path = url_to_fs(url)
     files.invalidate_cache()  # what another process has written or deleted counts
     return files, path

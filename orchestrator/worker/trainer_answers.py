@@ -14,11 +14,19 @@ Rows = list[tuple[int, dict[str, float]]]
 
 @contextmanager
 def kept_from_leaving() -> Iterator[None]:
-    """Turn `sys.exit` in a trainer into an error of the trial: it ends neither the driver nor the worker."""
+    """Turn what would end Python into an error of the trial: `sys.exit`, and others that are no `Exception`.
+
+    A `KeyboardInterrupt` passes: it may be the user's.
+    """
     try:
         yield
     except SystemExit as error:
         raise RuntimeError(f"the trainer called sys.exit({error.code!r})") from error
+    except BaseException as error:
+        if isinstance(error, Exception | KeyboardInterrupt):
+            raise
+        said = f": {error}" if str(error) else ""
+        raise RuntimeError(f"the trainer raised {type(error).__name__}{said}") from error
 
 
 def as_rows(result: Any, step: int) -> Rows:
@@ -33,7 +41,7 @@ def as_rows(result: Any, step: int) -> Rows:
         return [(step, _numbers(result, "train()"))]
     try:
         return [(int(at), _numbers(row, "train()")) for at, row in result]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if "train()" in str(error):
             raise
         rule = "must return a dict of numbers, a list of (step, dict), or None"
@@ -99,7 +107,7 @@ def _number(value: Any, name: str, where: str) -> float:
         if isinstance(value, str):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever its __float__ does; a whole number may be beyond floats
         raise TypeError(f"{where}: `{name}` must be a number; it is {_kind(value)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Two processes that share one GPU: DDP over gloo; and what NCCL says to that."""
+"""Two processes that share one GPU: DDP and FSDP over gloo; and what NCCL says to that."""
 
 from __future__ import annotations
 
@@ -41,18 +41,39 @@ def ranks(setting: Setting) -> Figures:
     return demand(figures, **rules)
 
 
+def shards(setting: Setting) -> Figures:
+    """Train and evaluate a network in shards on two ranks, and compare with one process that has all of it."""
+    figures: Figures = {}
+    rules = {}
+    for way in ("auto", "jvp", "finite_difference"):
+        alone = trainer(training(setting, "dit", guided=True, objective__derivative=way))
+        alone.train(10)
+        found = _spawn(setting, "gloo", trainer__sharding="fsdp", objective__derivative=way)
+        errors = [one["error"] for one in found if "error" in one]
+        if errors:
+            figures[way] = errors
+            rules[f"{way}_ran"] = False
+            continue
+        distance = relative(torch.from_numpy(found[0]["weights"]), _weights(alone))
+        held = [one["held"] / _weights(alone).numel() for one in found]
+        figures[way] = {"weights_apart": float(f"{distance:.1e}"), "share_held": [round(share, 2) for share in held]}
+        rules[f"{way}_trains_as_one"] = distance < 1e-3
+        rules[f"{way}_is_in_shards"] = max(held) < 0.6
+    return demand(figures, **rules)
+
+
 def _weights(made: Trainer) -> torch.Tensor:
-    return torch.cat([weight.detach().flatten().cpu() for weight in made.net.parameters()])
+    return torch.cat([weight.detach().flatten().cpu() for weight in made.weights()["raw"].values()])
 
 
-def _spawn(setting: Setting, backend: str) -> list[dict[str, Any]]:
+def _spawn(setting: Setting, backend: str, **values: Any) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")  # this process has used the GPU: a fork of it could not
     pipes = [context.Pipe(duplex=False) for _ in range(2)]
     processes = [
-        context.Process(target=_rank, args=(rank, port, backend, setting, pipes[rank][1])) for rank in range(2)
+        context.Process(target=_rank, args=(rank, port, backend, setting, values, pipes[rank][1])) for rank in range(2)
     ]
     for process in processes:
         process.start()
@@ -63,14 +84,16 @@ def _spawn(setting: Setting, backend: str) -> list[dict[str, Any]]:
     return found
 
 
-def _rank(rank: int, port: int, backend: str, setting: Setting, sender: Connection) -> None:
+def _rank(rank: int, port: int, backend: str, setting: Setting, values: dict[str, Any], sender: Connection) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     try:
         dist.init_process_group(backend, rank=rank, world_size=2)
-        made = trainer(training(setting, "dit", guided=True))
+        made = trainer(training(setting, "dit", guided=True, **values))
         made.train(10)
-        sender.send({"device": str(made.device), "scores": made.evaluate(), "weights": _weights(made).numpy()})
+        held = sum(entry["exp_avg"].numel() for entry in made._optimizer.state_dict().values())
+        answer = {"device": str(made.device), "held": held, "scores": made.evaluate()}
+        sender.send({**answer, "weights": _weights(made).numpy()})
     except Exception as error:
         sender.send({"error": str(error)[-300:], "class": classify(error).kind})
     os._exit(0)

@@ -52,14 +52,14 @@ class LocalCluster:
     def start_head(self) -> None:
         """Start the head and return once its job server answers."""
         self._begin(
-            "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.scratch}",
+            1, "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.scratch}",
             f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
 
-    def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
-        """Start a node and return once it has joined."""
-        return self._begin(f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}")
+    def add_nodes(self, count: int, cpus: int = 1) -> list[subprocess.Popen[bytes]]:
+        """Start nodes and return once all have joined."""
+        return self._begin(count, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}")
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """Kill every process of a node at once, as a machine that goes away does."""
@@ -72,16 +72,19 @@ class LocalCluster:
         for node in self._nodes:
             node.wait()
 
-    def _begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a node; on a machine that is very busy Ray gives up after 30 s, so it is tried again."""
+    def _begin(self, count: int, *words: str) -> list[subprocess.Popen[bytes]]:
+        """Start nodes; on a machine that is very busy Ray gives up after 30 s, so each is tried again."""
         before = self.alive() if self._nodes else frozenset()
-        for _ in range(4):
-            node = self._start(*words)
-            while node.poll() is None:
-                if self.alive() - before:
-                    return node
-                time.sleep(0.3)
-        raise RuntimeError(f"a node of Ray could not be started:\n{self._log(len(self._nodes) - 1)}")
+        nodes = [self._start(*words) for _ in range(count)]
+        tries = 3 * count
+        while len(self.alive() - before) < count:
+            for at, node in enumerate(nodes):
+                if node.poll() is not None:
+                    if not tries:
+                        raise RuntimeError(f"a node of Ray could not be started:\n{self._log(len(self._nodes) - 1)}")
+                    nodes[at], tries = self._start(*words), tries - 1
+            time.sleep(0.3)
+        return nodes
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         log = (self.scratch / f"node-{len(self._nodes)}.log").open("wb")

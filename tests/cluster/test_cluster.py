@@ -18,10 +18,10 @@ pytestmark = pytest.mark.cluster
 
 def test_a_sweep_outlives_its_node_mlflow_and_its_driver_and_its_winner_is_trained_registered_and_sampled(tmp_path):
     picture = tmp_path / "samples.png"
-    command = [sys.executable, str(ROOT / "scripts" / "cluster_demo.py"), "--short", "--picture", str(picture)]
+    command = [sys.executable, "-m", "scripts.cluster_demo", "--short", "--picture", str(picture)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     played = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         told, _ = played.communicate(timeout=1500)

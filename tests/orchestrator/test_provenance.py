@@ -19,10 +19,11 @@ from orchestrator.engine.environment_check import code_version
 from orchestrator.engine.start import resume_sweep, start_sweep
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
-from orchestrator.provenance import Code, code_of, own_files, packages, packages_of, record, recorded
+from orchestrator.provenance import Code, code_of, packages, record, recorded
 from orchestrator.results.leaderboard_rows import leaderboard
 from orchestrator.results.leaderboard_text import leaderboard_table
 from orchestrator.runners.inline import run_inline
+from orchestrator.source_files import own_files, packages_of
 from orchestrator.tracking.tracker import MemoryTracker
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import run
@@ -213,6 +214,48 @@ def test_a_change_of_a_helper_that_is_imported_by_a_computed_name_is_seen(
     with caplog.at_level("INFO"):
         assert finish("third") == [{}, {}]
     assert "nothing of first is reused: code imported by a computed name" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runpy\nx = runpy.run_path('tools/odd.py')\n",
+        "exec(open('tools/odd.py').read())\n",
+        "import os\nfrom importlib import util\nwhere = os.path.join(os.path.dirname(__file__), 'tools/odd.py')\n"
+        "x = util.spec_from_file_location('odd', where)\n",
+    ],
+)
+def test_a_change_of_a_file_that_is_named_by_its_path_is_seen(trainer: Path, code: str) -> None:
+    (trainer / "tools").mkdir()
+    (trainer / "tools" / "odd.py").write_text("from helper import x\n")
+    (trainer / "my_trainer.py").write_text(code)
+    before = code_version("my_trainer:Trainer")
+    assert {"tools", "helper", "parts"} <= set(packages_of("my_trainer"))
+    for name in ("tools/odd.py", "parts/deeper.py"):
+        (trainer / name).write_text((trainer / name).read_text() + "# changed\n")
+        after, before = before, code_version("my_trainer:Trainer")
+        assert after != before
+
+
+def test_a_helper_on_a_path_that_the_trainer_adds_is_compared_where_it_lies(
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hidden / "extra").mkdir()
+    (hidden / "hidden_helper.py").rename(hidden / "extra" / "hidden_helper.py")
+    added = f"import sys\nsys.path.append({str(hidden / 'extra')!r})\n"
+    (hidden / "hiding_trainer.py").write_text(added + HIDDEN)
+    home = Home(tmp_path / "home")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    content = toy.sweep(name="first", run_cap=1, trainer="hiding_trainer:Trainer")
+    engine = start_sweep(home, toy.spec(content))
+    with engine.ledger:
+        run_inline(engine)
+    assert "extra/hidden_helper.py" in Ledger.open(home.sweep("first")).environment()["loaded"]
+    sys.path.remove(str(hidden / "extra"))  # as in the process of a later command
+    resume_sweep(home, "first", strict=True).ledger.close()
+    (hidden / "extra" / "hidden_helper.py").write_text("def run(): return 'other'\n")
+    with pytest.raises(ConfigError, match="code imported by a computed name"):
+        resume_sweep(home, "first", strict=True)
 
 
 def test_what_a_trainer_imports_beside_its_package_is_sent_with_it(trainer: Path, tmp_path: Path) -> None:

@@ -264,6 +264,20 @@ def test_a_command_finds_the_home_and_the_mlflow_of_its_sweep(cluster, words):
     )  # a new driver, or only a question
 
 
+@pytest.mark.parametrize("words", [["status", "a"], ["resume", "a"], ["remove", "a", "--yes"]])
+def test_of_two_homes_with_a_sweep_of_one_name_the_one_that_is_named_counts(cluster, words):
+    other = driver("a", home="/mnt/other", trainer="tests.orchestrator.toy:Curve", **{"meansweep-id": "f" * 16})
+    other.start_time, other.runtime_env = 2000, {"env_vars": {"MLFLOW_TRACKING_URI": "http://other"}}
+    cluster.jobs.append(other)
+    run_remotely("http://c", words, "/mnt/a/")
+    (job,) = cluster.started
+    assert "MEANSWEEP_HOME=/mnt/a;" in job["entrypoint"]
+    assert job["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "http://a"
+    if words[0] == "resume":
+        assert job["metadata"]["trainer"] == "meanflow_core:Trainer"
+        assert job["metadata"].get("meansweep-id") is None
+
+
 def test_what_is_said_here_comes_first(cluster, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
     run_remotely("http://c", ["status", "b"], "/mnt/new home")

@@ -100,6 +100,22 @@ def test_a_finished_trial_runs_again_from_its_beginning_if_that_is_said(tmp_path
     assert (again.history("0").run, again.history("1").run) == (1, 0)
 
 
+def test_a_finished_sweep_runs_again_from_its_own_file_beside_the_old_one(tmp_path, capsys):
+    home = Home(tmp_path)
+    before = made.sweep(home, toy.sweep(run_cap=3), shown=False).trials()
+    file = str(home.sweep("toy").spec)
+    assert meansweep(home, "run", file, "--inline") == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in ("has finished", "extend N toy", "on_duplicate=run", "remove toy"))
+    assert meansweep(home, "run", file, "--name", "again", "on_duplicate=run", "--inline") == 0
+    again = Ledger.open(home.sweep("again")).trials()
+    assert [trial.reports for trial in again] == [trial.reports for trial in before]
+    assert not [trial for trial in again if "reused" in trial.labels]
+    assert meansweep(home, "run", file, "--name", "taken-over", "--inline") == 0
+    taken = Ledger.open(home.sweep("taken-over")).trials()
+    assert all(trial.labels["reused"] for trial in taken)
+
+
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 

@@ -84,6 +84,28 @@ def test_a_trainer_is_looked_for_by_its_module_and_its_class(tmp_path, monkeypat
         demand_ready(spec)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class Trainer:\n    def train(self, steps): ...\n", "has no evaluate, state_dict, load_state_dict"),
+        ("import sys\nclass Trainer: ...\nsys.exit(0)\n", r"calls sys.exit\(0\) as it is imported"),
+        ("import no_such_module_here\n", "No module named 'no_such_module_here'"),
+        ("def Trainer(config): ...\n", None),  # what it returns is seen when it is called
+    ],
+)
+def test_a_trainer_that_cannot_train_is_told_before_a_trial_starts(tmp_path, monkeypatch, code, said):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"own_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(code)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SWEEP.replace(SWEEP.splitlines()[0], f"trainer: {module}:Trainer\nset: {{trainer.steps: 3}}"))
+    if said is None:
+        demand_ready(read_spec(sweep))
+        return
+    with pytest.raises(ConfigError, match=said):
+        demand_ready(read_spec(sweep))
+
+
 def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)

@@ -51,6 +51,11 @@ FILES = {
     "a metric that MLflow refuses": ((OWN.replace("loss", "'lo$$'") + XY).encode(), "letters"),
     "a list as a key": ((GOOD + LR + "? [1, 2]\n: 3\n").encode(), "unhashable"),
     "a number in base 60": ((GOOD + f"  seed: {{values: [{':'.join(['59'] * 3000)}]}}\n").encode(), "digits"),
+    "a truth value that is none": ((OWN + "set: {a: !!bool maybe}\n" + XY).encode(), "not what its tag"),
+    "a whole number without a digit": ((OWN + "set: {a: !!int ''}\n" + XY).encode(), "not what its tag"),
+    "a float without a digit": ((OWN + "set: {a: !!float ''}\n" + XY).encode(), "not what its tag"),
+    "a time that is none": ((OWN + "set: {a: !!timestamp noon}\n" + XY).encode(), "not what its tag"),
+    "a call of Python": ((OWN + "set: {a: !!python/object/apply:os.system [ls]}\n" + XY).encode(), "tag"),
     "keys that are one as text": ((OWN + "set: {1: a, '1': b}\n" + XY).encode(), "duplicate"),
 }  # fmt: skip
 
@@ -66,6 +71,12 @@ def test_a_file_of_any_kind_is_refused_with_a_sentence(name, tmp_path):
     assert word in told
     assert len(told) < 4000
     assert str(file) in told
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
+def test_a_device_without_an_end_is_refused_too(device):
+    with pytest.raises(ConfigError, match="MiB"):
+        read_spec(device)
 
 
 def test_ten_thousand_values_are_read(tmp_path):

@@ -9,7 +9,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.cluster.packaging import staged
 from orchestrator.engine.environment_check import environment
 from orchestrator.planning.preflight import missing_here
-from orchestrator.provenance import own_packages
+from orchestrator.source_files import own_packages
 from orchestrator.spec.sweep import SweepSpec, read_spec
 
 SWEEP = """\

@@ -53,6 +53,22 @@ def test_a_server_that_cannot_start_shows_why(tmp_path):
         pytest.fail("it must not start")
 
 
+def test_the_password_of_a_data_base_stands_on_no_command_line(tmp_path, monkeypatch):
+    began = []
+
+    def begin(command, *, env, **options):
+        began.append((command, env["MLFLOW_BACKEND_STORE_URI"]))
+        raise OSError("that is enough")
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    store = Store("postgresql://me:secret@db.example.org/runs")
+    with pytest.raises(OSError, match="enough"), server(store, log=tmp_path / "ui.log"):
+        pytest.fail("it must not start")
+    [(command, uri)] = began
+    assert "secret" not in " ".join(command)
+    assert uri == store.uri
+
+
 @pytest.mark.mlflow
 def test_the_command_serves_until_it_is_told_to_end(tmp_path):
     home = Home(tmp_path)

@@ -4,10 +4,17 @@ import time
 
 import pytest
 
+from orchestrator.cli import main as cli
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.paths import Home
+from orchestrator.tracking.mlflow_removal import find_shown
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_sync import check, sync
+from orchestrator.tracking.outbox import outbox_id
 from orchestrator.tracking.tracker import MlflowTracker
+from tests.orchestrator import toy
 from tests.orchestrator.example_sweep import METRIC, record, spec
+from tests.orchestrator.lifecycle import made
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, FaultyProxy, password_server, picture, read_back
 
 pytest.importorskip("flask_wtf", reason="MLflow's server asks for passwords only with Flask-WTF (mlflow[auth])")
@@ -180,3 +187,31 @@ def test_two_sweeps_of_one_name_on_one_server_do_not_mix(tmp_path, store):
     client = connect(store)
     experiment = client.get_experiment_by_name("same").experiment_id
     assert len(client.search_runs([experiment])) == 4
+
+
+def test_a_sweep_is_removed_from_a_server_and_its_namesake_stays(tmp_path, real_server, store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", real_server)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD.replace("%40", "@"))
+    homes = [Home(tmp_path / name) for name in ("a", "b")]
+    for home in homes:
+        made.sweep(home, toy.sweep(name="both", run_cap=2))
+        made.training(home, f"both-{home.root.name}", "both", sweep_id=Ledger.open(home.sweep("both")).id)
+    client = connect(store)
+    experiment = client.get_experiment_by_name("both").experiment_id
+    before = {run.info.run_id: run for run in client.search_runs([experiment])}
+    assert len(before) == 8  # of each the sweep, two trials and a training
+    assert cli.run(["remove", "both", "--yes", "--home", str(homes[0].root)]) == 0
+    after = {run.info.run_id for run in client.search_runs([experiment])}
+    own = find_shown(store, [outbox_id(folder) for folder in homes[1].root.glob("*/*/outbox")])
+    assert after == {run.info.run_id for run in own.runs}
+    assert len(after) == 4
+    gone = [run for key, run in before.items() if key not in after]
+    assert all(client.list_artifacts(run) for run in after)
+    assert not any(client.list_artifacts(run.info.run_id) for run in gone)
+    assert [version.name for version in client.search_model_versions("name LIKE 'both-%'")] == ["both-b"]
+    assert check(homes[1].sweep("both").outbox, Store.of(homes[1])).complete
+    assert cli.run(["remove", "both", "--yes", "--home", str(homes[1].root)]) == 0
+    assert client.search_runs([experiment]) == []
+    assert client.get_experiment(experiment).lifecycle_stage == "deleted"
+    assert list(client.search_registered_models("name LIKE 'both-%'")) == []

@@ -152,6 +152,25 @@ def test_a_place_that_takes_no_checkpoint_is_told_with_the_reason(tmp_path, buck
     bucket.start()
 
 
+@pytest.mark.parametrize("url", ["sftp://me:secret@host/x", "s3://team/x?secret=secret", "ftp://me:se/secret@host/x"])
+def test_a_store_given_with_its_password_is_refused_without_showing_it(url):
+    with pytest.raises(StorageError, match="HOME/credentials") as caught:
+        check_writable(url)
+    assert "secret@" not in str(caught.value)
+    assert "=secret" not in str(caught.value)
+
+
+def test_the_user_of_a_store_may_stand_in_a_variable(monkeypatch):
+    from fsspec.implementations.ftp import FTPFileSystem
+
+    given = {}
+    monkeypatch.setattr(FTPFileSystem, "__init__", lambda self, host, **options: given.update(options, host=host))
+    monkeypatch.setenv("FSSPEC_FTP_PASSWORD", "se@cret")
+    with pytest.raises(StorageError):
+        check_writable("ftp://host/x")  # nobody is there
+    assert given == {"host": "host", "password": "se@cret"}
+
+
 def test_wrong_keys_are_told_at_once(bucket, monkeypatch):
     import s3fs
 

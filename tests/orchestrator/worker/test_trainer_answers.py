@@ -1,5 +1,6 @@
 """Whatever a trainer does or returns, its trial ends with a sentence and nothing else does."""
 
+import asyncio
 import math
 import sys
 
@@ -45,12 +46,17 @@ def interrupted():
     raise KeyboardInterrupt
 
 
+def cancelled():
+    raise asyncio.CancelledError("too late")
+
+
 @pytest.mark.parametrize(
     ("does", "said"),
     [
         (lambda: sys.exit(0), "sys.exit(0)"),
         (lambda: sys.exit("no"), "sys.exit('no')"),
         (interrupted, "the trainer raised KeyboardInterrupt"),
+        (cancelled, "the trainer raised CancelledError: too late"),
     ],
 )
 def test_a_trainer_that_leaves_is_a_bug_of_its_trial_and_ends_nothing_else(tmp_path, does, said):
@@ -77,6 +83,11 @@ def test_a_state_that_cannot_be_saved_is_refused_before_anything_is_trained(tmp_
     check_state({"a": [1, (2.0, None)], "b": {"c": True}, 3: "x"})
 
 
+class Refusing:
+    def __float__(self):
+        raise ZeroDivisionError
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -86,6 +97,9 @@ def test_a_state_that_cannot_be_saved_is_refused_before_anything_is_trained(tmp_
         ({"fid": [1.0, 2.0]}, "evaluate(): `fid` must be a number; it is a list"),
         ({"fid": "1.0"}, "evaluate(): `fid` must be a number; it is a str ('1.0')"),
         ({"fid": None}, "evaluate(): `fid` must be a number; it is None"),
+        ({"fid": 10**400}, "evaluate(): `fid` must be a number; it is a int (1000"),
+        ({"fid": 1 + 2j}, "evaluate(): `fid` must be a number; it is a complex"),
+        ({"fid": Refusing()}, "evaluate(): `fid` must be a number; it is a Refusing"),
     ],
 )
 def test_an_evaluation_that_is_no_dict_of_numbers_names_the_key(answer, said):
@@ -94,7 +108,25 @@ def test_an_evaluation_that_is_no_dict_of_numbers_names_the_key(answer, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("answer", [3, "text", [1, 2], [(1, "x")], {"loss": "low"}, [(1, {"loss": None})]])
+@pytest.mark.parametrize("method", ["state_dict", "sample_grid"])
+def test_leaving_while_something_is_kept_ends_nothing_else_either(tmp_path, monkeypatch, method):
+    calls = []
+
+    def leave(self):
+        calls.append(method)
+        if len(calls) > 1 or method == "sample_grid":  # a state is also asked for before the training
+            sys.exit(0)
+        return toy.Curve.state_dict(self)
+
+    monkeypatch.setattr(Odd, method, leave, raising=False)
+    trial = odd_trial(tmp_path)
+    assert trial.state.value == {"state_dict": "failed", "sample_grid": "finished"}[method]
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "answer", [3, "text", [(math.inf, {})], [1, 2], [(1, "x")], {"loss": "low"}, [(1, {"loss": None})]]
+)
 def test_what_train_returns_is_checked_too(answer):
     with pytest.raises(TypeError, match=r"train\(\)"):
         as_rows(answer, 3)
