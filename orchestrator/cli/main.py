@@ -29,7 +29,6 @@ app = typer.Typer(
     epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(REMOTE)}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -27,8 +27,8 @@ SMALL = 100_000
 """A space of at most this many combinations is searched through for what is left."""
 
 
-USUAL = 40
-"""Trials that a sweep counts with that has no `run_cap`."""
+USUAL, BEGINS = 40, 4
+"""Trials that a sweep counts with that has no `run_cap`; draws in which priors have their full power, at least."""
 
 
 class Method(ABC):
@@ -130,9 +130,9 @@ class Method(ABC):
     def fading(self, count: int) -> float:
         """Return the power of the priors at the search's `count`-th step: beta / count, at most 1 (piBO's, Eq. 6).
 
-        beta is a tenth of the trials that the sweep may have, as in the paper's experiments.
+        beta is a tenth of the trials that the sweep may have, as in the paper's experiments; in a short sweep `BEGINS`.
         """
-        beta = (self.sweep.run_cap or USUAL) / 10
+        beta = max(BEGINS, (self.sweep.run_cap or USUAL) / 10)
         return min(1.0, beta / count) if self.space.believes else 0.0
 
     def params(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, BaseDistribution]]:

@@ -150,6 +150,9 @@ def test_a_model_leans_on_the_prior_and_less_so_the_more_it_has_seen(method: str
 def test_it_fades_as_in_the_paper() -> None:
     search = toy.search(toy.sweep(run_cap=80, parameters={"x": {"min": 0.0, "max": 1.0, "prior": CENTER}}))
     assert [search.fading(count) for count in (1, 8, 16, 80)] == [1.0, 1.0, 0.5, 0.1]
+    short = toy.search(toy.sweep(run_cap=5, parameters={"x": {"min": 0.0, "max": 1.0, "prior": CENTER}}))
+    assert [short.fading(count) for count in (1, 4, 5)] == [1.0, 1.0, 0.8]
+    assert [short.belief(position) for position in (0, 1, 4, 5)] == [1.0, 0.0, 0.8, 0.0]
     assert toy.search(toy.sweep()).fading(1) == 0.0
 
 
