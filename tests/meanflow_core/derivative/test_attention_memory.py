@@ -115,18 +115,19 @@ from meanflow_core.derivative.fused import TOLERANCE, by_formula
 
 generator = torch.Generator().manual_seed(1)
 for dtype, rows, queries, keys, size in (
-    (torch.float32, 2, 70, 90, 72), (torch.float32, 1, 3, 5, 8), (torch.bfloat16, 2, 64, 32, 16),
+    (torch.float32, 2, 70, 90, 72), (torch.float32, 1, 3, 5, 8), (torch.float16, 2, 70, 90, 16),
 ):
     draw = lambda tokens: torch.randn(rows, tokens, size, generator=generator).to(dtype)
     parts = [draw(tokens) for tokens in (queries, keys, keys, queries, keys, keys)]
     found, wanted = tangent(*parts, 0.3), by_formula(*(x.double() for x in parts), 0.3)
     off = float((found.double() - wanted).norm() / wanted.norm())
-    print(dtype, off)
     assert off < (1e-6 if dtype == torch.float32 else TOLERANCE[dtype])
 """
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, whose interpreter runs on a CPU")
 def test_the_kernel_has_the_numbers_of_the_formula_in_its_interpreter():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    """In float32 and float16: products of bfloat16 are wrong in the interpreter itself."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment)
