@@ -50,7 +50,8 @@ def _reached(module: str) -> Iterator[tuple[str, Path]]:
         if file is None and name not in seen:
             seen.add(name)
             spec = _find(name)
-            file = Path(spec.origin) if spec is not None and (spec.origin or "").endswith(".py") else None
+            origin = (spec.origin if spec is not None else None) or ""
+            file = Path(origin) if origin.endswith(".py") else None
         if file is None or file.resolve() in seen or _installed_at(file):
             continue
         seen.add(file.resolve())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 METHODS = ("train", "evaluate", "state_dict", "load_state_dict")
 """What a trainer must have."""
+PATIENCE = 120.0
+"""Seconds for which a start waits for a store that does not answer, so that a short outage ends no sent sweep."""
 DRAWS = 32
 """Configurations that are looked at: data and features are seldom varied."""
 
@@ -43,11 +45,15 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     return look_here(spec).missing
 
 
-def look_here(spec: SweepSpec) -> Here:
+def look_here(spec: SweepSpec, *, patience: float = 0.0) -> Here:
     """Look at what trials would need on this machine.
 
     Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
     whether they take their arguments.
+
+    Args:
+        spec: the sweep.
+        patience: seconds for which a store that does not answer is asked again.
     """
     found: list[Problem] = []
     folders: dict[str, ImageFolderConfig] = {}
@@ -68,18 +74,22 @@ def look_here(spec: SweepSpec) -> Here:
             if isinstance(whole.data, ImageFolderConfig):
                 folders[whole.data.path] = whole.data
     notes = [told for folder in folders.values() if (told := image_notes(folder)) is not None]
-    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage()], notes)
+    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage(patience)], notes)
 
 
-def missing_storage() -> list[Problem]:
-    """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there."""
+def missing_storage(patience: float = 0.0) -> list[Problem]:
+    """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there.
+
+    Args:
+        patience: seconds for which a store that does not answer is asked again.
+    """
     url = os.environ.get("MEANSWEEP_STORAGE", "").strip()
     if not url:
         return []
     from orchestrator.worker import StorageError, check_writable
 
     try:
-        check_writable(url)
+        check_writable(url, patience=patience)
     except StorageError as error:
         return [Problem(key="MEANSWEEP_STORAGE", rule=f"takes no checkpoint: {error}")]
     return []
@@ -91,7 +101,7 @@ def demand_storage() -> None:
     Raises:
         ConfigError: with the reason.
     """
-    if problems := missing_storage():
+    if problems := missing_storage(PATIENCE):
         raise ConfigError(problems)
 
 
@@ -101,7 +111,7 @@ def demand_ready(spec: SweepSpec) -> None:
     Raises:
         ConfigError: with everything that is missing.
     """
-    problems = missing_here(spec)
+    problems = look_here(spec, patience=PATIENCE).missing
     if not problems:
         problems = [replace(problem, file=spec.file) for problem in _unknown(spec)]
     if problems:

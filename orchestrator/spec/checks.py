@@ -14,6 +14,7 @@ from meanflow_core.data import features_missing, no_features, usual_metrics
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.search import METHODS
 from orchestrator.space import Parameter, same
+from orchestrator.spec.lengths import length_problems
 from orchestrator.spec.program import check_program
 from orchestrator.spec.read_parameters import SpaceDraft
 from orchestrator.spec.reader import Path, Reader
@@ -223,10 +224,13 @@ def _try(
     """Build one configuration; note each new problem where it comes from. Return the keys that are wrong."""
     try:
         config = spec.config_for(values)
+        problems = [] if spec.program is not None else list(length_problems(config))
     except ConfigError as error:
-        for problem in error.problems:
+        problems = error.problems
+    if problems:
+        for problem in problems:
             _note(reader, spec, problem, values, parameter, seen)
-        return {problem.key for problem in error.problems}
+        return {problem.key for problem in problems}
     if not spec.builtin_trainer:
         return set()
     remarks = list(load_config(config).remarks())
@@ -340,10 +344,6 @@ def _check_length(reader: Reader, spec: SweepSpec) -> None:
     """A trainer of the user's own needs to say how long it trains."""
     config = spec.config_for(spec.space.suggest(lambda parameter: parameter.from_unit(0.5)))
     loop = config.get("trainer")
-    steps = loop.get("steps") if isinstance(loop, Mapping) else None
-    if steps is None:
+    if not isinstance(loop, Mapping) or "steps" not in loop:
         rule = "`trainer.steps` is missing: how many steps does a trial train? (in `set` or in `base`)"
         reader.wrong(("set",), rule)
-    elif not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        section = "set" if "trainer.steps" in spec.set else "base"
-        reader.wrong((section, "trainer.steps"), "must be a whole number, at least 1 (written 1000, not 1e3)", steps)

@@ -10,7 +10,7 @@ from typing import Any
 from meanflow_core.errors import nearest
 from orchestrator.space import Kind, Parameter, on_lattice, same
 from orchestrator.spec.read_prior import with_prior
-from orchestrator.spec.reader import Path, Reader
+from orchestrator.spec.reader import LARGEST, Path, Reader
 
 RANGE = ("min", "max")
 # distribution -> (needed keys, keys it may have)
@@ -282,7 +282,12 @@ def _step(reader: Reader, path: Path, name: str, definition: Mapping[str, Any]) 
     """The q of a q_ distribution; 1 by default, as in W&B."""
     if not name.startswith("q_"):
         return None
-    return reader.number((*path, "q"), definition.get("q", 1), above=0)
+    step = reader.number((*path, "q"), definition.get("q", 1), above=0)
+    ends = [abs(end) for end in (1, definition.get("min"), definition.get("max")) if isinstance(end, int | float)]
+    if step is not None and max(ends) / step > LARGEST:
+        reader.wrong((*path, "q"), f"is too small: {max(ends):g} is more than {LARGEST:,} times as much", step)
+        return None
+    return step
 
 
 def _cells(low: float | None, high: float | None, step: float | None) -> tuple[int | None, int | None]:

@@ -209,12 +209,18 @@ def read_replicates(reader: Reader, content: Any) -> Replicates | None:
     return Replicates(**read_fields(reader, path, Replicates, block))
 
 
+LEAST = 0.0001
+"""Of a resource: Ray counts in ten-thousandths."""
+
+
 def read_resources(reader: Reader, content: Any) -> Resources:
     """Read `resources`."""
     path: Path = ("resources",)
     block = reader.mapping(path, content, ("cpu", "gpu", "workers", "custom"))
-    cpu = reader.number((*path, "cpu"), block.get("cpu"), above=0)
+    cpu = reader.number((*path, "cpu"), block.get("cpu"), low=LEAST)
     gpu = reader.number((*path, "gpu"), block.get("gpu"), low=0)
+    if gpu and gpu < LEAST:
+        reader.wrong((*path, "gpu"), f"is less than Ray counts: 0, or {LEAST:g} and more", gpu)
     if gpu and gpu > 1 and gpu != int(gpu):
         reader.wrong((*path, "gpu"), "is a share of one GPU (up to 1) or a whole number of GPUs", gpu)
     workers = reader.whole((*path, "workers"), block.get("workers"), low=1) or 1
@@ -223,7 +229,7 @@ def read_resources(reader: Reader, content: Any) -> Resources:
     custom = {
         name: amount
         for name, value in reader.mapping((*path, "custom"), block.get("custom")).items()
-        if (amount := reader.number((*path, "custom", name), value, above=0)) is not None
+        if (amount := reader.number((*path, "custom", name), value, low=LEAST)) is not None
     }
     return Resources(cpu=1.0 if cpu is None else float(cpu), gpu=float(gpu or 0), workers=workers, custom=custom)
 

@@ -12,6 +12,8 @@ from meanflow_core.errors import Problem, nearest
 Path = tuple[str, ...]
 """The place of a value in the file: the keys on the way to it."""
 _MISSING: Any = object()
+LARGEST = 2**53
+"""Of whole numbers: beyond, neighbours are one number to JSON's readers, to YAML's `1e16` and to MLflow."""
 
 
 class Reader:
@@ -60,6 +62,9 @@ class Reader:
             return [self.plain(item, (*path, str(index))) for index, item in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             self.wrong(path, "must be finite", value)
+            self._done.add(path)
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            self.wrong(path, f"is too large; whole numbers go to {LARGEST:,}", value)
             self._done.add(path)
         elif value is not None and not isinstance(value, str | int | float | bool):
             self.wrong(path, "is neither text, number, true, false, null, list nor mapping", value)
@@ -143,7 +148,7 @@ class Reader:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             self.wrong(path, "must be a whole number", value)
             return None
-        found = self.number(path, value, low=low)
+        found = self.number(path, value, low=low, high=LARGEST)
         return None if found is None else int(found)
 
 

@@ -79,6 +79,7 @@ class EventTracker:
         self._ranked = 0
         self._least: float | None = None
         self._log = False
+        self._pictures: dict[str, Mapping[str, str]] = {}
 
     @_never_raises
     def sweep_started(self, spec: SweepSpec, info: Mapping[str, Any]) -> None:
@@ -149,6 +150,7 @@ class EventTracker:
         """See `Tracker`."""
         self._run(trial_id).points([*rows, (step, {**metrics, "trial/steps": step})])
         self._run(trial_id).images(step, images)
+        self._pictures |= {trial_id: images} if images else {}
 
     @_never_raises
     def trial_paused(self, record: TrialRecord) -> None:
@@ -188,6 +190,8 @@ class EventTracker:
             run.text("traceback.txt", record.failure.traceback or "")
         if record.checkpoint and state == "finished":
             run.folder("checkpoint", Path(record.checkpoint), limit=self._checkpoint_limit)
+        # Once more where the slider of MLflow's page of a run begins, which cannot be set.
+        run.images(0, {f"{name}/end": path for name, path in self._pictures.pop(record.id, {}).items()})
         run.set_status({"finished": FINISHED, "failed": FAILED}.get(state, KILLED))
         self._open.pop(record.id, None)
         self._rank(record)

