@@ -70,6 +70,19 @@ class World:
             )
 
 
+_IN_SHARDS = "_in_shards"
+
+
+def mark_in_shards(net: nn.Module) -> None:
+    """Note that a network's weights are in shards, or soon will be: every process must call it equally often."""
+    setattr(net, _IN_SHARDS, True)
+
+
+def in_shards(net: object) -> bool:
+    """Whether a network was marked so."""
+    return getattr(net, _IN_SHARDS, False)
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of a `trainer.device`; `auto` is this process's GPU (LOCAL_RANK), or the CPU.
 

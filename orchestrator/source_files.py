@@ -50,7 +50,8 @@ def _reached(module: str) -> Iterator[tuple[str, Path]]:
         if file is None and name not in seen:
             seen.add(name)
             spec = _find(name)
-            file = Path(spec.origin) if spec is not None and (spec.origin or "").endswith(".py") else None
+            origin = (spec.origin if spec is not None else None) or ""
+            file = Path(origin) if origin.endswith(".py") else None
         if file is None or file.resolve() in seen or _installed_at(file):
             continue
         seen.add(file.resolve())
@@ -80,14 +81,17 @@ def loaded_here(module: str, names: Iterable[str]) -> str:
     Returns:
         JSON of a hash by module; empty for none.
     """
-    known = {file.resolve() for file in own_files(module)}
-    root, found = _root_of(module), {}
+    own = {}
     for name in names:
         file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-        own = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
-        if own and not _installed_at(file) and file.resolve() not in known and file.is_file():
-            # With its place, since it may be on a path that only the trainer adds.
-            found[name] = f"{_hash(file)} {os.path.relpath(file.resolve(), root)}"
+        ours = file.suffix == ".py" and name.partition(".")[0] not in ("meanflow_core", __package__)
+        if ours and not _installed_at(file) and file.is_file():
+            own[name] = file.resolve()
+    if not own:  # as in most trials: then nobody asks for the files of a whole package
+        return ""
+    known, root = {file.resolve() for file in own_files(module)}, _root_of(module)
+    # With its place, since it may be on a path that only the trainer adds.
+    found = {name: f"{_hash(file)} {os.path.relpath(file, root)}" for name, file in own.items() if file not in known}
     return json.dumps(found, sort_keys=True) if found else ""
 
 
@@ -194,8 +198,13 @@ def _folders(spec: ModuleSpec) -> list[Path]:
 
 def _installed_at(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package, whose version says what it is."""
-    places = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(file.is_relative_to(place) for place in places)
+    return str(file).startswith(_installed_places())
+
+
+@functools.cache
+def _installed_places() -> tuple[str, ...]:
+    # Once a process: Python works each of them out anew, and a trial asks for thousands of files.
+    return tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @functools.cache

@@ -102,6 +102,11 @@ def has_ratios(values: Iterable[float]) -> bool:
     return all(value > 0 for value in values)
 
 
+def wants_log(values: Sequence[float]) -> bool:
+    """Return whether values are shown on a logarithmic axis: all are above zero, and they differ more than fivefold."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 5
+
+
 def paired_effect(a: Mapping[int, float], b: Mapping[int, float], *, ratio: bool, goal: str) -> Effect | None:
     """Return how much worse `a` is than `b`, with a paired t-test; None where they share no seed.
 

@@ -16,6 +16,13 @@ for name in [name for name in os.environ if name.startswith(("RAY_", "MLFLOW_", 
     del os.environ[name]
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 """Without it, almost every function of Ray connects to the cluster in /tmp/ray/ray_current_cluster, or starts one."""
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+"""Ray's workers run at 15, where the processes of these tests, at 0, starve them."""
+os.environ["AWS_MAX_ATTEMPTS"] = "1"
+"""This project tries again where a bucket is away; that botocore tries five times each time is not what is tested."""
+os.fsync = lambda file: None  # type: ignore[assignment]
+"""Nobody pulls the plug here: what was written outlives a killed process without it, and to wait for the disk is much
+of the time of a simulated sweep. Processes that a test starts keep the real one."""
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

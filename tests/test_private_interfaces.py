@@ -28,6 +28,7 @@ PRIVATE = {
     r"\b_study_id\b": "orchestrator/ledger/studies.py",
     # The view without Optuna answers by the name that the ledger asks for.
     r"\b_trial_id\b": "orchestrator/ledger/journal_view.py orchestrator/ledger/ledger.py",
+    r"\b_compute_acquisition_func\b": "orchestrator/search/methods/tpe.py",
     r"\bJournalFileBackend\b": "orchestrator/ledger/journal.py",
     r"\.mro\(\)": "orchestrator/cli/main.py",
     r"\btorch\._dynamo\b": "meanflow_core/training/graphs.py",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from meanflow_core.config.section import Section as Section
     from meanflow_core.config.train_config import TrainConfig as TrainConfig
     from meanflow_core.config.train_config import ill_fitting as ill_fitting
+    from meanflow_core.config.training import BEST as BEST
     from meanflow_core.config.training import LONGEST as LONGEST
     from meanflow_core.config.training import EMAConfig as EMAConfig
     from meanflow_core.config.training import EvaluationConfig as EvaluationConfig

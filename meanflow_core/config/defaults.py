@@ -40,12 +40,14 @@ RECORDS = ("evidence", "defaults")
 """Keys that say where a configuration comes from and change no number."""
 NOT_IN_IDENTITY = (
     "trainer.device",
+    "trainer.sharding",
     "trainer.log_every",
     "trainer.eval_every",
     "trainer.checkpoint_every",
     "ema.snapshot_every",
+    "ema.length",
 )
-"""Keys that say where a training runs and how often it is looked at, and change no weight."""
+"""Keys that say where a training runs, how often it is looked at and which average is taken, and change no weight."""
 
 
 def meant_by(version: int, raw: dict[str, Any], usual: Section) -> None:

@@ -65,6 +65,13 @@ class TrainConfig(Section):
         if self.trainer.compile and getattr(self.model, "checkpoint_activations", False):
             rule = "`trainer.compile` itself chooses what the backward pass computes again: set one of the two"
             yield Problem(key="model.checkpoint_activations", value=True, rule=rule)
+        if self.trainer.sharding == "fsdp":
+            if self.trainer.compile:
+                rule = "`trainer.sharding: fsdp` gathers weights by hooks, which one compiled graph cannot hold"
+                yield Problem(key="trainer.compile", value=True, rule=rule)
+            if self.objective.teacher is not None:
+                rule = "`trainer.sharding: fsdp` has no shards of a teacher yet: leave it out, the network then teaches"
+                yield Problem(key="objective.teacher", value=self.objective.teacher, rule=rule)
         told, scales = self.objective.guidance.input, self.evaluation.guidance
         if told and not scales:
             rule = "is empty: at which scales is a network with guidance as an input judged? e.g. [1, 1.5, 2, 3]"

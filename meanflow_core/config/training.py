@@ -8,7 +8,7 @@ from typing import Literal
 
 from meanflow_core.config.custom import bare_name
 from meanflow_core.config.section import INF, Section
-from meanflow_core.errors import Problem
+from meanflow_core.errors import Problem, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class OptimizerConfig(Section):
 
 LONGEST = 0.28
 """Of `ema.lengths`; at 0.289 the average is the plain mean of all weights."""
+BEST = "best"
+"""Of `ema.length`: the best of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class EMAConfig(Section):
     training in a folder stores, e.g. [0.05, 0.1], so that one of any length can be made afterwards (EDM2)."""
     snapshot_every: int = 10_000
     """Steps between the times at which those are stored. Does not count in the hash."""
+    length: float | str | None = None
+    """Of the average that a training in a folder leaves as its weights, made of those of `lengths` at its end: a
+    number, or `best`: the best of several by the metric of the sweep, or the first one. Asked anew, the training is not
+    made again. null: the first decay. Does not count in the hash."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong."""
@@ -68,6 +74,13 @@ class EMAConfig(Section):
         for length in self.lengths:
             if not 0 < length < LONGEST:
                 yield Problem(key="lengths", value=length, rule=f"`0 < length < {LONGEST}` must hold")
+        number = self.length if isinstance(self.length, float | int) else LONGEST
+        if self.length not in (None, BEST) and not 0 < number < LONGEST:
+            rule = f"must be {BEST}, or a number above 0 and below {LONGEST}"
+            yield Problem(key="length", value=self.length, rule=rule, nearest=nearest(str(self.length), [BEST]))
+        if self.length is not None and not self.lengths:
+            rule = "a length is chosen among averages by `ema.lengths`, which is empty: e.g. [0.05, 0.1]"
+            yield Problem(key="length", value=self.length, rule=rule)
         yield from self._bounds(snapshot_every=(1, INF, "[)"))
         if len(set(self.lengths)) != len(self.lengths):
             yield Problem(key="lengths", value=self.lengths, rule="must differ from each other")
@@ -91,6 +104,9 @@ class TrainerConfig(Section):
     an older name of `float32`."""
     compile: bool = False
     """Compile the whole loss with torch.compile; needs `objective.derivative` `dual` or `auto`."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """With several processes, for a network that outgrows a GPU: `fsdp` lets each hold its rows of every parameter,
+    gradient, moment and average, by torch's FSDP2. Does not count in the config's hash."""
     device: str = "auto"
     """`auto`: a GPU if there is one. Does not count in the config's hash."""
     log_every: int = 100

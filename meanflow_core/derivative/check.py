@@ -33,6 +33,7 @@ from meanflow_core.derivative.on_trial import (
 )
 from meanflow_core.derivative.query import Query
 from meanflow_core.flow import Network, evaluating
+from meanflow_core.half_precision import without_cache
 from meanflow_core.rng import RandomState, one_draw
 
 Method = Callable[[Network, Query], tuple[Tensor, Tensor]]
@@ -88,12 +89,8 @@ def examine(net: Network, modules: list[nn.Module], at: Query, methods: dict[str
         Exception: whatever the network itself raises in a plain pass.
     """
     device = at.z.device
-    with one_draw(device), full_precision(device), torch.enable_grad():
-        low = torch.is_autocast_enabled(device.type)
-        findings = _Exam(net, modules, at).run(methods, low)
-    if low:
-        torch.clear_autocast_cache()  # weights cast in passes without gradient would cut the next pass off theirs
-    return findings
+    with one_draw(device), full_precision(device), torch.enable_grad(), without_cache():
+        return _Exam(net, modules, at).run(methods, torch.is_autocast_enabled(device.type))
 
 
 def examine_size(net: Network, modules: list[nn.Module], at: Query, method: Method, draws: bool) -> str | None:
@@ -102,12 +99,9 @@ def examine_size(net: Network, modules: list[nn.Module], at: Query, method: Meth
     Passes without gradient suffice: the parameters' gradients are those of a plain pass at any size.
     """
     device = at.z.device
-    with one_draw(device), full_precision(device), torch.no_grad():
+    with one_draw(device), full_precision(device), torch.no_grad(), without_cache():
         exam = _Exam(net, modules, at)
-        fault = exam.fault_at_size(resized(at, len(at.z), at.rows), method, draws)
-    if torch.is_autocast_enabled(device.type):
-        torch.clear_autocast_cache()
-    return fault
+        return exam.fault_at_size(resized(at, len(at.z), at.rows), method, draws)
 
 
 class _Exam:

@@ -20,6 +20,7 @@ from meanflow_core.derivative.forward_mode import bare, by_jvp, by_jvp_of_batch
 from meanflow_core.derivative.on_trial import DerivativeError
 from meanflow_core.derivative.query import Query
 from meanflow_core.derivative.tensor_dual import by_dual
+from meanflow_core.distributed import in_shards
 from meanflow_core.flow import Network
 
 TANGENTS = {"v01": (0.0, 1.0), "v00": (0.0, 0.0), "v10": (1.0, 0.0), "v11": (1.0, 1.0)}
@@ -102,6 +103,7 @@ def _chosen(net: Network, at: Query, tangent: str, wanted: str) -> str:
     findings = _findings(net, at, wanted)
     for name in CANDIDATES[wanted]:
         if name not in findings.faults:
+            _check_whole(modules_of(bare(net)))
             findings.faults.update(_examined(bare(net), at, (name,)).faults)
         if findings.faults[name] is None and _fits(name, net, at, tangent, findings):
             return name
@@ -115,6 +117,7 @@ def _fits(name: str, net: Network, at: Query, tangent: str, findings: Findings) 
     key = (name, len(at.z), at.rows)
     if key not in findings.sizes:
         net = bare(net)
+        _check_whole(modules_of(net))
         fault = examine_size(net, modules_of(net), at, METHODS[name], findings.draws)
         findings.sizes[key] = fault
         if fault is not None:
@@ -131,6 +134,7 @@ def _findings(net: Network, at: Query, wanted: str) -> Findings:
     known = _found.setdefault(_holder(net, modules), {})
     key = _mode(net, modules, at, wanted)
     if key not in known:
+        _check_whole(modules)
         hooked = any(key[0])
         names = [name for name in CANDIDATES[wanted] if not (hooked and name == "row_dual")]
         known[key] = _examined(net, at, names)
@@ -138,6 +142,19 @@ def _findings(net: Network, at: Query, wanted: str) -> Findings:
             known[key].faults["row_dual"] = "modules have hooks, which expect tensors"
         _report(wanted, known[key])
     return known[key]
+
+
+def _check_whole(modules: list[nn.Module]) -> None:
+    """Refuse to examine a network whose weights are in shards already.
+
+    Raises:
+        DerivativeError: they are.
+    """
+    if any(hasattr(parameter, "placements") for module in modules for parameter in module.parameters()):
+        raise DerivativeError(
+            "du/dt of a network in shards (`trainer.sharding: fsdp`) is used in a way in which it was not examined "
+            "before it was cut"
+        )
 
 
 def _examined(net: Network, at: Query, names: Iterable[str]) -> Findings:
@@ -153,7 +170,7 @@ def _mode(net: Any, modules: list[nn.Module], at: Query, wanted: str) -> tuple[A
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     code = None if isinstance(net, nn.Module) else getattr(net, "__code__", type(net))
     training = tuple(module.training for module in modules)
-    hooked = tuple(_hooked(module) for module in modules)
+    hooked = tuple(not in_shards(module) and _hooked(module) for module in modules)  # by FSDP, which is provided for
     return (hooked, code, training, at.labels is None, low, at.z.dtype, device, at.z.shape[1:], at.dr, at.dt, wanted)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from meanflow_core.derivative.dual import RowDual, UnsupportedOperation, leading, raw, rule
+from meanflow_core.derivative.fused import fused_tangent
 
 _aten = torch.ops.aten
 ATTENTION_ENTRIES = 2**26
@@ -138,7 +139,8 @@ def attention(
 ) -> RowDual:
     """P = softmax(s q k'), dP = J s (dq k' + q dk'), do = dP v + P dv.
 
-    The primal uses whatever kernel torch picks, flash included; the tangent forms P again, for its m rows, in chunks.
+    The primal uses whatever kernel torch picks, flash included; the tangent forms P again, for its m rows: in chunks,
+    or where it is large in one kernel that never holds it, if there is such (`fused`).
     """
     if not all(isinstance(x, RowDual) for x in (query, key, value)):
         raise UnsupportedOperation(func.__name__, "has an input without tangent")
@@ -149,8 +151,11 @@ def attention(
     with torch.no_grad():
         heads = (query.head, key.head, value.head, query.tangent, key.tangent, value.tangent)
         parts = [x.flatten(0, -3) for x in heads]
-        chunks = [_attention_tangent(chunk, factor).flatten(0, 1) for chunk in _attention_chunks(parts)]
-        tangent = chunks[0] if len(chunks) == 1 else torch.cat(chunks)  # of queries, head by head and row by row
+        large = parts[0].shape[0] * parts[0].shape[1] * parts[1].shape[1] > ATTENTION_ENTRIES
+        tangent = fused_tangent(parts, factor) if large else None
+        if tangent is None:
+            chunks = [_attention_tangent(chunk, factor).flatten(0, 1) for chunk in _attention_chunks(parts)]
+            tangent = chunks[0] if len(chunks) == 1 else torch.cat(chunks)  # of queries, head by head and row by row
         return RowDual(primal, tangent.reshape(-1, *primal.shape[1:]))
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import GuidanceConfig
+from meanflow_core.distributed import in_shards
 from meanflow_core.flow.condition import null_condition
 from meanflow_core.flow.path import Network, is_exactly, per_row
+from meanflow_core.half_precision import forget_casts
 from meanflow_core.rng import one_draw
 
 
@@ -102,8 +104,9 @@ def guided_velocity(
     at_null = torch.zeros_like(velocity)
     at_label = torch.zeros_like(velocity[:spanning_rows])
 
-    of_null = _rows_asked(guided, dropped, dropped_count) if asks_null else None
-    of_label = _rows_asked(guided[:spanning_rows], None, None) if asks_label else None
+    everyone = in_shards(net)
+    of_null = _rows_asked(guided, dropped, dropped_count, everyone) if asks_null else None
+    of_label = _rows_asked(guided[:spanning_rows], None, None, everyone) if asks_label else None
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
     if of_null is not None:
         asked.append((z[of_null], t[of_null], null_condition(labels[of_null], null_label)))
@@ -113,8 +116,7 @@ def guided_velocity(
     compiling = torch.compiler.is_compiling()
     with torch.no_grad(), evaluating(net), nullcontext() if compiling else one_draw(z.device):
         u = net(points, times, times, classes).to(velocity.dtype) if len(points) else velocity[:0]
-    if torch.is_autocast_enabled(z.device.type) and not torch.compiler.is_compiling():  # a graph has no cache
-        torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs
+    forget_casts(z.device)
     if of_null is not None:
         at_null = at_null.index_copy(0, of_null, u[: len(of_null)])
     if of_label is not None:
@@ -130,12 +132,15 @@ def guided_velocity(
     return GuidedVelocity(lead, rest, own[spanning_rows:].to(velocity.dtype) * last if asks_label else None)
 
 
-def _rows_asked(guided: Tensor, dropped: Tensor | None, dropped_count: int | None) -> Tensor:
+def _rows_asked(guided: Tensor, dropped: Tensor | None, dropped_count: int | None, everyone: bool) -> Tensor:
     """Indices of rows that a guidance pass is made for: every guided one, and no other where that can be known.
 
     On a CPU the values are looked at. A GPU would have to be waited for, and a compiled graph wants static shapes:
-    there the rows left out are the dropped ones, of which only the number is needed.
+    there the rows left out are the dropped ones, of which only the number is needed. `everyone`: none is left out, so
+    that every process makes the pass.
     """
+    if everyone:
+        return torch.arange(len(guided), device=guided.device)
     if guided.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.nonzero(guided).squeeze(1)
     if dropped is None:

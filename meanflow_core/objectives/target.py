@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanflow_core.config import ObjectiveConfig
 from meanflow_core.flow import Network, evaluating, is_exactly
+from meanflow_core.half_precision import forget_casts
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def without_gradient(net: Network, z: Tensor, r: Tensor, t: Tensor, labels: Tens
     """Return u(z, r, t) in the dtype of z, in the mode the network is in."""
     with torch.no_grad():
         u = net(z, r, t, labels).to(z.dtype)
-    if torch.is_autocast_enabled(z.device.type):
-        torch.clear_autocast_cache()  # weights cast in a pass without gradient would cut the next pass off theirs
+    forget_casts(z.device)
     return u
 
 

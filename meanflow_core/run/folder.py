@@ -29,6 +29,7 @@ from meanflow_core.training import (
     is_checkpoint,
     length_name,
     load_checkpoint,
+    load_metadata,
     load_weights,
     save_checkpoint,
     save_weights,
@@ -129,14 +130,17 @@ class RunFolder:
     def save(self, trainer: Trainer, writer: BackgroundWriter) -> None:
         """Write a checkpoint and the primary weights, and delete checkpoints that are no longer kept.
 
-        The state is copied here; the writer writes it while the training goes on.
+        The state is copied here; the writer writes it while the training goes on. In a process group the first one
+        writes; of a network in shards every process calls this.
         """
-        checkpoint, state = self._checkpoint(trainer.step), take_snapshot(trainer.state_dict())
-        weights, metadata = trainer.exported()
+        state, (weights, metadata) = trainer.state_dict(), trainer.exported()
+        if not trainer.world.first:
+            return
+        checkpoint, snapshot = self._checkpoint(trainer.step), take_snapshot(state)
         copied = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
         def write() -> None:
-            save_checkpoint(checkpoint, state)
+            save_checkpoint(checkpoint, snapshot)
             save_weights(self.weights, copied, metadata)
             for step in self.steps()[:-KEPT]:
                 shutil.rmtree(self._checkpoint(step))
@@ -144,11 +148,37 @@ class RunFolder:
         writer.begin(write)
 
     def store_averages(self, trainer: Trainer, writer: BackgroundWriter) -> None:
-        """Write the averages of `ema.lengths`, which are all kept: an average of another length is made of them."""
+        """Write the averages of `ema.lengths`, which are all kept: an average of another length is made of them.
+
+        Called by the same processes as `save`.
+        """
         path, averages = self._averages(trainer.step), trainer.state_dict()["ema"]
+        if not trainer.world.first:
+            return
         names = [length_name(length) for length in trainer.config.ema.lengths]
         copied = {f"{name}/{key}": t.detach().cpu().clone() for name in names for key, t in averages[name].items()}
         writer.begin(lambda: save_weights(path, copied, {"step": trainer.step}))
+
+    def is_settled(self, config: TrainConfig) -> bool:
+        """Whether the weights here are those of the last step that `ema.length` asks for."""
+        if not self.weights.is_file():
+            return False
+        metadata = load_metadata(self.weights)
+        told, length = metadata["config"].get("ema", {}), config.ema.length
+        chosen = str(metadata["weights"]).startswith(length_name(0.0)[:-1])
+        same = told.get("length") == length and chosen == (length is not None)
+        return bool(metadata["step"] == config.trainer.steps and same)
+
+    def leave(self, trainer: Trainer, length: float | None) -> None:
+        """Write the average of a length, or the primary weights, as those of the training.
+
+        Called by the same processes as `save`.
+        """
+        weights, metadata = trainer.exported()
+        if length is not None:
+            weights, metadata["weights"] = self.average(length, trainer.step), length_name(length)
+        if trainer.world.first:
+            save_weights(self.weights, weights, metadata)
 
     def snapshots(self) -> list[int]:
         """Return the steps at which averages were stored, ascending."""

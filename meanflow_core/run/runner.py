@@ -9,6 +9,7 @@ from pathlib import Path
 from meanflow_core.config import TrainConfig
 from meanflow_core.distributed import World
 from meanflow_core.errors import ConfigError
+from meanflow_core.run.average import leave_weights
 from meanflow_core.run.folder import RunFolder
 from meanflow_core.sampling import save_picture
 from meanflow_core.training import BackgroundWriter, Trainer
@@ -26,9 +27,9 @@ def train_in_folder(
     """Train to `trainer.steps` in a folder, going on from its last checkpoint.
 
     It evaluates every `trainer.eval_every` steps and makes a picture of one-step samples there, writes a checkpoint
-    every `trainer.checkpoint_every` steps, and does all three at the end. A checkpoint is written while the training
-    goes on; where that fails, the next logged row raises. In a process group every process calls it; the first one
-    writes.
+    every `trainer.checkpoint_every` steps, and does all three at the end, where the average of `ema.length` is made. A
+    checkpoint is written while the training goes on; where that fails, the next logged row raises. In a process group
+    every process calls it; the first one writes.
 
     Args:
         config: of the training.
@@ -57,6 +58,7 @@ def train_in_folder(
         folder.claim(config)
     trainer = Trainer(config, on_log=log)
     first = trainer.world.first
+    together = first or trainer.collective
     folder.resume(trainer)
     with writer:
         while trainer.step < options.steps:
@@ -66,13 +68,15 @@ def train_in_folder(
             last = trainer.step == options.steps
             if last or trainer.step % options.eval_every == 0 or trainer.step in evaluate_at:
                 values = trainer.evaluate()
-                if first:
+                if together:
                     _picture(trainer, folder)  # first, so that who reads the row finds the picture
+                if first:
                     log(trainer.step, values)
-            if first and config.ema.lengths and (last or trainer.step % config.ema.snapshot_every == 0):
+            if together and config.ema.lengths and (last or trainer.step % config.ema.snapshot_every == 0):
                 folder.store_averages(trainer, writer)
-            if first and (last or trainer.step % options.checkpoint_every == 0):
+            if together and (last or trainer.step % options.checkpoint_every == 0):
                 folder.save(trainer, writer)
+    leave_weights(trainer, folder, log)
     return trainer
 
 
@@ -91,7 +95,9 @@ def _next_stop(step: int, config: TrainConfig, evaluate_at: Collection[int]) -> 
 def _picture(trainer: Trainer, folder: RunFolder) -> None:
     """Write the grid of one-step samples, where the data can be shown and Pillow is there to write it."""
     try:
-        save_picture(folder.picture(trainer.step, 1), trainer.sample_grid(1))
+        picture = trainer.sample_grid(1)
+        if trainer.world.first:
+            save_picture(folder.picture(trainer.step, 1), picture)
     except ConfigError:
         pass  # latents without their decoder, or no Pillow: training needs neither
     except Exception as error:  # no picture is worth a training

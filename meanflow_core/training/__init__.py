@@ -7,8 +7,10 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from meanflow_core.training.background import BackgroundWriter as BackgroundWriter
     from meanflow_core.training.checkpoint import CheckpointError as CheckpointError
+    from meanflow_core.training.checkpoint import Snapshot as Snapshot
     from meanflow_core.training.checkpoint import is_checkpoint as is_checkpoint
     from meanflow_core.training.checkpoint import load_checkpoint as load_checkpoint
+    from meanflow_core.training.checkpoint import load_metadata as load_metadata
     from meanflow_core.training.checkpoint import load_weights as load_weights
     from meanflow_core.training.checkpoint import save_checkpoint as save_checkpoint
     from meanflow_core.training.checkpoint import save_weights as save_weights

@@ -77,6 +77,8 @@ class Batches:
         if self.size % self.count:
             rule = f"must be a multiple of processes x accumulation = {world.size} x {config.trainer.accumulation}"
             raise ConfigError([Problem(key="trainer.batch_size", value=self.size, rule=rule)])
+        self.spanning = spanning_rows(self.size, config.objective.time.ratio)
+        """Rows of a batch with r < t."""
         self._streams = Streams(config.seed)
         self._order = IndexStream(len(dataset), config.seed)
         ahead = device.type == "cuda" and getattr(dataset, "reads_ahead", True)
@@ -105,7 +107,6 @@ class Batches:
         scales = None
         if guidance.input:
             scales = draw_scales(self.size, guidance, generator=draw("scales", step))
-        different = spanning_rows(self.size, law.ratio)
         # How many of a part's rows are dropped changes from step to step, and a compiled graph is for one number.
         counted = dropped is not None and (self.count == 1 or not self._config.trainer.compile)
         accumulation = self._config.trainer.accumulation
@@ -118,7 +119,7 @@ class Batches:
                 t=self._put(t[take]),
                 labels=None if labels is None else self._put(labels[own]),
                 dropped=None if dropped is None else self._put(dropped[take]),
-                spanning_rows=len(range(index, different, self.count)),
+                spanning_rows=len(range(index, self.spanning, self.count)),
                 dropped_count=int(dropped[take].sum()) if dropped is not None and counted else 0,
                 split=self._put(split[take]) if isinstance(split, Tensor) else split,
                 scales=None if scales is None else self._put(scales[take]),

@@ -170,6 +170,18 @@ def load_weights(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     return bare_names(weights), metadata
 
 
+def load_metadata(path: Path | str) -> dict[str, Any]:
+    """Read what `load_weights` reads beside the weights, and not them."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
+
+
 def bare_names(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Take the prefixes that DDP and torch.compile put before names off."""
     return {".".join(p for p in name.split(".") if p not in ("module", "_orig_mod")): t for name, t in weights.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanflow_core.config import EMAConfig
 from meanflow_core.training.post_hoc import decay_of
+from meanflow_core.training.sharding import Shards
 
 
 def decay_at(step: int, decay: float, rampup: float | None) -> float:
@@ -39,13 +40,18 @@ class EMA:
     Args:
         net: the network; the averages start as copies of its weights.
         config: the decays and the ramp-up, and the lengths.
+        shards: where `net` is in shards: what is averaged are this process's rows of its parameters.
     """
 
-    def __init__(self, net: nn.Module, config: EMAConfig) -> None:
-        self._config = config
+    def __init__(self, net: nn.Module, config: EMAConfig, shards: Shards | None = None) -> None:
+        self._config, self._shards = config, shards
         self.averages: dict[str, dict[str, Tensor]] = {
-            name: {key: tensor.detach().clone() for key, tensor in net.state_dict().items()} for name in self._decays(1)
+            name: {key: tensor.detach().clone() for key, tensor in self._current(net).items()}
+            for name in self._decays(1)
         }
+
+    def _current(self, net: nn.Module) -> dict[str, Tensor]:
+        return net.state_dict() if self._shards is None else self._shards.state()
 
     def _decays(self, step: int) -> dict[str, float]:
         """Return the decay of each average, by its name, after optimiser step `step`."""
@@ -58,7 +64,7 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step `step`: average += (1 - decay) (weight - average)."""
-        current = net.state_dict()
+        current = self._current(net)
         moving = [name for name, tensor in current.items() if tensor.is_floating_point()]
         for key, decay in self._decays(step).items():
             average, share = self.averages[key], 1.0 - decay

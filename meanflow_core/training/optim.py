@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import OptimizerConfig
+from meanflow_core.training.sharding import Shards
 
 
 def learning_rate(step: int, config: OptimizerConfig, steps: int) -> float:
@@ -35,12 +36,13 @@ class Optimizer:
         net: whose parameters are trained, on their device.
         config: of the optimiser.
         steps: length of the run, where a cosine schedule ends.
+        shards: where `net` is in shards: what is updated are this process's rows of its parameters.
     """
 
-    def __init__(self, net: nn.Module, config: OptimizerConfig, steps: int) -> None:
-        self._config = config
-        self._steps = steps
-        self._names = {parameter: name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    def __init__(self, net: nn.Module, config: OptimizerConfig, steps: int, shards: Shards | None = None) -> None:
+        self._config, self._steps, self._shards = config, steps, shards
+        named = dict(net.named_parameters()) if shards is None else shards.own
+        self._names = {parameter: name for name, parameter in named.items() if parameter.requires_grad}
         groups = [
             {"params": [p for p in self._names if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in self._names if p.ndim < 2], "weight_decay": 0.0},
@@ -60,8 +62,10 @@ class Optimizer:
         Returns:
             The norm of the whole gradient before clipping (a scalar on the device).
         """
+        if self._shards is not None:
+            self._shards.take_gradients()
         gradients = [parameter.grad for parameter in self._names if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients) if self._shards is None else self._shards.norm(gradients)
         if self._config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self._names), self._config.clip_norm, norm)
         self.lr = learning_rate(step, self._config, self._steps)

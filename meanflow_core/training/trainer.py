@@ -16,7 +16,7 @@ from meanflow_core.config import TrainConfig, load_config
 from meanflow_core.derivative import record as derivative_record
 from meanflow_core.distributed import World, choose_device
 from meanflow_core.errors import TrainingDiverged
-from meanflow_core.flow import ConditionSpec, spanning_rows
+from meanflow_core.flow import ConditionSpec
 from meanflow_core.metrics import by_scale
 from meanflow_core.nets import build_net, fitted
 from meanflow_core.rng import seeded
@@ -24,15 +24,17 @@ from meanflow_core.sampling import Sampling, asked_for, guidance_scale, image_gr
 from meanflow_core.training.batches import Batches
 from meanflow_core.training.checkpoint import CheckpointError, save_weights
 from meanflow_core.training.device_metrics import device_metrics
-from meanflow_core.training.ema import EMA, ema_name
+from meanflow_core.training.ema import EMA
 from meanflow_core.training.evaluation import judge
 from meanflow_core.training.graphs import compile_if_wanted
 from meanflow_core.training.meters import Meter
 from meanflow_core.training.optim import Optimizer
 from meanflow_core.training.precision import in_its_precision
+from meanflow_core.training.sharding import shard
 from meanflow_core.training.shared_data import SharedData, as_given, fitting, load_shared
 from meanflow_core.training.teacher import Teacher
 from meanflow_core.training.training_loss import SUMS, TrainingLoss
+from meanflow_core.training.weights import Weights
 
 Row = tuple[int, dict[str, float]]
 
@@ -54,6 +56,9 @@ class Trainer:
         ConfigError: the configuration is wrong.
         ValueError: `trainer.device` is not there.
     """
+
+    evaluation_changes_state = False
+    """So a sweep may write a checkpoint while the weights are judged."""
 
     def __init__(
         self,
@@ -77,32 +82,30 @@ class Trainer:
         self._on_log = on_log
         self._condition: ConditionSpec | None = getattr(self.dataset, "condition", None)
         with seeded(self.config.seed, "weights"):
-            shape, classes = self.dataset.shape, self.dataset.num_classes
-            told = self.config.objective.guidance.input
+            shape, classes, told = self.dataset.shape, self.dataset.num_classes, self.config.objective.guidance.input
             if net is None:
                 net = build_net(self.config.model, shape, classes, guided=told, condition=self._condition)
             else:
                 net = fitted(net, type(net).__name__, classes, guided=told, condition=self._condition)
             self.net = net.to(self.device)
-        options = self.config.trainer
-        decay = self.config.objective.teacher
+        options, decay = self.config.trainer, self.config.objective.teacher
         self._teacher = None if decay is None else Teacher(self.net, decay, self.config.ema.rampup)
-        loss = TrainingLoss(
+        self._plain_loss = loss = TrainingLoss(
             self.net,
             self.config.objective,
             self.dataset.num_classes if self._condition is None else self.dataset.num_classes or 0,
             options.precision,
             None if self._teacher is None else self._teacher.net,
         )
-        self._diagnostics = loss.diagnostics
         compile_if_wanted(loss, self.config, self.dataset.shape, self.device)
-        self._plain_loss = loss
-        self._loss: nn.Module = self.world.wrap(loss, self.device)
-        self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps)
-        self._ema = EMA(self.net, self.config.ema)
         self._batches = Batches(self.config, self.dataset, self.device, self.world)
-        spanning = spanning_rows(options.batch_size, self.config.objective.time.ratio)
-        self._meter = Meter(options.batch_size, spanning, self.world, self.device)
+        self.collective = options.sharding == "fsdp" and self.world.size > 1  # each calls what reads or writes weights
+        shards = shard(loss, self._batches, self.world, self.device) if self.collective else None
+        self._loss: nn.Module = loss if self.collective else self.world.wrap(loss, self.device)
+        self._optimizer = Optimizer(self.net, self.config.optimizer, options.steps, shards)
+        self._ema = EMA(self.net, self.config.ema, shards)
+        self._weights = Weights(self.net, self._ema, self.config.ema, shards)
+        self._meter = Meter(options.batch_size, self._batches.spanning, self.world, self.device)
 
     @classmethod
     def shared_data(cls, config: TrainConfig | Mapping[str, Any]) -> SharedData:
@@ -144,16 +147,17 @@ class Trainer:
 
     def _train_step(self) -> None:
         parts = list(self._batches.parts(self.step, self.images_seen))
-        own = self._diagnostics(parts[0].split)
+        own = self._plain_loss.diagnostics(parts[0].split)
         loss, sums = torch.zeros((), device=self.device), torch.zeros(len(SUMS) + len(own), device=self.device)
         if self.config.trainer.compile:
             self._plain_loss.examine(parts)
-        for index, part in enumerate(parts):
-            with self._synchronising(index == len(parts) - 1), self._draws_seeded(index):
-                part_loss, part_sums = self._loss(part)
-                (part_loss / len(parts)).backward()
-            loss += part_loss.detach() / self._batches.count
-            sums += part_sums
+        with self._plain_loss.weights_cast_once():
+            for index, part in enumerate(parts):
+                with self._synchronising(index == len(parts) - 1), self._draws_seeded(index):
+                    part_loss, part_sums = self._loss(part)
+                    (part_loss / len(parts)).backward()
+                loss += part_loss.detach() / self._batches.count
+                sums += part_sums
         norm = self._optimizer.step(self.step)
         self._optimizer.zero_grad()
         self.step += 1
@@ -182,17 +186,18 @@ class Trainer:
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return every set of weights by name, the primary one first: the first EMA, or `raw` if there is none."""
-        averages = {ema_name(decay): self._ema.averages[ema_name(decay)] for decay in self.config.ema.decays}
-        return {**averages, "raw": self.net.state_dict()}
+        return {name: self._weights.whole(name) for name in self._weights.live()}
 
     def use_average(self, weights: Mapping[str, Tensor]) -> None:
         """Let the primary weights have these values: an average made afterwards, to be sampled and judged."""
-        for name, tensor in next(iter(self.weights().values())).items():
-            tensor.copy_(weights[name])
+        self._weights.use(weights)
 
     @in_its_precision
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, sets: Mapping[str, dict[str, Tensor]] | None = None) -> dict[str, float]:
         """Judge samples of every set of weights, from fixed noise and labels.
+
+        Args:
+            sets: other sets to judge instead, by name; none of them is primary.
 
         Returns:
             `eval/<metric>_<n>nfe` of the primary weights, `eval/<set>/<metric>_<n>nfe` of the others. Where guidance is
@@ -205,13 +210,14 @@ class Trainer:
         result: dict[str, float] = {}
         sampling, evaluator = Sampling(self.config, self.dataset, self.world, self.device), self.shared.evaluator
         scales: Sequence[float | None] = self.config.evaluation.guidance or (None,)
-        for index, (name, weights) in enumerate(self.weights().items()):
-            prefix = "eval/" if index == 0 else f"eval/{name}/"
+        for index, name in enumerate(sets or self._weights.live()):
+            weights = sets[name] if sets else self._weights.whole(name)
+            prefix = "eval/" if index == 0 and sets is None else f"eval/{name}/"
             for nfe in self.config.evaluation.nfe:
                 judged: dict[float | None, dict[str, float]] = {}
                 for scale in scales:
                     try:
-                        judged[scale] = judge(sampling, evaluator, self.net, weights, nfe, scale)
+                        judged[scale] = judge(sampling, evaluator, self._weights.structure, weights, nfe, scale)
                     except FloatingPointError as error:
                         raise TrainingDiverged(self.step, f"{name}: {error}", self._meter.last_finite) from error
                 result |= {
@@ -228,7 +234,7 @@ class Trainer:
             **({"guidance": list(evaluation.guidance)} if evaluation.guidance else {}),
             "labels": evaluation.labels if self.dataset.num_classes is not None else None,
             "noise_seed": evaluation.seed,
-            "weights": list(self.weights()),
+            "weights": list(self._weights.live()),
             "precision": self.config.trainer.precision,
             "data": {"name": self.dataset.name, "fingerprint": self.fingerprint},
             **self.shared.evaluator.record(),
@@ -245,9 +251,9 @@ class Trainer:
         """
         sampling = Sampling(self.config, self.dataset, self.world, self.device)
         noise, labels, columns = sampling.grid_inputs()
-        weights = next(iter(self.weights().values()))
-        scale = guidance_scale(self.config, guidance, "guidance")
-        return image_grid(self.dataset.to_images(sampling.run(self.net, weights, noise, labels, nfe, scale)), columns)
+        scale, net = guidance_scale(self.config, guidance, "guidance"), self._weights.structure
+        samples = sampling.run(net, self._weights.whole(), noise, labels, nfe, scale)
+        return image_grid(self.dataset.to_images(samples), columns)
 
     @in_its_precision
     def sample(
@@ -277,23 +283,22 @@ class Trainer:
         told = asked_for(self.dataset, n, labels, condition)
         scale = guidance_scale(self.config, guidance, "guidance")
         sampling = Sampling(self.config, self.dataset, self.world, self.device)
-        return sampling.of(self.net, next(iter(self.weights().values())), n, told, nfe, scale, seed)
+        return sampling.of(self._weights.structure, self._weights.whole(), n, told, nfe, scale, seed)
 
     # ---------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on: live tensors (copy or save them before training on) and plain values.
 
-        No state of a random generator is in it: the step and the seed say it all.
+        No state of a random generator is in it: the step and the seed say it all. Of a network in shards the first
+        process gets whole tensors, on the CPU, and the others none; each may load them.
         """
         return {
             "config": self.config.to_dict(),
             "fingerprint": self.fingerprint,
             "step": self.step,
             "images_seen": self.images_seen,
-            "net": self.net.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "ema": self._ema.state_dict(),
+            **self._weights.state_dict(self._optimizer),
             **({} if self._teacher is None else {"teacher": self._teacher.state_dict()}),
             "last_finite": dict(self._meter.last_finite),
             "least_errors": dict(self._meter.least),
@@ -310,9 +315,7 @@ class Trainer:
                 f"the state was trained on other data (fingerprint {state.get('fingerprint')}, here {self.fingerprint})"
             )
         try:
-            self.net.load_state_dict(state["net"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._ema.load_state_dict(state["ema"])
+            self._weights.load_state_dict(state, self._optimizer)
             if self._teacher is not None:  # of a state without one (another objective's, in PBT) the network teaches
                 self._teacher.load_state_dict(state.get("teacher", state["net"]))
             self.step, self.images_seen = int(state["step"]), int(state["images_seen"])
@@ -332,8 +335,7 @@ class Trainer:
 
     def exported(self, name: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what `export` writes: the live tensors of a set of weights, and the metadata."""
-        sets = self.weights()
-        name = next(iter(sets)) if name is None else name
+        name = next(iter(self._weights.live())) if name is None else name
         metadata = {
             "config": self.config.to_dict(),
             "weights": name,
@@ -345,4 +347,4 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "derivative": self.derivative_record(),
         }
-        return sets[name], metadata
+        return self._weights.whole(name), metadata

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from meanflow_core.config import ObjectiveConfig
+from meanflow_core.distributed import in_shards
+from meanflow_core.half_precision import cast_once, casts_are_held
 from meanflow_core.objectives import choose_target, meanflow_loss
 from meanflow_core.rng import one_draw
 from meanflow_core.training.batches import Microbatch
@@ -46,11 +48,21 @@ class TrainingLoss(nn.Module):
         """Return the names of the sums, over rows with r < t, that follow `SUMS` where the batch has this split."""
         return choose_target(self.objective, split).diagnostics
 
+    def weights_cast_once(self) -> AbstractContextManager[None]:
+        """Cast the weights once for all forward and backward passes of the block, where they are cast at all.
+
+        A compiled loss has no use for it: its graph casts each weight once as it is. Weights in shards are gathered for
+        each pass, and cast there.
+        """
+        if not self._low or self._compiled_call_impl is not None or in_shards(self.net):
+            return nullcontext()
+        constants = () if self.teacher is None else self.teacher.parameters()
+        return cast_once(next(self.net.parameters()).device, self.net.parameters(), constants)
+
     def forward(self, part: Microbatch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the part's rows, and the sums named by `SUMS` and `diagnostics` (no gradient)."""
-        # No cache: a weight cast in a pass without gradient would cut the training pass off from that weight.
-        low = torch.autocast(part.x.device.type, torch.bfloat16, cache_enabled=False) if self._low else nullcontext()
-        with low:
+        kind, held = part.x.device.type, casts_are_held()
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=held) if self._low else nullcontext():
             result = meanflow_loss(
                 self.net,
                 part.x,

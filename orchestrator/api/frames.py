@@ -47,7 +47,7 @@ def leaderboard_frame(spec: SweepSpec, rows: Sequence[Row]) -> pandas.DataFrame:
 
 
 def trials_frame(spec: SweepSpec, trials: Sequence[TrialRecord]) -> pandas.DataFrame:
-    """Return a row for each run, replicates too; the metrics are those of its last report."""
+    """Return a row for each run, replicates too; the metrics are those of the report that counts (`metric.at`)."""
     names = _swept(spec, (trial.values for trial in trials))
     metrics = _metrics(spec, trials)
     told = [
@@ -56,7 +56,8 @@ def trials_frame(spec: SweepSpec, trials: Sequence[TrialRecord]) -> pandas.DataF
             "state": trial.state.value,
             "failure": trial.failure.kind if trial.failure else None,
             "steps": trial.steps,
-            **{name: (trial.reports[max(trial.reports)] if trial.reports else {}).get(name) for name in metrics},
+            **{name: trial.judged.get(name) for name in metrics},
+            **({spec.metric.name: trial.metric} if trial.metric is not None and len(spec.metrics) == 1 else {}),
             **_settings(names, trial.values),
             "started": trial.started or None,
             "ended": trial.ended,

@@ -10,6 +10,7 @@ from orchestrator.api.opening import read_sweep
 from orchestrator.paths import Home
 
 if TYPE_CHECKING:
+    from orchestrator.final import FinalResult, ProgramResult
     from orchestrator.report import FinalTraining
     from orchestrator.trials import TrialRecord
 
@@ -42,18 +43,23 @@ def report_sweep(home: Home, name: str | None, out: Path | None = None) -> Path:
 
 
 def _final_trainings(home: Home, sweep: str, trials: Sequence[TrialRecord]) -> Iterator[FinalTraining]:
-    from meanflow_core.config import load_config
-    from orchestrator.final import result_of, trainings_of
+    from meanflow_core.config import load_config, read_yaml
+    from orchestrator.final import program_result, result_of, trainings_of
     from orchestrator.report import FinalTraining as Final
 
     hashes = {trial.id: trial.config_hash for trial in trials}
     for trial, folder in trainings_of(home.root / "final", sweep, hashes):
-        found = result_of(load_config(folder / "config.yaml"), folder)
+        content = read_yaml(folder / "config.yaml").content
+        found: FinalResult | ProgramResult
+        if "program" in content["evidence"]:
+            found = program_result(content, folder)
+        else:
+            found = result_of(load_config(content), folder)
         yield Final(
             name=folder.name,
             trial=trial,
             curve=found.curve,
             steps=found.steps,
             told=str(found.reproduction or "it carries no curve of the trial"),
-            picture=found.picture,
+            picture=getattr(found, "picture", None),
         )

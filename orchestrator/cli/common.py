@@ -36,10 +36,21 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def sweeps_here(incomplete: str) -> list[str]:
+    """Return the names of the sweeps of this home that begin so, for the shell's completion."""
+    names = (folder.name for folder in sorted((home_at(None).root / "sweeps").glob("*")) if folder.is_dir())
+    return [name for name in names if name.startswith(incomplete)]
+
+
 SweepArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SWEEP]", help="The sweep's name; may be left out where there is only one.", show_default=False
+        metavar="[SWEEP]",
+        help="The sweep's name; may be left out where there is only one.",
+        show_default=False,
+        autocompletion=sweeps_here,
     ),
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]

@@ -13,7 +13,7 @@ import typer
 from meanflow_core.errors import ConfigError
 from meanflow_core.training import CheckpointError
 from orchestrator.api import SweepFailed
-from orchestrator.cli import control, lifecycle, logs, models, results, running, service
+from orchestrator.cli import control, lifecycle, logs, models, results, running, samples, service
 from orchestrator.cli.common import CommandFailed, register_commands
 from orchestrator.cli.examples import epilog
 from orchestrator.cluster import HELP, REMOTE, remote_address
@@ -29,7 +29,6 @@ app = typer.Typer(
     epilog=f"On a Ray cluster with --address http://HEAD:8265 (docs/cluster.md): {', '.join(REMOTE)}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -38,7 +37,7 @@ for panel, commands in (
     ("Sweeps", (logs.status, logs.logs)),
     ("Changes", (control.extend, control.edit, control.retry, running.rerun)),
     ("Results", (results.leaderboard, results.compare, results.importance, results.export, results.report)),
-    ("Models", (models.best, models.train, models.sample)),
+    ("Models", (models.best, models.train, samples.sample)),
     ("Lifecycle", (lifecycle.remove, lifecycle.prune, lifecycle.archive, lifecycle.restore)),
     ("Service", (service.ui, service.sync, service.schema, service.doctor)),
 ):

@@ -1,4 +1,4 @@
-"""From the best trial to a trained model and its samples: best, train, sample."""
+"""From the best trial to a trained model: best, train."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def best(
     else:
         out.write_text(found.yaml, encoding="utf-8")
         steps = "" if found.steps is None else f", {found.steps} steps"
+        steps += _average_of(found.config)
         typer.echo(f"{out}: trial {found.evidence['trial']} of {found.evidence['sweep']}{steps}")
 
 
@@ -115,64 +116,16 @@ def train(
         raise CommandFailed("; ".join(diverged))
 
 
-def sample(
-    model: Annotated[
-        str, typer.Argument(help="models:/NAME/VERSION; a training's name, folder or configuration; or a weights file.")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("samples.png"),
-    count: Annotated[int, typer.Option("-n", min=1, help="Samples for each number of evaluations.")] = 64,
-    nfe: Annotated[str, typer.Option(help="Network evaluations per sample, e.g. 1,2.")] = "1",
-    labels: Annotated[
-        str | None, typer.Option(help="Classes, e.g. 0-9 or 3,5 (default: all in turn).", show_default=False)
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the noise; sample i does not depend on the number of samples.")
-    ] = 0,
-    guidance: Annotated[
-        float | None, typer.Option(help="The scale, of a model trained with guidance as an input.", show_default=False)
-    ] = None,
-    conditions: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .npy of conditions [M, ...], dealt out in turn, for a model of data with conditions "
-            "(default: the null condition).",
-            show_default=False,
-        ),
-    ] = None,
-    home: HomeOption = None,
-) -> None:
-    """Make a picture of samples. Several numbers of evaluations stand side by side, from the same noise."""
-    from orchestrator.final import sample_picture
-
-    if out.suffix.lower() != ".png":
-        raise ConfigError([Problem(key="--out", value=str(out), rule="must end in .png")])
-    place = home_at(home)
-    evaluations = _numbers("--nfe", nfe, low=1)
-    classes = None if labels is None else _numbers("--labels", labels, low=0)
-    weights = _weights(place, model)
-    asked = {"labels": classes, "guidance": guidance, "conditions": _array("--conditions", conditions)}
-    told = sample_picture(weights, out, count=count, nfe=evaluations, seed=seed, **asked)
-    typer.echo(out)
-    typer.echo(f"{told}, NFE {', '.join(map(str, evaluations))}", err=True)
-
-
 # ------------------------------------------------------------------------------------------------- helpers
 
 
-def _array(option: str, file: Path | None) -> Any:
-    """Return the array of a .npy file, None without one."""
-    import numpy as np
-
-    if file is None:
-        return None
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError([Problem(key=option, value=str(file), rule=f"is no .npy file: {error}")]) from error
-    if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
-        rule = f"must hold numbers [M, ...], a condition a row; it holds {array.dtype} {array.shape}"
-        raise ConfigError([Problem(key=option, value=str(file), rule=rule)])
-    return array
+def _average_of(config: Any) -> str:
+    """Say that the average's length is chosen after the training, where it is."""
+    ema = getattr(config, "ema", None)
+    if ema is None or not ema.lengths:
+        return ""
+    asked = "ema.length" if ema.length is None else f"ema.length: {ema.length}"
+    return f"; the length of its average is chosen after the training ({asked})"
 
 
 def _address_of_ray(address: str | None) -> str | None:
@@ -259,9 +212,17 @@ def _print_row(step: int, values: Mapping[str, float]) -> None:
 
 def _print_result(name: str, result: FinalResult, model: str | None) -> None:
     typer.echo(f"\n{name}: {result.steps} steps; " + ", ".join(_headline(result.metrics)))
+    if result.length is not None:
+        chosen = f"average   length {result.length:g}, chosen now (ema.length)"
+        typer.echo(f"{chosen}: " + ", ".join(_headline(result.scores)))
     if result.reproduction is not None:
         typer.echo(f"trial     {result.reproduction}")
     typer.echo(f"weights   {result.weights}")
+    if result.best_step not in (None, result.steps):
+        typer.echo(
+            f"          those of the last step; the sweep ranks by the best report, here {result.score:.4g} at step "
+            f"{result.best_step}"
+        )
     if result.picture is not None:
         typer.echo(f"samples   {result.picture}")
     if model is not None:
@@ -280,8 +241,11 @@ def _summary(name: str, config: TrainConfig, result: FinalResult) -> dict[str, A
         "trial": config.evidence.get("trial"),
         "steps": result.steps,
         "metrics": result.metrics,
+        "best_step": result.best_step,
         "folder": str(result.folder),
         "weights": str(result.weights),
+        "average": result.average,
+        "scores": result.scores,
         "picture": None if result.picture is None else str(result.picture),
         "reproduced": None if again is None else again.reproduced,
         "largest_difference": None if again is None else again.largest_difference,
@@ -294,8 +258,7 @@ def _predicted(configs: list[TrainConfig], results: list[FinalResult]) -> float 
 
     if not configs:
         return None
-    metric = str(configs[0].evidence.get("metric", ""))
-    pairs = [(c.evidence.get("value"), r.metrics.get(metric)) for c, r in zip(configs, results, strict=True)]
+    pairs = [(c.evidence.get("value"), r.score) for c, r in zip(configs, results, strict=True)]
     known = [(float(short), float(long)) for short, long in pairs if short is not None and long is not None]
     return rank_correlation([short for short, _ in known], [long for _, long in known])
 
@@ -305,37 +268,3 @@ def _prediction(correlation: float | None, count: int) -> str:
         return "the short runs' order cannot be judged: two different results are the least"
     verdict = "predicted" if correlation > 0.5 else "hardly predicted" if correlation > 0 else "did NOT predict"
     return f"the short runs {verdict} the order of the long ones: rank correlation {correlation:.2f} over {count}"
-
-
-def _weights(home: Home, model: str) -> Path:
-    """Return the weights file of a model's name, folder or registry address."""
-    if model.startswith("models:/"):
-        from orchestrator.final import resolve
-        from orchestrator.tracking import Store
-
-        return resolve(Store.of(home), model)
-    from orchestrator.results import trained_as
-
-    path, configured = Path(model), trained_as(model)
-    named = home.final(configured or path.name)
-    candidates = [*([] if configured else [path, path / "weights.safetensors"]), named / "weights.safetensors"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    trained = sorted(p.parent.name for p in (home.root / "final").glob("*/weights.safetensors"))
-    rule = "no such weights file, training or registered model" + (
-        f"; trained: {', '.join(trained)}" if trained else ""
-    )
-    raise ConfigError([Problem(key="MODEL", value=model, rule=rule)])
-
-
-def _numbers(option: str, text: str, *, low: int) -> list[int]:
-    """Read `0-3,7` as [0, 1, 2, 3, 7]."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or int(first) < low:
-            rule = f"must be whole numbers from {low} on, such as 1,2 or 0-9"
-            raise ConfigError([Problem(key=option, value=text, rule=rule)])
-        numbers += range(int(first), int(last if dash else first) + 1)
-    return numbers

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.cli.common import CommandFailed, check_name, home_at, print_json
+from orchestrator.cli.common import CommandFailed, check_name, finish_sending, home_at, print_json
+
+if TYPE_CHECKING:
+    from orchestrator.trials import Report
 
 
 def found_program(file: str) -> dict[str, Any] | None:
@@ -39,24 +42,45 @@ def train_found(
     from orchestrator.final import train_program, training_in
     from orchestrator.results import training_name
     from orchestrator.spec import put
+    from orchestrator.tracking import FinalRunLogger, Store
+    from orchestrator.trials import At
     from orchestrator.worker import classify
 
-    config, evidence = {key: value for key, value in content.items() if key != "evidence"}, content["evidence"]
+    evidence, place = content["evidence"], home_at(home)
     for word in words:
         key, sign, value = word.partition("=")
         if not sign:
             raise ConfigError([Problem(key=word, rule="an override must look like `key=value`")])
-        put(config, key, parse_value(value))
+        put(content, key, parse_value(value))
     label = check_name(name or training_name(file, evidence))
-    folder = home_at(home).final(label)
+    folder = place.final(label)
     if not json:
         typer.echo(f"training {label} with {evidence['trainer']} in {folder}")
+    logger: FinalRunLogger | None = None
+
+    def show(report: Report) -> None:
+        nonlocal logger
+        if logger is None:  # once it trains: a folder of another configuration is refused before
+            logger = FinalRunLogger(folder, Store.of(place), name=label, config=content)
+        logger.report(report.step, report.metrics, {})
+        for step, row in report.rows:
+            logger.report(step, row, {})
+        if not json:
+            typer.echo(_said(report.step, report.metrics))
+
+    state = "failed"
     try:
         with training_in(folder):
-            result = train_program(
-                label, config, evidence, folder,
-                on_report=lambda report: None if json else typer.echo(_said(report.step, report.metrics)),
-            )  # fmt: skip
+            try:
+                result = train_program(label, content, folder, on_report=show)
+                state = "finished"
+            except KeyboardInterrupt:
+                state = "interrupted"
+                raise
+            finally:
+                if logger is not None:
+                    logger.ended(state)
+                    finish_sending(logger.close, label)
     except BlockingIOError as error:
         raise CommandFailed(f"{label} is being trained by another process; --name gives this one a folder") from error
     except RuntimeError as error:
@@ -71,12 +95,15 @@ def train_found(
                     "steps": result.steps,
                     "metrics": result.metrics,
                     "folder": folder,
+                    "reproduced": result.reproduction.reproduced,
+                    "largest_difference": result.reproduction.largest_difference,
                 }
             ]
         )
         return
     typer.echo(f"\n{label}: {_said(result.steps, result.metrics)}")
-    typer.echo(f"trial        {evidence['metric']} {evidence['value']:.6g} at step {evidence['trial_steps']}")
+    told = f"{evidence['metric']} {evidence['value']:.6g}{At.from_json(evidence.get('at')).words}"
+    typer.echo(f"trial        {told} at step {evidence['trial_steps']}; {result.reproduction}")
     typer.echo(f"checkpoints  {folder / 'checkpoints'}")
 
 

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     json_text,
     print_json,
     read_sweep,
+    sweeps_here,
 )
 
 SweepsArgument = Annotated[
@@ -27,6 +28,7 @@ SweepsArgument = Annotated[
         metavar="[SWEEP]...",
         help="Names of sweeps, of several all of them as one; may be left out where there is only one.",
         show_default=False,
+        autocompletion=sweeps_here,
     ),
 ]
 
@@ -80,18 +82,22 @@ def compare(
     """
     from orchestrator.results import compare as compare_trials
     from orchestrator.results import compare_table, sweeps_table
+    from orchestrator.tracking import link_to_runs
 
     place = home_at(home)
     known = {paths.name for paths in place.all_sweeps()}
     trials_named = [name for name in names if TRIAL_ID.fullmatch(name) and name not in known]
     others = [name for name in names if name not in trials_named]
     if len(trials_named) == 2 and len(others) < 2:
-        _, _, spec, trials = read_sweep(home, others[0] if others else None)
+        paths, _, spec, trials = read_sweep(home, others[0] if others else None)
         result = compare_trials(spec, trials, *trials_named)
+        link = link_to_runs(paths, spec, [side.group.searched.config_id for side in result.sides])
         if json:
-            print_json(result.to_json())
-        else:
-            console().print(compare_table(spec, result))
+            print_json({**result.to_json(), "mlflow": link})
+            return
+        console().print(compare_table(spec, result))
+        if link is not None:
+            typer.echo(f"in MLflow: {link}")
         return
     if trials_named or len(names) < 2:
         rule = "must be two trials (and their sweep), or two or more sweeps"

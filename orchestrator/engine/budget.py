@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from math import nan
 from typing import TYPE_CHECKING
 
 from orchestrator.trials import TrialState
@@ -65,10 +66,14 @@ def room_for_trials(budget: Budget, histories: Iterable[TrialHistory]) -> bool:
 
 
 def reached_target(spec: SweepSpec, histories: Iterable[TrialHistory]) -> bool:
-    """Whether one report has reached the targets of all metrics that have one."""
+    """Whether a trial has reached the target at a report; where there are several, those of all metrics at once."""
     aimed = [metric for metric in spec.metrics if metric.target is not None]
+    if len(spec.metrics) == 1:
+        return bool(aimed) and any(
+            spec.metric.reached(score) for history in histories for score in history.scores().values()
+        )
     return bool(aimed) and any(
-        all(metric.reached(point.metrics.get(metric.name, float("nan"))) for metric in aimed)
+        all(metric.reached(point.metrics.get(metric.name, nan)) for metric in aimed)
         for history in histories
         for point in history.points.values()
     )

@@ -169,7 +169,7 @@ def _untriable(new: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[Proble
 
 
 def _goals(spec: SweepSpec) -> str:
-    return ", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
+    return ", ".join(metric.words for metric in spec.metrics)
 
 
 def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:

@@ -48,7 +48,9 @@ class Curves:
         metric, point = self._ledger.spec().metric, history.points[step]
         value = float(point.metrics.get(metric.name, math.nan))
         worst = math.inf if metric.goal == "minimize" else -math.inf
-        self._curves[history.id].add(step, value if math.isfinite(value) else worst, point.order)
+        value, curve = value if math.isfinite(value) else worst, self._curves[history.id]
+        curve.add(step, value, point.order)
+        curve.values[-1] = metric.score(curve.reported, before=curve.values[-2] if len(curve.values) > 1 else None)
 
     def length(self, history: TrialHistory) -> int:
         """Return a trial's last step."""

@@ -134,6 +134,8 @@ class Proposals:
             values=draw.values,
             config_hash=config_hash,
             metric=self._spec.metric.name,
+            goal=self._spec.metric.goal,
+            judged=self._spec.metric.at.to_json(),
             revision=self._ledger.revision,
             position=draw.position,
             gpu=gpu,
@@ -189,6 +191,8 @@ class Proposals:
             values=searched.values,
             config_hash=spec.config_hash(spec.config_for(searched.values, seed=seed)),
             metric=spec.metric.name,
+            goal=spec.metric.goal,
+            judged=spec.metric.at.to_json(),
             revision=searched.birth.revision,
             gpu=gpu,
             labels={"drift": list(drift)} if drift else {},
@@ -197,15 +201,17 @@ class Proposals:
         return self._ledger.history(new.id)
 
     def _observation(self, history: TrialHistory, record: TrialRecord, names: Sequence[str]) -> Observation:
-        last = record.reports.get(record.steps, {})
+        last, metric = record.reports.get(record.steps, {}), self._spec.metric
         reports = {
             step: value for step, report in record.reports.items() for value in finite([report.get(names[0])]) or ()
         }
+        reports = metric.scores(reports)
+        first = reports[record.steps] if record.steps in reports else last.get(names[0])
         return Observation(
             number=record.config_id,
             values=record.values,
             state=record.state,
-            metrics=finite(last.get(name) for name in names),
+            metrics=finite([first, *(last.get(name) for name in names[1:])]),
             step=record.steps,
             bad=record.failure is not None and record.failure.kind in BAD_REGION,
             sampler=history.birth.sampler,

@@ -102,7 +102,11 @@ def _finished(ledger: Ledger, spec: SweepSpec) -> Sequence[tuple[str, dict[str, 
             config = ledger.spec(record.revision).config_for(record.values, seed=record.seed)
             values = {key: value for key in spec.space.names if (value := _get(config, key)) is not None}
             existing = {key: value for key, value in values.items() if key in _present(spec, values)}
-            found.append((record.id, existing, {name: float(last[name]) for name in names}))
+            metrics = {name: float(last[name]) for name in names}
+            if len(names) == 1:  # judged as this sweep judges its own
+                curve = {step: float(report[names[0]]) for step, report in record.reports.items() if names[0] in report}
+                metrics[names[0]] = spec.metric.scores(curve)[record.steps]
+            found.append((record.id, existing, metrics))
     return found
 
 

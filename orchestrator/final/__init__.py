@@ -7,6 +7,8 @@ from meanflow_core.faces import lazy_face
 if TYPE_CHECKING:
     from orchestrator.final.mlflow_registry import register_model as register_model
     from orchestrator.final.mlflow_registry import resolve as resolve
+    from orchestrator.final.program_training import ProgramResult as ProgramResult
+    from orchestrator.final.program_training import program_result as program_result
     from orchestrator.final.program_training import train_program as train_program
     from orchestrator.final.reproduction import rank_correlation as rank_correlation
     from orchestrator.final.samples import sample_picture as sample_picture

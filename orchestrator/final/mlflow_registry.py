@@ -69,7 +69,8 @@ def _register(store: Store, name: str, result: FinalResult, config: TrainConfig)
         "meansweep.trial": str(evidence.get("trial", "")),
         "meansweep.steps": str(result.steps),
         "meansweep.config_hash": config.hash(),
-        **{key: f"{value:.6g}" for key, value in result.metrics.items() if key.count("/") == 1},
+        "meansweep.average": result.average,
+        **{key: f"{value:.6g}" for key, value in result.scores.items()},
     }
     if not client.search_registered_models(f"name = '{name}'"):
         command = f"meansweep sample models:/{name}/latest -n 100 --nfe 1,2 -o samples.png"
@@ -80,7 +81,7 @@ def _register(store: Store, name: str, result: FinalResult, config: TrainConfig)
         source=f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}",
         run_id=run_id,
         tags={key: value for key, value in tags.items() if value},
-        description=final_description(evidence, result.steps),
+        description=final_description(evidence, result.steps, result.length),
     )
     return f"models:/{name}/{version.version}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
 
@@ -27,6 +27,7 @@ def draw_samples(
     seed: int = 0,
     guidance: float | None = None,
     conditions: np.ndarray | None = None,
+    length: float | None = None,
 ) -> tuple[torch.Tensor, TrainConfig, int]:
     """Sample from a weights file.
 
@@ -38,20 +39,25 @@ def draw_samples(
         seed: of the noise. Sample i is the same for any number of samples.
         guidance: the scale, of a network that takes it as an input; None: the first of its `evaluation.guidance`.
         conditions: [M, *shape], dealt out in turn; None: the null condition, for a model of data with conditions.
+        length: of the average to sample, made of those that the training stored beside its weights; None: the weights.
 
     Returns:
         Samples, float32 [count, *shape] on the CPU, the configuration the weights were trained with, and their step.
 
     Raises:
-        ConfigError: a label is not one of the model's, it takes no scale, or the conditions are not of its shape.
+        ConfigError: a label is not one of the model's, it takes no scale, the conditions are not of its shape, or there
+            are no averages to make one of this length of.
         CheckpointError: the file is missing or damaged.
     """
     import torch
 
+    from meanflow_core.run import RunFolder
     from meanflow_core.sampling import asked_of_weights, fixed_noise, guidance_scale, sample
     from meanflow_core.training import load_network
 
     net, config, metadata = load_network(weights)
+    if length is not None:
+        net.load_state_dict(RunFolder(weights.parent).average(length, int(metadata["step"])))
     classes = metadata["num_classes"]
     chosen = _labels(labels, classes, count)
     theirs = None if conditions is None else [conditions[index % len(conditions)] for index in range(count)]
@@ -81,6 +87,7 @@ def sample_picture(
     seed: int,
     guidance: float | None = None,
     conditions: np.ndarray | None = None,
+    length: float | None = None,
 ) -> str:
     """Write a PNG of samples: one block for each number of evaluations, side by side, all from the same noise.
 
@@ -97,22 +104,29 @@ def sample_picture(
     columns = _columns(count, labels)
     blocks = []
     for steps in nfe:
-        samples, config, step = draw_samples(
-            weights, count=count, nfe=steps, labels=labels, seed=seed, guidance=guidance, conditions=conditions
-        )
+        asked: Any = {"labels": labels, "guidance": guidance, "conditions": conditions, "length": length}
+        samples, config, step = draw_samples(weights, count=count, nfe=steps, seed=seed, **asked)
         blocks.append(_picture(samples, config, columns))
-    told = _told(weights, config, step, labels, guidance)
+    told = _told(weights, config, step, labels, guidance, length)
     save_picture(out, captioned(blocks, [f"{steps} NFE" for steps in nfe], told))
     return told
 
 
-def _told(weights: Path, config: TrainConfig, step: int, labels: Sequence[int] | None, guidance: float | None) -> str:
+def _told(
+    weights: Path,
+    config: TrainConfig,
+    step: int,
+    labels: Sequence[int] | None,
+    guidance: float | None,
+    length: float | None,
+) -> str:
     """Return `digits-7, step 800 of 10000, classes 0, 1 and 2 in turn`."""
     from orchestrator.formatting import join
 
     name = weights.parent.name if weights.name == "weights.safetensors" else weights.stem
     whole = config.trainer.steps
     parts = [name, f"step {step}" + (f" of {whole}" if step < whole else "")]
+    parts += [] if length is None else [f"average of length {length:g}"]
     parts += [] if guidance is None else [f"guidance {guidance:g}"]
     if labels is not None:
         chosen = list(dict.fromkeys(labels))

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from meanflow_core.config import TrainConfig, read_yaml
 from meanflow_core.errors import ConfigError, Problem, TrainingDiverged
 from orchestrator.final.reproduction import Reproduction, compare_curves
+from orchestrator.trials import At, best_of, score
 
 Row = tuple[int, dict[str, float]]
 DIVERGED = "diverged.json"
@@ -43,6 +44,26 @@ class FinalResult:
     """None where the configuration carries no trial's curve."""
     curve: dict[int, float]
     """The sweep's metric by step; empty where the configuration carries no evidence."""
+    score: float | None
+    """What the sweep would judge it by; None without a curve."""
+    best_step: int | None
+    """Where the sweep judges by the best report, the step of that; the weights are those of the last step."""
+    average: str = ""
+    """Which weights `weights` are: `ema_0.9999`, or `length_0.12`, chosen at the end (`ema.length`)."""
+
+    @property
+    def length(self) -> float | None:
+        """The length of the average that was chosen at the end; None: none was."""
+        kind, _, length = self.average.rpartition("_")
+        return float(length) if kind == "length" else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The last evaluation of `weights`, as `eval/<metric>`."""
+        own = f"eval/{self.average}/"
+        if self.length is None:
+            return {name: value for name, value in self.metrics.items() if name.count("/") == 1}
+        return {f"eval/{name.removeprefix(own)}": v for name, v in self.metrics.items() if name.startswith(own)}
 
     @property
     def weights(self) -> Path:
@@ -106,21 +127,25 @@ def training_in(folder: Path) -> Iterator[None]:
 def is_complete(config: TrainConfig, folder: Path) -> bool:
     """Whether this very training has come to its end in a folder: nothing is left to be done."""
     from meanflow_core.run import RunFolder
-    from meanflow_core.training import load_weights
 
     run = RunFolder(folder)
-    if run.steps()[-1:] != [config.trainer.steps] or run.differences(config) or not run.weights.exists():
+    if run.steps()[-1:] != [config.trainer.steps] or run.differences(config):
         return False
-    return bool(load_weights(run.weights)[1]["step"] == config.trainer.steps)
+    return run.is_settled(config)
 
 
 def result_of(config: TrainConfig, folder: Path) -> FinalResult:
     """Read the folder of a training."""
     rows = read_rows(folder / "metrics.jsonl")
-    evaluations = {step: row for step, row in rows if any(name.startswith("eval/") for name in row)}
+    evaluations: dict[int, dict[str, float]] = {}
+    for step, row in rows:
+        if any(name.startswith("eval/") for name in row):
+            evaluations[step] = {**evaluations.get(step, {}), **row}  # the last step has one of lengths too
     last = max(evaluations, default=0)
     metric = str(config.evidence.get("metric", ""))
     curve = {step: row[metric] for step, row in evaluations.items() if metric in row}
+    at, goal = At.from_json(config.evidence.get("at")), str(config.evidence.get("goal", "minimize"))
+    values = [curve[step] for step in sorted(curve)]
     pictures = sorted(folder.glob("samples-step-*-1nfe.png"), key=lambda path: int(path.name.split("-")[2]))
     return FinalResult(
         folder=folder,
@@ -129,7 +154,17 @@ def result_of(config: TrainConfig, folder: Path) -> FinalResult:
         picture=pictures[-1] if pictures else None,
         reproduction=compare_curves(_curve(config), curve) if _curve(config) else None,
         curve=curve,
+        score=score(values, at, goal) if values else None,
+        best_step=sorted(curve)[best_of(values, goal)] if values and at.best else None,
+        average=_average(folder / "weights.safetensors"),
     )
+
+
+def _average(weights: Path) -> str:
+    """Return the name of the average that a weights file holds; empty where there is none."""
+    from meanflow_core.training import load_metadata
+
+    return str(load_metadata(weights)["weights"]) if weights.is_file() else ""
 
 
 def trainings_of(folder: Path, sweep: str, trials: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
@@ -179,7 +214,7 @@ class _Follower:
     ) -> None:
         self._file, self._folder = folder / "metrics.jsonl", folder
         self._logger, self._on_row, self._interval = logger, on_row, interval
-        self._passed: set[tuple[int, bool]] = set()
+        self._passed: set[tuple[int, frozenset[str]]] = set()
         self._size = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="final-follower", daemon=True)
@@ -203,11 +238,11 @@ class _Follower:
             return
         self._size = size
         for step, values in read_rows(self._file):
-            judged = any(name.startswith("eval/") for name in values)
-            if (step, judged) in self._passed:
+            judged, names = any(name.startswith("eval/") for name in values), frozenset(values)
+            if (step, names) in self._passed:
                 continue
             picture = self._folder / f"samples-step-{step}-1nfe.png"
-            self._passed.add((step, judged))
+            self._passed.add((step, names))
             if self._logger is not None:
                 self._logger.report(step, values, {"samples": str(picture)} if judged and picture.exists() else {})
             if self._on_row is not None:

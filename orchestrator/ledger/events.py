@@ -78,6 +78,9 @@ class NewTrial(_Event):
     config_hash: str
     metric: str
     """Name of the metric that ranks."""
+    goal: str = "minimize"
+    judged: str | dict[str, int] = "last"
+    """Which reports count, as the sweep file says it (`metric.at`)."""
     replicate: int = 0
     revision: int = 0
     position: int = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger.events import Exit, NewTrial, Point, RunStart
 from orchestrator.paths import relocated
-from orchestrator.trials import Failure, TrialRecord, TrialState
+from orchestrator.trials import At, Failure, TrialRecord, TrialState, best_of, score, scores
 
 
 class TrialHistory:
@@ -167,10 +167,22 @@ class TrialHistory:
             self._record = self._make_record()
         return self._record
 
+    def scores(self) -> dict[int, float]:
+        """Return what the trial was judged by after each report; NaN where that had not the ranking metric."""
+        values = {step: self.points[step].metrics.get(self.birth.metric, math.nan) for step in sorted(self.points)}
+        return scores(values, At.from_json(self.birth.judged), self.birth.goal)
+
+    def _score(self, values: Sequence[float], at: At) -> float | None:
+        known = bool(self.points) and self.birth.metric in self.points[self.last_step].metrics
+        return score(values, at, self.birth.goal) if known and self._state is not TrialState.FAILED else None
+
     def _make_record(self) -> TrialRecord:
         birth, points = self.birth, dict(sorted(self.points.items()))
-        steps = self.last_step
+        steps, at = self.last_step, At.from_json(birth.judged)
         checkpoints = [point.checkpoint for point in points.values() if point.checkpoint]
+        values = [point.metrics.get(birth.metric, math.nan) for point in points.values()]
+        judged = list(points)[best_of(values, birth.goal)] if at.best and points else None
+        own = points[judged].checkpoint if judged is not None else None
         return TrialRecord(
             id=birth.id,
             config_id=birth.config_id,
@@ -181,8 +193,9 @@ class TrialHistory:
             state=self._state,
             steps=steps,
             reports={step: point.metrics for step, point in points.items()},
-            metric=points[steps].metrics.get(birth.metric) if steps and self._state is not TrialState.FAILED else None,
-            checkpoint=checkpoints[-1] if checkpoints else None,
+            metric=self._score(values, at),
+            judged_step=judged,
+            checkpoint=own or (checkpoints[-1] if checkpoints else None),
             failure=self.end.failure if self.end else None,
             attempts=tuple(self.attempts),
             started=birth.at,

@@ -343,7 +343,9 @@ class Ledger(SweepFacts):
 
     def _close_natively(self, history: TrialHistory) -> None:
         """Give the row the state that Optuna's own tools understand. Derived: the `end` event is what counts."""
-        last = history.points[history.last_step].metrics if history.points else {}
-        values = [float(last.get(metric.name, math.nan)) for metric in self.spec().metrics]
+        metrics, record = self.spec().metrics, history.record()
+        values = [float(record.judged.get(metric.name, math.nan)) for metric in metrics]
+        if len(metrics) == 1:
+            values = [math.nan if record.metric is None else float(record.metric)]
         finite = all(math.isfinite(value) for value in values)
         self._studies.close_row(history.row, history.state, values if finite else None)

@@ -72,14 +72,15 @@ def prune(ledger: Ledger, gone: Iterable[Kept], store: Store) -> None:
     steps: dict[str, list[Kept]] = {}
     for kept in gone:
         steps.setdefault(kept.trial, []).append(kept)
+    shown = {trial: (ledger.trial(trial).checkpoint or "").rpartition("/")[2] for trial in steps}
     for trial, some in steps.items():
         delete_checkpoints(ledger.paths, ledger.id, some)
         # Also of those that the trial itself has let go of since: of that the record says nothing.
         there = {kept.step for kept in kept_checkpoints(ledger.paths) if kept.trial == trial}
         history = ledger.history(trial)
         ledger.deletions.of_checkpoints(history, [step for step in history.points if step not in there])
-    last = [trial for trial, some in steps.items() if _last(ledger, trial) in {kept.step for kept in some}]
-    delete_own_files(store, ledger.paths.outbox, last, "checkpoint")
+    unlinked = [trial for trial, some in steps.items() if shown[trial] in {kept.name for kept in some}]
+    delete_own_files(store, ledger.paths.outbox, unlinked, "checkpoint")
 
 
 def _applies(rule: Rule, record: TrialRecord, before: float) -> bool:
@@ -104,7 +105,3 @@ def _first(ledger: Ledger, top: int) -> set[int]:
     rows = [row for row in leaderboard(spec, trials) if row.rank is not None][:top]
     best = best_so_far(spec, trials)
     return {row.group.searched.config_id for row in [*rows, *([best] if best else [])]}
-
-
-def _last(ledger: Ledger, trial: str) -> int:
-    return ledger.history(trial).last_step

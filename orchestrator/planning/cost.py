@@ -34,7 +34,10 @@ class Estimate:
     disk_bytes: int | None = None
     """The last checkpoint of every training."""
     peak_memory: int | None = None
-    """Bytes of the dearest configuration."""
+    """Bytes of the dearest configuration, measured in one process; less what others hold, where the network is in
+    shards."""
+    shards: int = 1
+    """Processes that share a trial's weights, moments and averages (`trainer.sharding`)."""
     device: str | None = None
 
 
@@ -101,6 +104,8 @@ def estimate_cost(
         )
 
     lanes = max(1, min(concurrency, trainings))
+    in_shards = all((config.get("trainer") or {}).get("sharding") == "fsdp" for config in configs)
+    shards = spec.resources.workers if in_shards else 1
     work, gpus = seconds(shares), spec.resources.gpu * spec.resources.workers
     low, high = sorted(seconds([end] * len(configs)) / lanes for end in (0.0, 1.0))
     return replace(
@@ -111,7 +116,9 @@ def estimate_cost(
         # seconds measured on a CPU say nothing about a GPU
         gpu_hours=work * gpus / 3600 if not gpus or dear.device != "cpu" else None,
         disk_bytes=trainings * max(m.checkpoint_bytes for m in probe),
-        peak_memory=max(m.peak_memory for m in probe),
+        # a checkpoint is weights, moments and averages: what is cut
+        peak_memory=max(round(m.peak_memory - (1 - 1 / shards) * m.checkpoint_bytes) for m in probe),
+        shards=shards,
         device=dear.device,
     )
 

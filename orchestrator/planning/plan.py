@@ -301,7 +301,9 @@ def _estimate_lines(estimate: Estimate) -> list[str]:
     )
     if estimate.gpu_hours:
         lines.append(f"GPU-hours       about {estimate.gpu_hours:.3g}")
-    lines.append(f"memory a trial  {(estimate.peak_memory or 0) / 2**20:,.0f} MiB")
+    memory = f"{(estimate.peak_memory or 0) / 2**20:,.0f} MiB"
+    held = f" a worker at most, each of {estimate.shards} with its shard" if estimate.shards > 1 else ""
+    lines.append(f"memory a trial  {memory}{held}")
     lines.append(f"checkpoints     {(estimate.disk_bytes or 0) / 2**20:,.0f} MiB")
     return lines
 

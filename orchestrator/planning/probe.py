@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,13 @@ def available_here() -> dict[str, float]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = _gpus_of_driver()
     if visible is not None:
-        found = min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+        found = min(found, len(list(takewhile(_names_a_gpu, visible.split(",")))))
     return {"cpu": float(cpus), "gpu": float(found)}
+
+
+def _names_a_gpu(name: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES shows one; it hides those behind it where not ("-1", "NoDevFiles")."""
+    return name.strip().isdigit() or name.strip().startswith(("GPU-", "MIG-"))
 
 
 def _gpus_of_driver() -> int:
@@ -179,7 +185,11 @@ def measure(
 def _peak_memory() -> tuple[str, int]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.get_device_name(), int(torch.cuda.max_memory_allocated())
+        try:
+            name = str(torch.cuda.get_device_name())
+        except (RuntimeError, AssertionError):  # of a device that does not tell its name the figures are as good
+            name = "cuda"
+        return name, int(torch.cuda.max_memory_allocated())
     import resource  # POSIX only, and needed here alone
 
     scale = 1 if sys.platform == "darwin" else 1024

@@ -48,7 +48,7 @@ def training_facts(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], *, tho
         thorough: say the shape of the rows and count parameters, for which torch is imported.
     """
     facts = list(_of_meanflow(spec, configs, thorough) if spec.builtin_trainer else _of_own(spec, configs))
-    metrics = ", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
+    metrics = ", ".join(metric.words for metric in spec.metrics)
     said = "seed" in {**spec.source["sweep"], **spec.set} or spec.seed != 0
     return [*facts, Fact(what="metric", value=metrics), Fact(what="seed", value=str(spec.seed), default=not said)]
 

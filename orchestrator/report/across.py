@@ -41,7 +41,7 @@ def write_sweeps_report(found: SweepComparison, out: Path, *, now: float | None 
         out,
         title=f"{join(names)}: report of {len(names)} sweeps",
         name=" · ".join(names),
-        meta=f"{found.goal} {found.metric} · {len(found.trials)} trials",
+        meta=f"{found.spec.metric.words} · {len(found.trials)} trials",
         parts=list(_sections(found)),
         now=time.time() if now is None else now,
     )

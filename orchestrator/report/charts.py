@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.formatting import number, short_names
 from orchestrator.results import Importance
-from orchestrator.statistics import mean_ci
+from orchestrator.statistics import mean_ci, wants_log
 from orchestrator.trials import Group, TrialRecord, TrialState, value_of
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def _columns(points: Iterable[tuple[float, float, TrialRecord]]) -> tuple[list[f
 
 def log_axis(values: Sequence[float]) -> dict[str, Any]:
     """Return a logarithmic axis for positive values that differ a lot."""
-    if values and min(values) > 0 and max(values) / min(values) > 5:
+    if wants_log(values):
         return log_ticks(min(values), max(values))
     return {}
 

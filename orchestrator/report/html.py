@@ -154,7 +154,7 @@ def write_page(
 
 def _meta(facts: Facts) -> str:
     spec, trials = facts.spec, facts.trials
-    goals = " and ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)
+    goals = " and ".join(metric.words for metric in spec.metrics)
     parts = [goals, f"method {spec.method.name}", count(len(trials), "trial")]
     if facts.state:
         parts.append(facts.state)

@@ -91,6 +91,7 @@ class SweepComparison:
             "sweeps": [side.name for side in self.sides],
             "metric": self.metric,
             "goal": self.goal,
+            "at": self.spec.metric.at.to_json(),
             "bests": {name: row and row_json(row) for name, row in self.bests.items()},
             "differences": [{"what": key, "values": list(values)} for key, values in self.differences.items()],
             "curves": {
@@ -131,11 +132,11 @@ def compare_sweeps(sides: Sequence[Side], *, target: float | None = None) -> Swe
         Problem(
             key="SWEEP",
             value=side.name,
-            rule=f"ranks by {side.spec.metric.goal} {side.spec.metric.name}, and {sides[0].name} by "
-            f"{first.goal} {first.name}; only sweeps with one ranking metric can be compared",
+            rule=f"ranks by {side.spec.metric.words}, and {sides[0].name} by {first.words}; only sweeps with one "
+            "ranking metric can be compared",
         )
         for side in sides[1:]
-        if (side.spec.metric.name, side.spec.metric.goal) != (first.name, first.goal)
+        if side.spec.metric.words != first.words
     ]
     names = [side.name for side in sides]
     problems += [
@@ -259,18 +260,18 @@ def _against_each_other(bests: Mapping[str, Row | None], goal: str) -> dict[str,
 
 def _path(ledger: Ledger, spec: SweepSpec) -> Iterable[Reached]:
     """Yield the best value so far with the cost of all work until then, in the order of the reports."""
-    metric, goal = spec.metric.name, spec.metric.goal
+    goal = spec.metric.goal
     points = [
-        (point.order, history.id, step, point, history.birth.gpu)
+        (point.order, history.id, step, point, history.birth.gpu, scores[step])
         for history in ledger.histories()
+        for scores in [history.scores()]
         for step, point in history.points.items()
         if point.order  # of another sweep otherwise, and free
     ]
     best, seconds, gpu, seen = math.nan, 0.0, 0.0, set[str]()
-    for _, trial, step, point, share in sorted(points, key=lambda found: found[0]):
+    for _, trial, step, point, share, value in sorted(points, key=lambda found: found[0]):
         seconds, gpu = seconds + point.seconds, gpu + point.seconds * share
         seen.add(trial)
-        value = point.metrics.get(metric, math.nan)
         if math.isfinite(value) and (math.isnan(best) or better(value, best, goal)):
             best = value
             yield Reached(best, trial, step, len(seen), seconds, gpu / 3600)

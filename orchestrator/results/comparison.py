@@ -13,7 +13,7 @@ from orchestrator.results.effect_text import effect_text
 from orchestrator.results.leaderboard_rows import Row, compared_by_ratio, unranked
 from orchestrator.results.leaderboard_text import bad_seeds_text, interval_text, state_text
 from orchestrator.statistics import ALPHA, Effect, mean_ci, paired_effect
-from orchestrator.trials import Group, TrialRecord, better, group_by_config
+from orchestrator.trials import At, Group, TrialRecord, better, group_by_config
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +28,8 @@ class Comparison:
     sweep: str
     metric: str
     goal: str
+    at: At
+    """Which reports count."""
     sides: tuple[Row, Row]
     differences: dict[str, tuple[Any, Any]]
     """The swept keys that differ, with both values; None where a side has none."""
@@ -43,6 +45,7 @@ class Comparison:
             "sweep": self.sweep,
             "metric": self.metric,
             "goal": self.goal,
+            "at": self.at.to_json(),
             "trials": [_side(row) for row in self.sides],
             "differences": [{"key": key, "values": list(values)} for key, values in self.differences.items()],
             "same": self.same,
@@ -109,6 +112,7 @@ def compare(spec: SweepSpec, trials: Sequence[TrialRecord], first: str, second: 
         sweep=spec.name,
         metric=metric.name,
         goal=metric.goal,
+        at=metric.at,
         sides=(a, b),
         differences={n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)},
         same={name: left[name] for name in names if name in left and left[name] == right.get(name)},
@@ -135,7 +139,7 @@ def compare_table(spec: SweepSpec, found: Comparison, *, rows: int = 12) -> Rend
     for side in found.sides:
         table.add_column(f"trial {side.trial}", justify="right", no_wrap=True)
     table.add_row("state", *(state_text(side) for side in found.sides))
-    table.add_row(found.metric, *(interval_text(side) for side in found.sides), style="bold")
+    table.add_row(f"{found.metric}{found.at.words}", *(interval_text(side) for side in found.sides), style="bold")
     table.add_row("seeds", *(str(side.n) for side in found.sides), end_section=True)
     for key, values in found.differences.items():
         table.add_row(key, *(number(value) for value in values))

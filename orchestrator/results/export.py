@@ -32,10 +32,10 @@ AFTER = (
 def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
     """Return all trials, replicates too, as CSV with a header; an empty cell is a value that does not exist.
 
-    The columns: who and how it ended; the metrics at the last report; the swept keys; the sweep's metrics at each
-    step as `eval/fid_1nfe@500`; times (unix seconds) and costs; every report as JSON in `reports`.
+    The columns: who and how it ended; the metrics at the report that counts (`metric.at`); the swept keys; the sweep's
+    metrics at each step as `eval/fid_1nfe@500`; times (unix seconds) and costs; every report as JSON in `reports`.
     """
-    finals = list(dict.fromkeys(name for trial in trials for name in _last(trial)))
+    finals = list(dict.fromkeys(name for trial in trials for name in _final(spec, trial)))
     finals.sort(key=lambda name: [metric.name for metric in spec.metrics].count(name), reverse=True)
     steps = sorted({step for trial in trials for step in trial.reports})
     curve = [(metric.name, step) for metric in spec.metrics for step in steps]
@@ -44,7 +44,7 @@ def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*BEFORE, *finals, *swept, *(f"{name}@{step}" for name, step in curve), *AFTER])
     for trial in trials:
-        last = _last(trial)
+        last = _final(spec, trial)
         row: list[Any] = [trial.id, trial.config_id, trial.replicate, trial.seed, trial.state.value]
         row += [trial.failure.kind if trial.failure else None, trial.steps]
         row += [last.get(name) for name in finals]
@@ -57,8 +57,10 @@ def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
     return out.getvalue()
 
 
-def _last(trial: TrialRecord) -> dict[str, float]:
-    return trial.reports[max(trial.reports)] if trial.reports else {}
+def _final(spec: SweepSpec, trial: TrialRecord) -> dict[str, float]:
+    """Return the metrics at the report that counts, the ranking one as it was judged."""
+    judged = {} if trial.metric is None or len(spec.metrics) > 1 else {spec.metric.name: trial.metric}
+    return {**trial.judged, **judged}
 
 
 def _cell(value: Any) -> Any:

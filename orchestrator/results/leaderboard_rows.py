@@ -59,7 +59,7 @@ class Row:
 
     @property
     def metric(self) -> float | None:
-        """The ranking metric at the last report of that run."""
+        """What that run is judged by: the ranking metric, by default at its last report (`metric.at`)."""
         return value_of(self.group.searched)
 
     @property
@@ -94,7 +94,7 @@ class Row:
 
     @property
     def checkpoint(self) -> str | None:
-        """The last checkpoint of its run in the search."""
+        """The checkpoint of its run in the search: the last one, with `metric.at: best` that of the best report."""
         return self.group.searched.checkpoint
 
     @property
@@ -212,7 +212,7 @@ def leaderboard(spec: SweepSpec, trials: Iterable[TrialRecord], run_ids: Mapping
                 vs_best=effect,
                 p_value_vs_best=p,
                 tied_with_best=tied if row.interval else None,
-                metrics={name: interval.mean for name in goals if (interval := row.group.interval(name))},
+                metrics={name: i.mean for name in goals if (i := row.group.interval(name if several else None))},
                 front=fronts.get(row.trial) if several else None,
                 run_id=(run_ids or {}).get(row.trial),
                 estimate=known.configurations.get(row.group.searched.config_id) if known else None,

@@ -172,7 +172,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], *, gap: int) -> Table
 
 
 def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brief: bool) -> Iterator[str]:
-    parts = [", ".join(f"{metric.goal} {metric.name}" for metric in spec.metrics)]
+    parts = [", ".join(metric.words for metric in spec.metrics)]
     if any(row.ci95 for row in rows):
         parts.append("± is the 95 % interval of the mean over n seeds")
     if len(shown) < len(rows):

@@ -107,7 +107,7 @@ def _curves(spec: SweepSpec, trials: Sequence[TrialRecord]) -> dict[str, Curve]:
             length=length,
             rungs=tuple(spec.rungs_before(length, trial.values)),
             steps=steps,
-            values=[value[step] for step in steps],
+            values=list(spec.metric.scores({step: value[step] for step in steps}).values()),
             order=[0] * len(steps),
             group=None if key is None else str(trial.values.get(key)),
         )

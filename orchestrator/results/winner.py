@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from meanflow_core.config import TrainConfig, load_config, read_yaml, with_values
 from meanflow_core.errors import ConfigError, Problem, nearest
 from orchestrator.spec import flat, put
+from orchestrator.trials import LAST
 
 if TYPE_CHECKING:
     from orchestrator.results.leaderboard_rows import Row
@@ -118,6 +119,7 @@ def _chosen(
         "trial": trial,
         "metric": spec.metric.name,
         "goal": spec.metric.goal,
+        **({} if spec.metric.at == LAST else {"at": spec.metric.at.to_json()}),
         "value": row.metric,
         "mean": row.mean,
         "ci95": list(row.ci95) if row.ci95 else None,

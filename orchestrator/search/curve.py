@@ -25,14 +25,21 @@ class Curve:
     steps: list[int] = field(default_factory=list)
     """Ascending."""
     values: list[float] = field(default_factory=list)
+    """The trial's score after each report: what it is judged by."""
     order: list[int] = field(default_factory=list)
     """The position of each report among all reports of the sweep."""
     group: Hashable = None
     first: int = 0
+    reported: list[float] = field(default_factory=list)
+    """The value in each report; left out: the same as `values`."""
+
+    def __post_init__(self) -> None:
+        self.reported = self.reported or list(self.values)
 
     def add(self, step: int, value: float, order: int) -> None:
-        """Append the next report."""
+        """Append the next report, its value for its score too."""
         self.steps.append(step)
+        self.reported.append(value)
         self.values.append(value)
         self.order.append(order)
 

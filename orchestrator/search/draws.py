@@ -84,9 +84,9 @@ def seed_at(seed: int, position: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{position}".encode()).digest()[:4], "big") >> 1
 
 
-def independent(space: Space, seed: int, position: int) -> dict[str, Any]:
-    """Return an allowed combination, each value drawn by itself."""
-    return space.draw(random.Random(seed_at(seed, position)).random)
+def independent(space: Space, seed: int, position: int, power: float = 0.0) -> dict[str, Any]:
+    """Return an allowed combination, each value drawn by itself: from its distribution times prior ^ power."""
+    return space.draw(random.Random(seed_at(seed, position)).random, power=power)
 
 
 class Sobol:
@@ -102,10 +102,10 @@ class Sobol:
         self._seed = seed_at(seed, -1)
         self._names = [parameter.name for parameter in space.parameters if parameter.kind != "constant"]
 
-    def at(self, position: int) -> dict[str, Any]:
-        """Return the combination at a position of the sequence."""
+    def at(self, position: int, power: float = 0.0) -> dict[str, Any]:
+        """Return the combination at a position of the sequence, moved to where the priors ^ power say."""
         unit = dict(zip(self._names, self._point(position), strict=True))
-        return self._space.suggest(lambda parameter: parameter.from_unit(unit[parameter.name]))
+        return self._space.suggest(lambda parameter: parameter.believed(unit[parameter.name], power))
 
     def _point(self, position: int) -> list[float]:
         from scipy.stats import qmc

@@ -27,6 +27,10 @@ SMALL = 100_000
 """A space of at most this many combinations is searched through for what is left."""
 
 
+USUAL, BEGINS = 40, 4
+"""Trials that a sweep counts with that has no `run_cap`; draws in which priors have their full power, at least."""
+
+
 class Method(ABC):
     """A search method. What the class says holds for every sweep; an object of it is the search of one.
 
@@ -48,6 +52,8 @@ class Method(ABC):
     """Whether a result of another sweep can stand for one of its trials."""
     population: ClassVar[bool] = False
     """Whether its trials train together: each waits at every report for the others, and `exploits` is asked."""
+    believes: ClassVar[bool] = True
+    """Whether it makes use of priors."""
     tries: ClassVar[int] = TRIES
     """Proposals that may be forbidden or known before the method is overruled by a draw without a model."""
 
@@ -107,7 +113,27 @@ class Method(ABC):
 
     def free(self, position: int) -> dict[str, Any]:
         """Return the combination of a draw that looks at no results."""
-        return independent(self.space, self.sweep.seed, position)
+        return independent(self.space, self.sweep.seed, position, self.belief(position))
+
+    def belief(self, position: int, count: int | None = None) -> float:
+        """Return the power of the priors in one draw.
+
+        Every second draw leaves them out, which the paper's do not: a wrong prior costs about half of the draws then,
+        and not most of the sweep (measured: benchmarks/priors_on_curves.py).
+
+        Args:
+            position: of the draw.
+            count: the step of the search by which it fades; None: the position tells.
+        """
+        return self.fading(position + 1 if count is None else count) if position % 2 == 0 else 0.0
+
+    def fading(self, count: int) -> float:
+        """Return the power of the priors at the search's `count`-th step: beta / count, at most 1 (piBO's, Eq. 6).
+
+        beta is a tenth of the trials that the sweep may have, as in the paper's experiments; in a short sweep `BEGINS`.
+        """
+        beta = max(BEGINS, (self.sweep.run_cap or USUAL) / 10)
+        return min(1.0, beta / count) if self.space.believes else 0.0
 
     def params(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, BaseDistribution]]:
         """Return the values as Optuna's parameters, (value, distribution) by name; those out of range are left out."""

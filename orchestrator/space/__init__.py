@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.space.parameter import Kind as Kind
     from orchestrator.space.parameter import Parameter as Parameter
     from orchestrator.space.parameter import on_lattice as on_lattice
+    from orchestrator.space.prior import Prior as Prior
     from orchestrator.space.search_space import Space as Space
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from orchestrator.space.condition import Predicate, same
+from orchestrator.space.prior import Prior
 
 Kind = Literal["constant", "categorical", "int", "float", "normal", "beta"]
 
@@ -41,6 +42,7 @@ class Parameter:
         b: second shape of `beta`.
         when: it exists only where this holds.
         members: the keys of a zipped parameter; empty for others.
+        prior: where its best value is believed to be; None: nothing is known.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Parameter:
     b: float = 1.0
     when: Predicate = ()
     members: tuple[str, ...] = ()
+    prior: Prior | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,6 +128,14 @@ class Parameter:
 
         return self._clip(float(betaincinv(self.a, self.b, u)))
 
+    def believed(self, u: float, power: float) -> Any:
+        """Return the value at quantile `u` of what is believed: of its distribution times prior ^ power."""
+        return self.from_unit(u if self.prior is None else self.prior.moved(u, power))
+
+    def log_prior(self, value: Any) -> float:
+        """Return the logarithm of the prior's density at a value, relative to its distribution; 0 without a prior."""
+        return 0.0 if self.prior is None else self.prior.log_density(self.to_unit(value))
+
     def to_unit(self, value: Any) -> float:
         """Return a quantile of `value`: `from_unit(to_unit(v))` is v again (the middle of a discrete cell).
 
@@ -187,14 +198,19 @@ class Parameter:
         if self.choices:
             shown = ", ".join(_short(choice) for choice in self.choices[:8]) + (", ..." if self.size > 8 else "")
             weights = f"  p = {', '.join(f'{p:g}' for p in self.probabilities)}" if self.probabilities else ""
-            return (shown if self.kind != "constant" else f"always {shown}") + weights
+            return (shown if self.kind != "constant" else f"always {shown}") + weights + self._told
         shape = {"normal": f" mu {self.mu:g} sigma {self.sigma:g}", "beta": f" a {self.a:g} b {self.b:g}"}.get(
             self.kind, ""
         )
         ends = ""
         if self.low is not None or self.high is not None:
             ends = f" {'' if self.low is None else f'{self.low:g} '}..{'' if self.high is None else f' {self.high:g}'}"
-        return f"{self.distribution}{shape}{ends}" + (f" in steps of {self.step:g}" if self.step else "")
+        grain = f" in steps of {self.step:g}" if self.step else ""
+        return f"{self.distribution}{shape}{ends}{grain}{self._told}"
+
+    @property
+    def _told(self) -> str:
+        return "" if self.prior is None else f"  prior {self.prior.text}"
 
     # -------------------------------------------------------------------------------------------- helpers
 

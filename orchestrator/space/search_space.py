@@ -50,21 +50,32 @@ class Space:
                 values |= parameter.assign(parameter.choices[0] if constant else chooser(parameter))
         return values
 
-    def draw(self, uniform: Callable[[], float], attempts: int = 10_000) -> dict[str, Any]:
+    def draw(self, uniform: Callable[[], float], attempts: int = 10_000, *, power: float = 0.0) -> dict[str, Any]:
         """Choose at random among the allowed combinations.
 
         Args:
             uniform: returns the next number in [0, 1).
+            power: of the priors; 0 leaves them out.
             attempts: draws after which it is given up.
 
         Raises:
             ConfigError: `forbid` left nothing in `attempts` draws.
         """
         for _ in range(attempts):
-            values = self.suggest(lambda parameter: parameter.from_unit(uniform()))
+            values = self.suggest(lambda parameter: parameter.believed(uniform(), power))
             if self.allowed(values):
                 return values
         raise ConfigError([Problem(key="forbid", rule=f"forbids all of {attempts} combinations drawn at random")])
+
+    def log_prior(self, values: Mapping[str, Any]) -> float:
+        """Return the logarithm of the density that the priors give a combination; what has none counts as 0."""
+        told = (p for p in self.parameters if p.prior is not None and p.name in values)
+        return math.fsum(parameter.log_prior(values[parameter.name]) for parameter in told)
+
+    @property
+    def believes(self) -> tuple[Parameter, ...]:
+        """The parameters that have a prior."""
+        return tuple(parameter for parameter in self.parameters if parameter.prior is not None)
 
     def allowed(self, values: Mapping[str, Any]) -> bool:
         """Whether no `forbid` matches. A condition on a key without a value never holds."""

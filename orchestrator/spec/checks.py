@@ -154,6 +154,8 @@ def check_together(reader: Reader, spec: SweepSpec) -> None:
             continue  # it is there, and wrong
         path = reader.place(key) if section == "parameters" and key else (section,)
         reader.wrong(path, problem.rule, problem.value, close=problem.nearest)
+    for parameter in () if spec.method.believes else spec.space.believes:
+        reader.note((*reader.place(parameter.name), "prior"), f"is not used: {spec.method.name} has no use for one")
     for text in spec.method.notes(spec):
         reader.note(("method",), text)
     if spec.builtin_trainer and spec.resources.gpu > 1 and spec.resources.gpu.is_integer():  # others are wrong already

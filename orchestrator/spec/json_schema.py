@@ -21,6 +21,7 @@ from orchestrator.spec.read_parameters import DISTRIBUTIONS
 from orchestrator.spec.read_settings import NOT_NEEDED, keys_of
 from orchestrator.spec.settings import Budget, Metric, Resources
 from orchestrator.spec.sweep_file import BUILTIN_TRAINERS, KEYS
+from orchestrator.trials import MEAN
 
 Schema = dict[str, Any]
 
@@ -55,7 +56,10 @@ _PARAMETER_DOCS: dict[str, str] = {
     "b": "Second shape parameter of a beta distribution.",
     "when": "The parameter exists only where these keys have these values.",
     "parameters": "Parameters below this key.",
+    "prior": "Where the best value is thought to be: center and spread, a distribution, or `published`.",
 }
+_LAW = ("probabilities", "min", "max", "distribution", "mu", "sigma", "q", "a", "b")
+"""Keys of a prior that is a distribution."""
 
 
 def sweep_schema() -> Schema:
@@ -146,6 +150,9 @@ def _definitions() -> dict[str, Schema]:
     parameter["values"] |= _or_empty({"type": "array", "minItems": 1, "uniqueItems": True})
     parameter["probabilities"] |= _or_empty({"type": "array", "items": _NUMBER | _ABOVE_ZERO})
     parameter["distribution"] |= _or_empty({"enum": list(DISTRIBUTIONS)})
+    centre = _object({"center": _NUMBER, "spread": _NUMBER | _ABOVE_ZERO}, required=["center", "spread"])
+    law = _object({key: dict(parameter[key]) for key in _LAW}) | {"minProperties": 1}
+    parameter["prior"] |= _or_empty({"anyOf": [{"enum": ["published"]}, centre, law]})
     parameter["when"] |= _or_empty({"$ref": "#/$defs/conditions"})
     parameter["parameters"] |= _or_empty({"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}})
     needs: list[Schema] = [{"required": list(keys)} for keys in (("value",), ("values",), ("min", "max"))]
@@ -161,6 +168,9 @@ def _definitions() -> dict[str, Schema]:
             Metric,
             {
                 "name": _TEXT,
+                "at": {
+                    "anyOf": [{"enum": ["last", "best"]}, _object({MEAN: {"type": "integer", "minimum": 1}}, [MEAN])]
+                },
                 "impute": {"enum": ["worst"], "deprecated": True},
                 "impute_while_running": {"enum": [False], "deprecated": True},
             },
@@ -185,7 +195,7 @@ def _program() -> Schema:
         "steps": {"type": "integer", "minimum": 1, "description": "The last step that it reports, if that is known."},
         "folder": {**_TEXT, "description": "Its working folder, relative to this file."},
     }
-    return {"type": "object", "minProperties": 1, "properties": shapes, "additionalProperties": False}
+    return _object(shapes) | {"minProperties": 1}
 
 
 def _early_terminate() -> Schema:
@@ -220,13 +230,12 @@ def _record(cls: type, other: Mapping[str, Schema] | None = None, *, required: l
     shapes = {key: _typed(annotation) for key, annotation in own.items()} | dict(other or {})
     shapes = {key: shape if key in needed else _or_empty(shape) for key, shape in shapes.items()}
     described = {key: {**shape, **({"description": docs[key]} if key in docs else {})} for key, shape in shapes.items()}
-    return {
-        "type": "object",
-        "description": inspect.getdoc(cls),
-        "properties": described,
-        "required": needed,
-        "additionalProperties": False,
-    }
+    return _object(described, needed) | {"description": inspect.getdoc(cls)}
+
+
+def _object(shapes: Mapping[str, Schema], required: list[str] | None = None) -> Schema:
+    needed = {} if required is None else {"required": required}
+    return {"type": "object", "properties": dict(shapes), "additionalProperties": False, **needed}
 
 
 def _or_empty(shape: Schema) -> Schema:

@@ -198,7 +198,8 @@ def read_program(
     for key in ("program", "command"):
         if content.get(key) is not None and block.get(key) is not None:
             reader.wrong((*at, key), f"stands beside the `{key}` of the file; keep one", block[key])
-    places: dict[str, Place] = {key: (key,) if content.get(key) is not None else (*at, key) for key in KEYS}
+    top = {key for key in ("program", "command") if content.get(key) is not None}  # `metrics` there are the sweep's
+    places: dict[str, Place] = {key: (key,) if key in top else (*at, key) for key in KEYS}
     said = {key: content.get(key) if len(places[key]) == 1 else block.get(key) for key in KEYS}
     program = reader.text(places["program"], said["program"], "") or None
     command = _command(reader, places["command"], said["command"], program)

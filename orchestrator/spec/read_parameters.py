@@ -9,6 +9,7 @@ from typing import Any
 
 from meanflow_core.errors import nearest
 from orchestrator.space import Kind, Parameter, on_lattice, same
+from orchestrator.spec.read_prior import with_prior
 from orchestrator.spec.reader import LARGEST, Path, Reader
 
 RANGE = ("min", "max")
@@ -36,7 +37,20 @@ EXPONENTS = {
     "inv_log_uniform": "log_uniform_values",
     "q_log_uniform": "q_log_uniform_values",
 }
-PARAMETER_KEYS = ("distribution", "value", "values", "probabilities", *RANGE, "mu", "sigma", "q", "a", "b", "when")
+PARAMETER_KEYS = (
+    "distribution",
+    "value",
+    "values",
+    "probabilities",
+    *RANGE,
+    "mu",
+    "sigma",
+    "q",
+    "a",
+    "b",
+    "when",
+    "prior",
+)
 
 
 @dataclass
@@ -102,7 +116,7 @@ def _parameter(reader: Reader, path: Path, key: str, definition: Mapping[str, An
     for missing in [word for word in needed if word not in definition]:
         reader.wrong(path, f"`{name}` needs `{missing}`")
     for word in definition:
-        if word in PARAMETER_KEYS and word not in (*needed, *allowed, "distribution", "when"):
+        if word in PARAMETER_KEYS and word not in (*needed, *allowed, "distribution", "when", "prior"):
             reader.wrong((*path, word), f"is not a key of `{name}`, which has {', '.join((*needed, *allowed))}")
     if len(reader.problems) > before:
         return None
@@ -112,6 +126,8 @@ def _parameter(reader: Reader, path: Path, key: str, definition: Mapping[str, An
         parameter = _shaped(reader, path, key, name, definition)
     else:
         parameter = _range(reader, path, key, name, definition)
+    if parameter is not None and len(reader.problems) == before and "prior" in definition:
+        parameter = with_prior(reader, (*path, "prior"), parameter, definition["prior"], _parameter)
     return parameter if len(reader.problems) == before else None
 
 

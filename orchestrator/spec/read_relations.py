@@ -143,7 +143,9 @@ def _zipped(reader: Reader, draft: SpaceDraft, content: Any) -> dict[str, Parame
 def _alike(reader: Reader, path: Path, members: list[Parameter]) -> bool:
     first = members[0]
     for member in members:
-        if member.kind != "categorical" or member.probabilities:
+        if member.prior is not None:
+            reader.wrong(path, f"{member.name} has a `prior`, which is of one key alone; leave it out", str(member))
+        elif member.kind != "categorical" or member.probabilities:
             reader.wrong(path, f"{member.name} has no plain list of `values` to be zipped", str(member))
         elif first.kind == "categorical" and member.size != first.size:
             lengths = f"{member.name} has {member.size} values but {first.name} has {first.size}"

@@ -8,11 +8,14 @@ from dataclasses import asdict, fields
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from meanflow_core.errors import nearest
 from orchestrator.limits import Limits
 from orchestrator.search import RULES, Replicates, Rule
 from orchestrator.spec.names import check_key
+from orchestrator.spec.program import is_program
 from orchestrator.spec.reader import Path, Reader
 from orchestrator.spec.settings import Budget, Metric, Resources
+from orchestrator.trials import LAST, MEAN, At
 
 # What W&B's files hold and a sweep here has no use for: said, and otherwise passed over.
 NOT_NEEDED: dict[str, str] = {
@@ -62,18 +65,23 @@ def read_metrics(reader: Reader, content: Mapping[str, Any]) -> tuple[Metric, ..
             reader.wrong(("metrics",), "needs at least two; for one write `metric`")
         found = tuple(_metric(reader, ("metrics", str(i)), entry) for i, entry in enumerate(entries))
         names = [metric.name for metric in found]
+        for index, metric in enumerate(found):
+            if metric.at != LAST:  # the best values of several metrics are of several reports, and of no one model
+                rule = "several metrics are those of one report, the last one; leave it out with `metrics`"
+                reader.wrong(("metrics", str(index), "at"), rule, metric.at.to_json())
         for index, name in enumerate(names):
             if name in names[:index]:
                 reader.wrong(("metrics", str(index), "name"), "duplicate metric", name)
         return found or (Metric(name="eval/fid_1nfe"),)
     if content.get("metric") is None:
-        reader.wrong(("metric",), "is missing: what is optimised? e.g. {name: eval/fid_1nfe, goal: minimize}")
+        name = "loss" if is_program(content) else "eval/fid_1nfe"
+        reader.wrong(("metric",), f"is missing: what is optimised? e.g. {{name: {name}, goal: minimize}}")
         return (Metric(name="eval/fid_1nfe"),)
     return (_metric(reader, ("metric",), content["metric"]),)
 
 
 def _metric(reader: Reader, path: Path, content: Any) -> Metric:
-    valid = ("name", "goal", "target")
+    valid = ("name", "goal", "target", "at")
     block = reader.mapping(path, content)
     reader.keys(path, {k: v for k, v in block.items() if not k.startswith("impute")}, valid)
     if block.get("impute") == "worst":
@@ -90,7 +98,23 @@ def _metric(reader: Reader, path: Path, content: Any) -> Metric:
     check_key(reader, (*path, "name"), name)
     goal = reader.choice((*path, "goal"), block.get("goal"), ("minimize", "maximize"), "minimize")
     target = reader.number((*path, "target"), block.get("target"))
-    return Metric(name=name, goal=cast(Literal["minimize", "maximize"], goal), target=target)
+    at = _at(reader, (*path, "at"), block.get("at"))
+    return Metric(name=name, goal=cast(Literal["minimize", "maximize"], goal), target=target, at=at)
+
+
+def _at(reader: Reader, path: Path, given: Any) -> At:
+    """Read which reports of a trial count: `last`, `best`, `{mean_of_last: k}`."""
+    if isinstance(given, Mapping):
+        block = reader.mapping(path, given, (MEAN,))
+        if not any(value is not None for value in block.values()):
+            reader.wrong(path, f"is empty; e.g. {{{MEAN}: 3}}")
+        return At(mean_of_last=reader.whole((*path, MEAN), block.get(MEAN), low=1) or 1)
+    if given is not None and given not in ("last", "best"):
+        rule = f"must be last, best or {{{MEAN}: 3}}, the mean of the last three reports"
+        words = ["last", "best", f"{{{MEAN}: 3}}"]
+        close = words[2] if "mean" in str(given) else nearest(str(given), words[:2])
+        reader.wrong(path, rule, given, close=close)
+    return At(best=given == "best")
 
 
 # ------------------------------------------------------------------------------------- blocks of plain keys

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from orchestrator.limits import Limits
+from orchestrator.trials import LAST, At, score, scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,21 @@ class Metric:
     goal: Literal["minimize", "maximize"] = "minimize"
     target: float | None = None
     """No new trial starts once a trial has reached it."""
+    at: At = LAST
+    """Which reports of a trial count."""
+
+    @property
+    def words(self) -> str:
+        """What is looked for: `minimize eval/fid_1nfe`, with `(best report)` where it is not the last one."""
+        return f"{self.goal} {self.name}{self.at.words}"
+
+    def score(self, values: Sequence[float], *, before: float | None = None) -> float:
+        """Return what a trial is judged by after these values; see `trials/scoring.py`."""
+        return score(values, self.at, self.goal, before=before)
+
+    def scores(self, reports: Mapping[int, float]) -> dict[int, float]:
+        """Return the same after each report of the metric, by step."""
+        return scores(reports, self.at, self.goal)
 
     def reached(self, value: float) -> bool:
         """Whether a value meets the target."""

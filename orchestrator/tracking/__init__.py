@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.run_files import share_file as share_file
     from orchestrator.tracking.tracker import MlflowTracker as MlflowTracker
     from orchestrator.tracking.tracker import Tracker as Tracker
+    from orchestrator.tracking.tracker import link_to_runs as link_to_runs
     from orchestrator.tracking.tracker import run_ids as run_ids
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

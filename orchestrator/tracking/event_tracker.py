@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from meanflow_core.errors import ConfigError
 from orchestrator.results import bad_seeds_text, best_so_far, best_text, leaderboard, verdict
-from orchestrator.tracking.mlflow_views import description, experiment_tags, trial_description
+from orchestrator.statistics import wants_log
+from orchestrator.tracking.mlflow_views import SCORE, description, experiment_tags, trial_description
 from orchestrator.tracking.run_writer import (
     FAILED,
     FINISHED,
@@ -23,7 +25,7 @@ from orchestrator.tracking.run_writer import (
     as_text,
     as_yaml,
 )
-from orchestrator.trials import better
+from orchestrator.trials import LAST, better
 
 if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
@@ -76,6 +78,8 @@ class EventTracker:
         self._ended: dict[str, TrialRecord] = {}
         self._ranked = 0
         self._least: float | None = None
+        self._log = False
+        self._pictures: dict[str, Mapping[str, str]] = {}
 
     @_never_raises
     def sweep_started(self, spec: SweepSpec, info: Mapping[str, Any]) -> None:
@@ -84,7 +88,7 @@ class EventTracker:
         self._environment = info.get("environment") or {}
         self._id = str(info.get("id", ""))
         new = self._sweep.begin(spec.name, spec.name)
-        params = {"method": spec.method.name, "metric": f"{spec.metric.goal} {spec.metric.name}"}
+        params = {"method": spec.method.name, "metric": spec.metric.words}
         self._sweep.params(params if spec.run_cap is None else {**params, "run_cap": str(spec.run_cap)})
         self._common_tags(self._sweep, "sweep")
         self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(spec)})
@@ -146,6 +150,7 @@ class EventTracker:
         """See `Tracker`."""
         self._run(trial_id).points([*rows, (step, {**metrics, "trial/steps": step})])
         self._run(trial_id).images(step, images)
+        self._pictures |= {trial_id: images} if images else {}
 
     @_never_raises
     def trial_paused(self, record: TrialRecord) -> None:
@@ -176,6 +181,8 @@ class EventTracker:
         spent = {"trial/steps": record.steps, "trial/busy_seconds": record.busy_seconds}
         if record.gpu_seconds:
             spent["trial/gpu_seconds"] = record.gpu_seconds
+        if record.metric is not None and self._known.metric.at != LAST:
+            spent[SCORE] = record.metric
         run.points([(record.steps, spent)])
         run.tags({"meansweep.state": state, "meansweep.reason": record.reason})
         if record.failure is not None:
@@ -183,6 +190,8 @@ class EventTracker:
             run.text("traceback.txt", record.failure.traceback or "")
         if record.checkpoint and state == "finished":
             run.folder("checkpoint", Path(record.checkpoint), limit=self._checkpoint_limit)
+        # Once more where the slider of MLflow's page of a run begins, which cannot be set.
+        run.images(0, {f"{name}/end": path for name, path in self._pictures.pop(record.id, {}).items()})
         run.set_status({"finished": FINISHED, "failed": FAILED}.get(state, KILLED))
         self._open.pop(record.id, None)
         self._rank(record)
@@ -256,6 +265,11 @@ class EventTracker:
         best = best_so_far(self._known, list(self._ended.values()))
         told = f"**Best so far:** {best_text(best)}." if best else ""
         trial = best.trial if best else ""
+        name, ended = self._known.metric.name, self._ended.values()
+        values = [report[name] for record in ended for report in record.reports.values() if name in report]
+        if (log := wants_log([value for value in values if math.isfinite(value)])) != self._log:
+            self._log = log
+            self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(self._known, log=log)})
         self._sweep.tags({"meansweep.best_trial": trial, "mlflow.note.content": description(self._known, told)})
 
     def _show_leaderboard(self, state: str) -> None:

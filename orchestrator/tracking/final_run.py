@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meanflow_core.config import write_yaml
 from orchestrator.paths import Home
+from orchestrator.spec import flat
 from orchestrator.tracking.mlflow_delivery import Delivery
 from orchestrator.tracking.mlflow_store import Sent, Store
 from orchestrator.tracking.mlflow_views import final_description
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.run_writer import FAILED, FINISHED, KILLED, RUNNING, RunWriter
+from orchestrator.tracking.run_writer import FAILED, FINISHED, KILLED, RUNNING, RunWriter, as_text
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.tracker import run_ids
 
@@ -28,30 +31,34 @@ class FinalRunLogger:
         folder: of the training, `HOME/final/NAME`; the outbox is in it.
         store: where to.
         name: of the training.
-        config: its configuration, with the evidence for it.
+        config: its configuration, with the evidence for it; of an own program the mapping that it gets.
         interval: seconds between deliveries.
     """
 
-    def __init__(self, folder: Path, store: Store, *, name: str, config: TrainConfig, interval: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, store: Store, *, name: str, config: TrainConfig | Mapping[str, Any],
+        interval: float = 1.0,
+    ) -> None:  # fmt: skip
         self._outbox = Outbox(folder / "outbox", write=True)
         self._run = RunWriter(self._outbox, FINAL)
-        evidence = config.evidence
+        facts = _facts(config)
+        evidence = facts.evidence
         sweep, trial = str(evidence.get("sweep", "")), str(evidence.get("trial", ""))
         params, parent = _origin(Home(folder.parents[1]), sweep, trial, store)
         self._run.begin(f"final {name}", sweep or "final", parent_id=parent)
-        self._run.params({**params, "seed": str(config.seed), "trainer.steps": str(config.trainer.steps)})
+        self._run.params({**params, **facts.params})
         environment = evidence.get("environment") or {}
         self._run.common_tags(sweep, "final", f"meansweep train {name}", environment)
         self._run.tags(
             {
                 "meansweep.trial": trial,
-                "meansweep.config_hash": config.hash(),
+                "meansweep.config_hash": facts.hash,
                 "meansweep.state": "running",
-                "mlflow.note.content": final_description(evidence, config.trainer.steps),
+                "mlflow.note.content": final_description(evidence, facts.steps),
             }
         )
-        self._run.text("config.yaml", config.to_yaml())
-        self._run.dataset(config.to_dict()["data"], str(environment.get("data", "")).rpartition(":")[2])
+        self._run.text("config.yaml", facts.yaml)
+        self._run.dataset(facts.data, str(environment.get("data", "")).rpartition(":")[2])
         self._run.set_status(RUNNING)
         self._sender = Sender(Delivery(self._outbox, store), interval=interval)
         self._sender.start()
@@ -77,6 +84,29 @@ class FinalRunLogger:
         if not self._sender.is_alive():
             self._outbox.close()
         return left
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is shown of a configuration."""
+
+    evidence: Mapping[str, Any]
+    params: dict[str, str]
+    hash: str
+    """Empty of a program, whose overrides are its own."""
+    steps: int | None
+    yaml: str
+    data: Mapping[str, Any] | None
+
+
+def _facts(config: TrainConfig | Mapping[str, Any]) -> _Facts:
+    if isinstance(config, Mapping):
+        given = flat({key: value for key, value in config.items() if key != "evidence"})
+        shown = {key: as_text(value) for key, value in given.items()}
+        return _Facts(config["evidence"], shown, "", None, write_yaml(config), None)
+    params = {"seed": str(config.seed), "trainer.steps": str(config.trainer.steps)}
+    content = config.to_dict()
+    return _Facts(config.evidence, params, config.hash(), config.trainer.steps, config.to_yaml(), content["data"])
 
 
 def _origin(home: Home, sweep: str, trial: str, store: Store) -> tuple[dict[str, str], str | None]:

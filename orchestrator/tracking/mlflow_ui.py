@@ -19,13 +19,13 @@ from orchestrator.credentials import without_password
 from orchestrator.ending import interrupt, on_signals
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect, quiet_mlflow
-from orchestrator.tracking.mlflow_views import VIEW_TAG, several_path, view_path
+from orchestrator.tracking.mlflow_views import PORT, VIEW_TAG, several_path, view_path
 
 START_SECONDS = 120.0
 """A first start creates the data base; on a slow disk that takes a while."""
 
 
-def serve(home: Home, host: str = "127.0.0.1", port: int = 5000, *, say: Callable[[str], None] = print) -> int:
+def serve(home: Home, host: str = "127.0.0.1", port: int = PORT, *, say: Callable[[str], None] = print) -> int:
     """Serve MLflow's pages until interrupted; where a server is already named by `MLFLOW_TRACKING_URI`, say so.
 
     Args:

@@ -6,7 +6,7 @@ the same runs in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from orchestrator.paths import Home
 from orchestrator.tracking.event_tracker import SWEEP, EventTracker
 from orchestrator.tracking.mlflow_delivery import Delivery
 from orchestrator.tracking.mlflow_store import Sent, Store
+from orchestrator.tracking.mlflow_views import PORT, ranking_metric, runs_path
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_writer import Points
 from orchestrator.tracking.sender import Sender
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.spec import SweepSpec
     from orchestrator.trials import TrialRecord
 
-__all__ = ["SWEEP", "EventTracker", "MemoryRun", "MemoryTracker", "MlflowTracker", "Tracker", "run_ids"]
+__all__ = ["SWEEP", "EventTracker", "MemoryRun", "MemoryTracker", "MlflowTracker", "Tracker", "link_to_runs", "run_ids"]
 
 
 class Tracker(Protocol):
@@ -193,6 +194,26 @@ class _MemorySink:
 
     def status(self, run: str) -> str | None:
         return self._status.get(run)
+
+
+def link_to_runs(paths: SweepPaths, spec: SweepSpec, configs: Collection[int]) -> str | None:
+    """Return the address of MLflow's charts of these configurations, with all their seeds; None: none has been sent.
+
+    Without a server of its own the store is shown by `meansweep ui`, at its usual address.
+
+    Args:
+        paths: the sweep's.
+        spec: the sweep.
+        configs: numbers of configurations.
+    """
+    store = Store.of(Home(paths.root.parents[1]))
+    sent = Sent.load(paths.outbox, store)
+    runs = [run for key, run in sent.runs.items() if key.partition(".")[0] in map(str, configs)]
+    if not runs or len(sent.experiments) != 1:
+        return None
+    (experiment,) = sent.experiments.values()
+    server = store.name.rstrip("/") if store.uri.startswith("http") else f"http://127.0.0.1:{PORT}"
+    return server + runs_path(experiment, runs, ranking_metric(spec), spec.metric.goal)
 
 
 def run_ids(paths: SweepPaths, store: Store | None = None) -> dict[str, str]:

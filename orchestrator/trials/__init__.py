@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from orchestrator.trials.protocol import OutcomeKind as OutcomeKind
     from orchestrator.trials.protocol import Report as Report
     from orchestrator.trials.protocol import Wait as Wait
+    from orchestrator.trials.scoring import LAST as LAST
+    from orchestrator.trials.scoring import MEAN as MEAN
+    from orchestrator.trials.scoring import At as At
+    from orchestrator.trials.scoring import best_of as best_of
+    from orchestrator.trials.scoring import score as score
+    from orchestrator.trials.scoring import scores as scores
     from orchestrator.trials.seeds import BadSeed as BadSeed
     from orchestrator.trials.seeds import Group as Group
     from orchestrator.trials.seeds import group_by_config as group_by_config

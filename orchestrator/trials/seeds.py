@@ -46,7 +46,7 @@ class Group:
         return ((self.searched,) if value_of(self.searched) is not None else ()) + (done if self.finished else ())
 
     def by_seed(self, metric: str | None = None) -> dict[int, float]:
-        """Return seed -> value of a metric at the last report (None: the ranking metric)."""
+        """Return seed -> value of a metric at the report that counts (None: the ranking value)."""
         values = {run.seed: value_of(run, metric) for run in self.runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -88,13 +88,13 @@ class Group:
 
 
 def value_of(record: TrialRecord, metric: str | None = None) -> float | None:
-    """Return a metric at a trial's last report if it is finite; `metric=None` is the ranking metric.
+    """Return a metric at the report of a trial that counts if it is finite; `metric=None` is the ranking value.
 
     A failed trial has no value, whatever it reported before it failed.
     """
     if record.state is TrialState.FAILED:
         return None
-    value = record.metric if metric is None else record.reports.get(max(record.reports, default=0), {}).get(metric)
+    value = record.metric if metric is None else record.judged.get(metric)
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -69,8 +69,12 @@ class TrialRecord:
     reports: dict[int, dict[str, float]] = field(default_factory=dict)
     """Evaluation metrics by step, ascending."""
     metric: float | None = None
-    """The ranking value: the first metric at the last report; None before the first one and for a failed trial."""
+    """The ranking value: the score by the first metric (`trials/scoring.py`), by default that of the last report; None
+    before the first one and for a failed trial."""
+    judged_step: int | None = None
+    """The step of the report that counts: with `at: best` the best one; None: the last one."""
     checkpoint: str | None = None
+    """The one of `judged_step` where there is one, else the last."""
     failure: Failure | None = None
     """Why the trial FAILED; None in every other state."""
     attempts: tuple[Failure, ...] = ()
@@ -90,6 +94,12 @@ class TrialRecord:
     """Why it ended, or waits."""
     labels: dict[str, Any] = field(default_factory=dict)
     """E.g. `reused`: the sweep and trial whose result this is; `drift`: what differs from the sweep's environment."""
+
+    @property
+    def judged(self) -> dict[str, float]:
+        """The metrics of the report that counts; empty before the first one."""
+        step = max(self.reports, default=0) if self.judged_step is None else self.judged_step
+        return self.reports.get(step, {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict; NaN and infinities stay as they are."""

@@ -9,10 +9,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meanflow_core.training import CheckpointError, load_checkpoint, save_checkpoint
+from meanflow_core.training import CheckpointError, Snapshot, load_checkpoint, save_checkpoint, take_snapshot
 from orchestrator.paths import TrialPaths
 from orchestrator.trials import Assignment
 from orchestrator.worker.storage import StorageError, delete, download, upload
@@ -22,6 +23,17 @@ KEPT = "checkpoints.json"
 _STEP = re.compile(r"step-[0-9]{8,}")
 OWNER = "meansweep.sweep"
 """In a checkpoint: the id of the sweep whose it is."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that is whole."""
+
+    name: str
+    """`step-00000090`."""
+    place: str
+    """Its folder or URL."""
+    bytes: int
 
 
 class CheckpointStore:
@@ -56,8 +68,18 @@ class CheckpointStore:
         Raises:
             StorageError: the disk or the store does not take it.
         """
-        if self._owner:
-            state = {**state, OWNER: self._owner}
+        return self.keep(self.write(step, self.copied(state)), metrics)
+
+    def copied(self, state: Mapping[str, Any]) -> Snapshot:
+        """Return a copy of a trainer's state, marked as this sweep's: what `write` takes while the trainer goes on."""
+        return take_snapshot({**state, OWNER: self._owner} if self._owner else state)
+
+    def write(self, step: int, state: Snapshot) -> Written:
+        """Write the state reached at `step`; it counts once `keep` has been told.
+
+        Raises:
+            StorageError: the disk or the store does not take it.
+        """
         target = self._paths.checkpoint(step)
         name = target.name
         if self._url is None:
@@ -65,16 +87,24 @@ class CheckpointStore:
                 save_checkpoint(target, state)
             except OSError as error:
                 raise StorageError(f"could not write {target}: {error}") from error
-            place, size = str(target), size_of(target)
-        else:
-            place = f"{self._url}/{name}"
-            with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
-                local = Path(scratch) / name
-                save_checkpoint(local, state)
-                upload(local, place)
-                size = size_of(local)
-        self._write_kept({**self._kept(), name: {"metrics": dict(metrics), "bytes": size, "place": place}})
-        return place
+            return Written(name, str(target), size_of(target))
+        place = f"{self._url}/{name}"
+        with tempfile.TemporaryDirectory(prefix="meansweep-checkpoint-") as scratch:
+            local = Path(scratch) / name
+            save_checkpoint(local, state)
+            upload(local, place)
+            return Written(name, place, size_of(local))
+
+    def keep(self, written: Written, metrics: Mapping[str, float]) -> str:
+        """Count a checkpoint among the trial's, with the metrics of its step, and return its place."""
+        entry = {"metrics": dict(metrics), "bytes": written.bytes, "place": written.place}
+        self._write_kept({**self._kept(), written.name: entry})
+        return written.place
+
+    def forget(self, written: Written) -> None:
+        """Delete a checkpoint that never was counted."""
+        if written.name not in self._kept():
+            self._delete(written.name, {written.name: {"place": written.place}})
 
     def load(self, place: str) -> dict[str, Any]:
         """Return the state kept at `place` (a folder or a URL).
@@ -96,7 +126,8 @@ class CheckpointStore:
         for name in [name for name in kept if name > first_new or start == 0]:
             self._delete(name, kept)
         self._write_kept(kept)
-        for torn in self._paths.checkpoints.glob(".*.tmp"):
+        uncounted = (path for path in self._paths.checkpoints.glob("step-*") if path.name > first_new)
+        for torn in (*self._paths.checkpoints.glob(".*.tmp"), *uncounted):
             shutil.rmtree(torn, ignore_errors=True)
 
     def keep_best_and_last(self, metric: str | None, goal: str = "minimize") -> None:

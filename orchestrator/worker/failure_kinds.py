@@ -29,27 +29,48 @@ _TYPES: dict[str, OutcomeKind] = {
     "CheckpointError": "infrastructure",
     "StorageError": "infrastructure",  # whatever the store says is no bug of the code
     "DistError": "infrastructure",
+    # Of Ray, where what a trial asks for is lost with its node. What a task of the code raises is none of these.
+    **dict.fromkeys(("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError"), "infrastructure"),
+    **dict.fromkeys(
+        ("RaySystemError", "LocalRayletDiedError", "ObjectStoreFullError", "OutOfDiskError"), "infrastructure"
+    ),
 }
 _MESSAGES: tuple[tuple[OutcomeKind, str], ...] = (
     # Mistakes that come in the clothes of a sick machine.
     ("bug", r"Duplicate GPU detected|device-side assert|no kernel image is available|driver version is insufficient"),
-    # Memory. cuDNN and cuBLAS cannot make their handles where none is left.
-    ("oom", r"out of memory|can(?:'|no)t allocate memory|CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)"),
+    # Memory. Libraries cannot make their handles where none is left, and the allocator's own report of it may fail.
+    ("oom", r"out of memory|can(?:'|no)t allocate memory|NVML_SUCCESS == .*INTERNAL ASSERT FAILED"),
     ("oom", r"\bMemoryError\b"),  # of a program's traceback
-    ("oom", r"CUDNN_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)"),
+    ("oom", r"(?:CU|HIP)[A-Z]+_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)"),
+    ("oom", r"CUFFT_ALLOC_FAILED|rocblas_status_memory_error|miopenStatusAllocFailed|valid cuDNN algorithm to run"),
     # The device, or its driver.
     ("infrastructure", r"device\(s\) is/are busy or unavailable|system not yet initialized|hardware stack error"),
-    ("infrastructure", r"no CUDA GPUs are available|no CUDA-capable device|GPU is lost|fallen off the bus"),
+    ("infrastructure", r"no (?:CUDA|HIP) GPUs are available|no (?:CUDA|ROCm)-capable device|hipErrorNoDevice"),
+    ("infrastructure", r"GPU is lost|fallen off the bus|Found no NVIDIA driver|unsupported display driver"),
+    ("infrastructure", r"driver/library version mismatch|forward compatibility was attempted on non supported HW"),
     ("infrastructure", r"driver initialization failed|initialization error|driver shutting down|NVLink"),
-    ("infrastructure", r"uncorrectable ECC|unspecified launch failure|mapping of buffer object failed"),
+    ("infrastructure", r"uncorrectable ECC|unspecified launch failure|mapping of buffer object failed|\bXid\b"),
+    ("infrastructure", r"cudaError(?:DevicesUnavailable|SystemNotReady|ECCUncorrectable|HardwareStackError|NoDevice)"),
+    ("infrastructure", r"MPS (?:server|client)"),
     # What joins processes, and what they share.
     ("infrastructure", r"NCCL (?:error|timeout|failure)|NCCL watchdog|NCCL communicator was aborted|DistStoreError"),
-    ("infrastructure", r"communicator was aborted|bus error|insufficient shared memory|\(shm\)"),
-    ("infrastructure", r"killed by SIG(?:KILL|TERM|HUP|BUS)"),
-    ("infrastructure", r"Connection (?:reset|refused|closed) by peer|no space left|Too many open files"),
+    ("infrastructure", r"nccl(?:System|Internal|Remote|UnhandledCuda)Error|unhandled (?:system|cuda) error"),
+    ("infrastructure", r"collective operation timeout|NCCL operations have failed|communicator was aborted"),
+    ("infrastructure", r"store based barrier|Gloo connectFullMesh|timeout caused pair closure|Timed out waiting"),
+    ("infrastructure", r"bus error|insufficient shared memory|\(shm\)|received 0 items of ancdata"),
+    ("infrastructure", r"DataLoader worker .*exited unexpectedly|killed by SIG(?:KILL|TERM|HUP|BUS)"),
+    ("infrastructure", r"Connection (?:reset|refused|closed|timed out|aborted)|Broken pipe|(?:Read|Socket) timeout"),
+    ("infrastructure", r"No route to host|(?:Network|Host) is (?:unreachable|down)|Name or service not known"),
+    ("infrastructure", r"Temporary failure in name resolution|no space left|Too many open files|Stale file handle"),
+    ("infrastructure", r"Transport endpoint is not connected|Input/output error|Remote I/O error"),
 )
 _TABLE = tuple((kind, re.compile(pattern, re.I)) for kind, pattern in _MESSAGES)
-_DEVICE_ERROR = re.compile(r"^(?:CUDA|HIP|CUDA driver|cuDNN|CUBLAS|cuBLAS) error|CUDNN_STATUS_|CUBLAS_STATUS_", re.I)
+_DEVICE_ERROR = re.compile(
+    r"^(?:CUDA|HIP|CUDA driver|cuDNN|CUBLAS|cuBLAS|cuSOLVER|cuSPARSE|cuFFT|cuRAND|MIOpen|rocBLAS|hipBLAS) error"
+    r"|^Unexpected error from cuda|^Triton Error \[(?:CUDA|HIP)\]|miopenStatus|rocblas_status|CUFFT_"
+    r"|(?:CU|HIP)[A-Z]+_STATUS_",
+    re.I,
+)
 _PROGRAM = "import torch; x = torch.ones(64, 64, device='cuda'); assert float((x @ x).sum()) == 64**3"
 _PATIENCE = 90.0
 """Seconds for a new process to compute something on the device."""

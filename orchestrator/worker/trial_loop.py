@@ -26,6 +26,7 @@ from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.checkpoints import CheckpointStore
 from orchestrator.worker.program import run_program
+from orchestrator.worker.saving import Saving
 from orchestrator.worker.trainer_answers import as_metrics, as_rows, check_state, kept_from_leaving
 
 _LOADED: dict[str, set[str]] = {}
@@ -44,8 +45,10 @@ def run_trial(
 ) -> Iterator[Report]:
     """Train one trial from its checkpoint on and yield a report at each of its report steps.
 
-    At a report step the order is: evaluate, write the checkpoint (atomically), write the sample grid, yield. So a
-    report that was seen has its checkpoint; a process killed earlier repeats that stretch and nothing else. Asking
+    At a report step the order is: copy the state, evaluate and draw the sample grid while a thread writes the
+    checkpoint (atomically), wait for it, yield. A trainer whose evaluation changes its state
+    (`evaluation_changes_state`, assumed where it does not say) is copied after it. So a report that was seen has its
+    checkpoint; a process killed earlier repeats that stretch and nothing else. Asking
     for the next report says that the last one is recorded: only then are older checkpoints deleted (the best and the
     last are kept). After the last one the runner calls `tidy`.
 
@@ -55,7 +58,8 @@ def run_trial(
             `build_trainer` if None.
         clock: seconds, for the reports' durations.
         store: where checkpoints go; the trial's folder if None.
-        leader: False on the further workers of a trial with several: they train along, and neither write nor log.
+        leader: False on the further workers of a trial with several: they train along, and neither write nor log. Where
+            each worker holds its part of the weights (`collective`) they take part in what reads them.
 
     Raises:
         TrainingDiverged: also when an evaluation returns a metric of the sweep that is not finite.
@@ -78,19 +82,26 @@ def run_trial(
                 checkpoints.begin(assignment.start)
             with kept_from_leaving():
                 trainer = _ready(assignment, make_trainer or build_trainer, checkpoints)
-                if leader and assignment.keep_checkpoints:
+                takes_part = leader or getattr(trainer, "collective", False)
+                saves = takes_part and assignment.keep_checkpoints
+                if saves:
                     check_state(trainer.state_dict())
         step, facts, told = assignment.start, _facts(trainer), False
         for target in assignment.remaining:
-            with captured_output(log):
+            with captured_output(log), Saving(checkpoints if leader else None) as saving:
                 if leader:
                     checkpoints.keep_best_and_last(assignment.metric, assignment.goal)
                 with kept_from_leaving():
                     rows = as_rows(trainer.train(target - step), target)
+                    early = saves and not getattr(trainer, "evaluation_changes_state", True)
+                    if early:
+                        saving.begin(target, trainer.state_dict())
                     metrics = as_metrics(trainer.evaluate(), target, rows, assignment.metrics)
+                    if saves and not early:
+                        saving.begin(target, trainer.state_dict())
                 step = target
-                saved = _save(trainer, checkpoints, step, metrics) if leader and assignment.keep_checkpoints else None
-                images = _draw(trainer, paths, step) if leader else {}
+                images = _draw(trainer, paths if leader else None, step) if takes_part else {}
+                saved = saving.finish(metrics) if saves else None
                 _say(f"step {step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
             if not told and (loaded := _loaded(assignment.trainer, there)):
                 facts["loaded"] = loaded  # now: the first stretch may have imported more
@@ -184,20 +195,17 @@ def _ready(assignment: Assignment, make_trainer: MakeTrainer, checkpoints: Check
     return trainer
 
 
-def _save(trainer: Any, checkpoints: CheckpointStore, step: int, metrics: Mapping[str, float]) -> str:
-    with kept_from_leaving():
-        state = trainer.state_dict()
-    return checkpoints.save(step, state, metrics)
-
-
-def _draw(trainer: Any, paths: TrialPaths, step: int) -> dict[str, str]:
-    """Write the trainer's sample grid, if it has one, and return its path by name."""
+def _draw(trainer: Any, paths: TrialPaths | None, step: int) -> dict[str, str]:
+    """Write the trainer's sample grid, if it has one, and return its path by name; without paths, only take part."""
     if not hasattr(trainer, "sample_grid"):
         return {}
-    file = paths.images / f"samples-{step:08d}.png"
     try:
         with kept_from_leaving():
-            save_picture(file, trainer.sample_grid())
+            grid = trainer.sample_grid()
+        if paths is None:
+            return {}
+        file = paths.images / f"samples-{step:08d}.png"
+        save_picture(file, grid)
     except Exception as error:  # latents without a decoder, a device short of memory: no picture is worth a training
         _say(f"step {step}: no sample grid: {type(error).__name__}: {error}")
         return {}

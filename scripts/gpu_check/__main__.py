@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.gpu_check.attention import attention
+from scripts.gpu_check.casts import casts
 from scripts.gpu_check.check import Check, Setting, run_check
 from scripts.gpu_check.cost import cost, launches, warm_up
 from scripts.gpu_check.derivatives import derivatives
@@ -24,8 +25,10 @@ from scripts.gpu_check.memory import out_of_memory
 from scripts.gpu_check.numberless import numberless
 from scripts.gpu_check.precision import precision
 from scripts.gpu_check.ranks import ranks
+from scripts.gpu_check.ranks import shards as fsdp
 from scripts.gpu_check.rays import shares
 from scripts.gpu_check.reuse import recomputing, reuse
+from scripts.gpu_check.saving import saving
 from scripts.gpu_check.trainings import paired, resume
 from scripts.gpu_check.waits import waits
 
@@ -47,6 +50,9 @@ CHECKS = (
     Check("attention", "the tangent of attention is right and takes bounded memory", attention, 60),
     Check("memory", "running out of memory is called that, and the process trains on", out_of_memory, 40),
     Check("ranks", "two ranks train and evaluate as one process does", ranks, 90),
+    Check("fsdp", "two ranks that hold half of a network each train as one process, whatever the derivative", fsdp, 60),
+    Check("casts", "a bf16 step casts each weight once, with the bits of casting it at each use", casts, 30),
+    Check("saving", "a checkpoint is written while the training goes on, and is that of its step", saving, 30),
     Check("shares", "trials take what Ray granted them, and two halves of a GPU do not meet", shares, 90),
     Check("graphs", "compiled steps on CUDA graphs are the eager ones, and their memory comes back", graphs, 120),
     Check("reuse", "compiled trials of one worker share a graph, and leave it fit for the next", reuse, 90),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meanflow_core.derivative.rules  # noqa: F401 (registers the rules of layers)
+from meanflow_core.derivative import fused
 from meanflow_core.derivative.dual import RowDual
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import relative
@@ -29,8 +31,27 @@ def attention(setting: Setting) -> Figures:
         table[str(tokens)] = _case(setting, tokens, rows)
     largest = max(case["tangent_gib"] for case in table.values())
     wrong = [tokens for tokens, case in table.items() if not case["tangent_error"] < 2e-2]
-    figures = {"tokens": table, "backends": _backends(setting, max(cases))}
+    figures = {"tokens": table, "backends": _backends(setting, max(cases)), **_kernel(setting, max(cases))}
     return demand(figures, tangent_in_bounded_memory=largest <= TANGENT_GIB, tangent_right=not wrong)
+
+
+def _kernel(setting: Setting, tokens: int) -> dict[str, Any]:
+    """Say whether the kernel of the tangent is right here, by dtype, and what it takes beside the chunks."""
+    device = torch.device(setting.device)
+    kinds = (torch.float32, torch.float16, torch.bfloat16)
+    found: dict[str, Any] = {
+        "kernel_is_right": {str(kind): fused.kernel_is_right(device, kind, SIZE) for kind in kinds}
+    }
+    if found["kernel_is_right"][str(torch.bfloat16)] and setting.on_gpu:
+        parts = [torch.randn(2 * HEADS, tokens, SIZE, device=device, dtype=torch.bfloat16) for _ in range(6)]
+        q, k, v, dq, dk, dv = parts
+        ways: dict[str, Callable[[], Any]] = {
+            "kernel": lambda: fused.fused_tangent(parts, SIZE**-0.5),
+            "whole": lambda: fused.by_formula(q, k, v, dq, dk, dv, SIZE**-0.5),
+        }
+        for name, way in ways.items():
+            found[f"tangent_by_{name}"] = {"ms": _milliseconds(setting, way), "gib": _peak(setting, way)}
+    return found
 
 
 def _case(setting: Setting, tokens: int, rows: int) -> dict[str, Any]:

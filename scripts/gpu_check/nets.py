@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meanflow_core.config import DiTConfig, MLPConfig, ModelConfig, TrainConfig, UNetConfig, load_config
+from meanflow_core.config import DiTConfig, MLPConfig, ModelConfig, TrainConfig, UNetConfig, load_config, with_values
 from meanflow_core.nets.build import build_net
 from meanflow_core.nets.embedding import randomise_
 from meanflow_core.training.trainer import Trainer
@@ -68,6 +68,11 @@ def training(setting: Setting, model: str, *, guided: bool = False, **values: An
 
 def trainer(config: TrainConfig) -> Trainer:
     """Return a trainer whose network has random weights throughout."""
+    if config.trainer.sharding == "fsdp":
+        whole = with_values(config, {"trainer.sharding": "none"})
+        made = Trainer(config)
+        made.load_state_dict(trainer(whole).state_dict())
+        return made
     made = Trainer(config)
     with torch.random.fork_rng():
         torch.manual_seed(11)

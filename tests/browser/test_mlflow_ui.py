@@ -10,7 +10,7 @@ from PIL import Image
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_ui import server
-from orchestrator.tracking.mlflow_views import view_path
+from orchestrator.tracking.mlflow_views import runs_path, view_path
 from orchestrator.tracking.tracker import MlflowTracker
 from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import METRIC, spec, trials
@@ -131,6 +131,8 @@ def test_the_charts_compare_all_trials(shown, visitor):
     charts = page.locator("[data-testid='experiment-view-compare-runs-chart-area']")
     for words in ("search", "eval", "samples", "train"):
         charts.get_by_text(words, exact=True).first.wait_for()
+    page.get_by_text("Parallel Coordinates").nth(1).wait_for()  # once more with what only lognorm has
+    page.get_by_text("objective.time.mean").first.wait_for()
     page.get_by_text(METRIC, exact=True).first.wait_for()
     keep(page, "charts")
     charts.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
@@ -146,16 +148,29 @@ def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
     page.goto(url + run_path(experiment, best, "/model-metrics"))
     page.get_by_text("fid_1nfe", exact=True).first.wait_for()
     page.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
-    slider = page.locator("[role=slider]").first
+    picture = page.locator("img[src*='samples']").first  # there before anything is touched
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 50
+    slider = page.locator("[role=slider]").last
     slider.wait_for()
     slider.scroll_into_view_if_needed()
     slider.focus()
     while slider.get_attribute("aria-valuenow") != slider.get_attribute("aria-valuemax"):
         page.keyboard.press("ArrowRight")  # to the next step that has a picture
-    picture = page.locator("img[src*='samples']").first
+    picture = page.locator("img[src*='samples']").last
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 50
     keep(page, "trial-pictures")
+
+
+def test_a_comparison_opens_on_the_metric_and_has_the_samples(shown, visitor):
+    (url, client, experiment), page = shown, visitor
+    two = runs_of(client, experiment, "trial")[:2]
+    page.goto(url + runs_path(experiment.experiment_id, [run.info.run_id for run in two], METRIC, "minimize"))
+    page.get_by_text(METRIC, exact=True).first.wait_for()
+    assert page.get_by_text("matching runs").inner_text().split()[0] == "2"
+    page.locator("img[src*='samples']").first.wait_for()
+    keep(page, "compare")
 
 
 def test_a_trials_overview_has_parameters_data_and_its_sweep(shown, page):

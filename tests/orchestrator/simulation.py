@@ -219,7 +219,6 @@ class Killer:
             raise Killed
 
         monkeypatch.setattr(Journal, "append_logs", append_logs)
-        monkeypatch.setattr("os.fsync", lambda _: None)  # the disk's patience is not what is tested
 
     def arm(self, at: int | None, how: str = "before") -> None:
         """Set the write of the next session at which it is killed."""

@@ -62,7 +62,8 @@ class GaussianProcess(Quasirandom, OptunaMethod):
         running = [seen.values for seen in own if not seen.state.ended and not rows_of([seen])]
         tried = [*(seen.values for seen in reported), *running]
         chance = random.Random(seed_at(self.sweep.seed, position))
-        return self._most_promising(model.believing(running), tried, chance), {}
+        power = self.belief(position, len(reported) + 1)
+        return self._most_promising(model.believing(running), tried, chance, power), {}
 
     def forecast(self, known: Sequence[Observation]) -> dict[int, float]:
         """See `Method`: what the model expects once it has seen enough."""
@@ -75,17 +76,22 @@ class GaussianProcess(Quasirandom, OptunaMethod):
         return {seen.number: model.metric(float(mean)) for seen, mean in zip(reported, means, strict=True)}
 
     def _most_promising(
-        self, model: CurveModel, tried: Sequence[Mapping[str, Any]], chance: random.Random
+        self, model: CurveModel, tried: Sequence[Mapping[str, Any]], chance: random.Random, power: float
     ) -> dict[str, Any]:
-        """Return the candidate of the highest expected improvement over the best expected end of what was tried."""
+        """Return the candidate of the highest expected improvement over the best expected end of what was tried.
+
+        With priors it is the improvement times prior ^ power.
+        """
         means, _ = model.at_the_end(tried)
         best = float(means.min())
         order = means.argsort()
-        pool = [self.space.draw(chance.random) for _ in range(CANDIDATES)]
+        pool = [self.space.draw(chance.random, power=power) for _ in range(CANDIDATES)]
         pool += [self._near(tried[at], chance, REACH) for at in order[:BEST] for _ in range(NEAR)]
         for round_ in range(ROUNDS + 1):
             pool = [values for values in pool if self.space.allowed(values)]
             gains = _expected_improvement(*model.at_the_end(pool), best)
+            if power:
+                gains = gains + [power * self.space.log_prior(values) for values in pool]
             leading = [pool[at] for at in gains.argsort()[::-1][:BEST]]
             if round_ < ROUNDS:
                 pool = leading + [

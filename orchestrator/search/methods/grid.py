@@ -17,6 +17,7 @@ class Grid(Method):
     name = "grid"
     about = "every combination, once"
     exhaustive = True
+    believes = False
 
     @classmethod
     def notes(cls, sweep: Sweep) -> Iterator[str]:

@@ -14,6 +14,7 @@ class Nsga2(OptunaMethod):
     """Optuna's NSGA-II, for a Pareto front. Its generations are found again in what it notes with each trial."""
 
     name = "nsga2"
+    believes = False
     about = "genetic search for several metrics"
 
     def sampler(self, seed: int) -> BaseSampler:

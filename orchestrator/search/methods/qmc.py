@@ -19,7 +19,7 @@ class Quasirandom(Method):
 
     def free(self, position: int) -> dict[str, Any]:
         """See `Method`."""
-        return self._sobol.at(position)
+        return self._sobol.at(position, self.belief(position))
 
 
 class Qmc(Quasirandom):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.search.draws import Observation
 from orchestrator.search.methods.qmc import Quasirandom
 from orchestrator.search.optuna_method import OptunaMethod
+from orchestrator.search.optuna_space import distribution, value_at
+from orchestrator.space import Space
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import BaseSampler, TPESampler
     from optuna.trial import FrozenTrial
 
 SHOWN, BEST = 300, 25
@@ -28,12 +32,19 @@ class Tpe(Quasirandom, OptunaMethod):
         """See `OptunaMethod`."""
         return max(4, min(10, (self.sweep.run_cap or 40) // 4))
 
+    def propose(self, position: int, known: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Method`."""
+        told = sum(seen.bad or bool(seen.reports) or bool(seen.metrics) for seen in known)
+        self._power = self.belief(position, told + 1)
+        return super().propose(position, known)
+
     def sampler(self, seed: int) -> BaseSampler:
         """Each parameter by itself: the joint model (Optuna's default) gets stuck after few trials, and does not know
         conditional parameters (measured: benchmarks/search_quality.py)."""
         from optuna.samplers import TPESampler
 
-        return TPESampler(seed=seed, n_startup_trials=self.startup, multivariate=False)
+        made = believing_tpe(self.space, self._power) if self.space.believes else TPESampler
+        return made(seed=seed, n_startup_trials=self.startup, multivariate=False)
 
     def shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the best, and of the others an even sample over time.
@@ -58,3 +69,28 @@ class Tpe(Quasirandom, OptunaMethod):
         room = SHOWN - BEST
         kept = best | {others[at * len(others) // room] for at in range(room)}
         return [trials[index] for index in ended if index in kept]
+
+
+def believing_tpe(space: Space, power: float) -> type[TPESampler]:
+    """Return Optuna's estimator with its ratio of densities times prior ^ power.
+
+    Args:
+        space: whose priors.
+        power: of them.
+    """
+    import numpy as np
+    from optuna.samplers import TPESampler
+
+    laws = {parameter.name: (parameter, distribution(parameter)) for parameter in space.believes}
+
+    class BelievingTpe(TPESampler):
+        def _compute_acquisition_func(self, samples: Any, below: Any, above: Any) -> Any:
+            found = super()._compute_acquisition_func(samples, below, above)
+            for name, places in samples.items():
+                if name in laws:
+                    parameter, law = laws[name]
+                    values = [value_at(parameter, law.to_external_repr(place)) for place in places]
+                    found = found + power * np.array([parameter.log_prior(value) for value in values])
+            return found
+
+    return BelievingTpe

@@ -72,7 +72,8 @@ class Asha(Comparing):
             yield "min_iter", f"counts {self.unit}, not log calls as in W&B: {first}"
         if self.min_iter is None and self.max_iter is not None and self.max_iter < 100:
             rungs = ", ".join(map(str, self.steps_of_rungs(self.max_iter)))
-            yield "max_iter", f"counts {self.unit}, not log calls as in W&B: the rungs are at {rungs} {self.unit}"
+            where = f"the rungs are at {rungs} {self.unit}" if rungs else "it leaves no rung, so no trial is stopped"
+            yield "max_iter", f"counts {self.unit}, not log calls as in W&B: {where}"
         if self.min_iter is not None and self.s is not None:
             yield "s", "not used beside `min_iter`, from which the rungs are counted up, as in W&B"
 

@@ -32,7 +32,7 @@ class Threshold(JudgedFrom):
             yield Problem(key="lower", rule=rule, value=self.lower)
 
     def _reason(self, sign: float, curves: Mapping[str, Curve], trial: str) -> str | None:
-        value = curves[trial].values[-1]
+        value = curves[trial].reported[-1]
         if self.lower is not None and value < self.lower:
             return f"threshold: {value:.6g} is below {self.lower:g}"
         if self.upper is not None and value > self.upper:

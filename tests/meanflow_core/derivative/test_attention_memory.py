@@ -1,12 +1,19 @@
 """The tangent of attention in chunks: the numbers of the whole, and no more memory whatever the number of tokens."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from meanflow_core.derivative import rules
+from meanflow_core.derivative import fused, rules
 from meanflow_core.derivative.dual import RowDual
+from tests import ROOT
 
 
 class Largest(TorchDispatchMode):
@@ -62,3 +69,65 @@ def test_at_4096_tokens_the_numbers_hold_and_memory_is_bounded(monkeypatch):
 
 def test_the_shipped_chunks_take_a_gibibyte():
     assert rules.ATTENTION_ENTRIES * 18.5 < 1.2 * 2**30
+
+
+# ------------------------------------------------------------------------------------------------- one kernel
+
+KERNEL = "meanflow_core.derivative.attention_kernel"
+
+
+@pytest.mark.parametrize(("entries", "calls"), [(7 * 5 * 6, 0), (7 * 5 * 6 - 1, 1)])
+def test_a_kernel_serves_where_the_tangent_would_be_made_in_chunks(monkeypatch, entries, calls):
+    asked = []
+
+    def kernel(parts, factor):
+        asked.append(factor)
+        return fused.by_formula(*parts, factor)
+
+    monkeypatch.setattr(rules, "ATTENTION_ENTRIES", entries)
+    monkeypatch.setattr(rules, "fused_tangent", kernel)
+    q, k, v = operands(4, 3, 2, 7, 3, torch.float64, keys=5)
+    found = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found.tangent, whole(q, k, v, 3), rtol=1e-12, atol=1e-13)
+    assert len(asked) == calls
+
+
+def fails(*arguments):
+    raise RuntimeError("no kernel image is available")
+
+
+@pytest.mark.parametrize(
+    ("tangent", "right"),
+    [(fused.by_formula, True), (lambda *parts: 1.2 * fused.by_formula(*parts), False), (fails, False), (None, False)],
+    ids=["right", "off", "fails", "not there"],
+)
+def test_a_kernel_is_used_once_it_was_found_right(monkeypatch, tangent, right):
+    fused.kernel_is_right.cache_clear()
+    monkeypatch.setitem(sys.modules, KERNEL, None if tangent is None else SimpleNamespace(tangent=tangent))
+    assert fused.kernel_is_right(torch.device("cpu"), torch.float32, 8) is right
+    fused.kernel_is_right.cache_clear()
+
+
+INTERPRETED = """
+import torch
+from meanflow_core.derivative.attention_kernel import tangent
+from meanflow_core.derivative.fused import TOLERANCE, by_formula
+
+generator = torch.Generator().manual_seed(1)
+for dtype, rows, queries, keys, size in (
+    (torch.float32, 2, 70, 90, 72), (torch.float32, 1, 3, 5, 8), (torch.float16, 2, 70, 90, 16),
+):
+    draw = lambda tokens: torch.randn(rows, tokens, size, generator=generator).to(dtype)
+    parts = [draw(tokens) for tokens in (queries, keys, keys, queries, keys, keys)]
+    found, wanted = tangent(*parts, 0.3), by_formula(*(x.double() for x in parts), 0.3)
+    off = float((found.double() - wanted).norm() / wanted.norm())
+    assert off < (1e-6 if dtype == torch.float32 else TOLERANCE[dtype])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, whose interpreter runs on a CPU")
+def test_the_kernel_has_the_numbers_of_the_formula_in_its_interpreter():
+    """In float32 and float16: products of bfloat16 are wrong in the interpreter itself."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment)

@@ -245,7 +245,7 @@ class Hide(PathFinder):
 sys.meta_path = [Hide if finder is PathFinder else finder for finder in sys.meta_path]
 import pkgutil, importlib, meanflow_core
 for module in pkgutil.walk_packages(meanflow_core.__path__, "meanflow_core."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", "attention_kernel")):  # the kernel needs Triton, its caller asks
         importlib.import_module(module.name)
 from meanflow_core import Trainer
 t = Trainer({"model": {"name": "mlp", "width": 8, "depth": 1}, "trainer": {"batch_size": 8, "device": "cpu"},

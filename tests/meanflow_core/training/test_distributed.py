@@ -13,11 +13,15 @@ from meanflow_core.config import PRESETS, ImageFolderConfig, load_config
 from meanflow_core.data.encode_latents import encode_latents
 from meanflow_core.data.image_folder import ImageFolder
 from meanflow_core.distributed import World, choose_device
+from meanflow_core.errors import ConfigError
 from meanflow_core.objectives.loss import meanflow_loss
+from meanflow_core.run.folder import RunFolder
+from meanflow_core.run.runner import train_in_folder
 from meanflow_core.training.batches import Batches
-from meanflow_core.training.checkpoint import load_checkpoint, save_checkpoint
+from meanflow_core.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from meanflow_core.training.trainer import Trainer
 from tests.meanflow_core.data.test_latents import PoolVae, make_images
+from tests.meanflow_core.training import sharded
 
 CONFIG = {
     "seed": 5,
@@ -189,6 +193,7 @@ def rank_main(rank, port, folder):
     index = encode(folder, f"{folder}/latents of two", vae, World.current())
     found["encoded"] = index, vae.calls
     found["compiled"] = compiled()
+    found["sharded"] = sharded.found_by(rank, folder)
     found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
@@ -211,6 +216,9 @@ def alone():
 def ranks(tmp_path_factory, alone):
     folder = tmp_path_factory.mktemp("ranks")
     save_checkpoint(folder / "one", alone.state_dict())
+    half = sharded.trainer()
+    half.train(2)
+    save_checkpoint(folder / "unsharded", half.state_dict())
     make_images(folder / "images")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -303,6 +311,81 @@ def test_which_ways_to_put_a_derivative_and_ddp_together_synchronise(ranks):
         "forward through DDP, jvp on .module": "synchronised",
         "whole loss inside DDP": "synchronised",
     }
+
+
+def apart(one, other):
+    """The distance of two sets of weights, as a share of their size."""
+    one, other = (torch.cat([tensor.flatten().double() for tensor in found.values()]) for found in (one, other))
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("kind", [*sharded.KINDS, sharded.OWN])
+def test_a_network_in_shards_trains_as_a_whole_one(ranks, kind):
+    _, found = ranks
+    words = sharded.KINDS.get(kind, [sharded.OWN])
+    wanted, way = sharded.weights_after(2, *words)
+    start, _ = sharded.weights_after(0, *words)
+    assert apart(wanted, start) > 1e-3
+    for one in found:
+        weights, way_here = one["sharded"]["weights"][kind]
+        assert apart(weights, wanted) < 1e-6
+        assert way_here == way
+
+
+def test_each_process_holds_half_of_a_network_in_shards(ranks):
+    _, found = ranks
+    whole = sum(parameter.numel() for parameter in sharded.trainer().net.parameters())
+    for one in found:
+        assert one["sharded"]["in shards"]
+        assert all(held < 0.6 * whole for held in one["sharded"]["held"])
+    for held in zip(*(one["sharded"]["held"] for one in found), strict=True):
+        assert sum(held) == whole
+
+
+def test_a_checkpoint_of_shards_is_read_by_one_process_and_the_other_way_round(ranks):
+    folder, found = ranks
+    whole = sharded.trainer()
+    whole.train(2)
+    saved = load_checkpoint(folder / "sharded")
+    assert apart(saved["net"], whole.net.state_dict()) < 1e-6
+    assert apart(saved["ema"]["length_0.05"], whole.state_dict()["ema"]["length_0.05"]) < 1e-6
+    after = sharded.trainer()
+    after.load_state_dict(saved)
+    for made in (whole, after):
+        made.train(2)
+    wanted = whole.weights()["ema_0.9"]
+    assert apart(after.weights()["ema_0.9"], wanted) < 1e-6
+    for one in found:
+        assert apart(one["sharded"]["gone on"], wanted) < 1e-6
+
+
+def test_a_network_in_shards_is_judged_and_drawn_as_a_whole_one(ranks):
+    _, found = ranks
+    whole = sharded.trainer()
+    whole.train(2)
+    for one in found:
+        assert one["sharded"]["evaluation"] == pytest.approx(whole.evaluate(), rel=1e-3)
+        assert (one["sharded"]["grid"].int() - torch.from_numpy(whole.sample_grid().copy()).int()).abs().max() <= 1
+
+
+def test_a_training_in_shards_leaves_a_folder_like_any_other(ranks, tmp_path):
+    folder, _ = ranks
+    train_in_folder(load_config(sharded.CONFIG, [*sharded.DIT, "ema.length=0.08"]), tmp_path / "whole")
+    runs = [RunFolder(root) for root in (folder / "run of shards", tmp_path / "whole")]
+    assert runs[0].steps() == runs[1].steps() == [2, 4]
+    assert runs[0].differences(load_config(sharded.CONFIG, sharded.DIT)) == ""
+    (weights, metadata), (wanted, _) = (load_weights(run.weights) for run in runs)
+    assert metadata["weights"] == "length_0.08"
+    assert apart(weights, wanted) < 1e-6
+
+
+def test_what_shards_cannot_do_is_refused_before_the_start():
+    for words, rule in (
+        (["trainer.compile=true"], "gathers weights by hooks, which one compiled graph cannot hold"),
+        (["objective.name=split", "objective.teacher=0.9"], "has no shards of a teacher yet"),
+    ):
+        with pytest.raises(ConfigError, match=rule):
+            load_config(sharded.CONFIG, ["trainer.sharding=fsdp", *words])
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -1,5 +1,7 @@
 """Averages whose length is chosen afterwards are those that would have been kept."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from torch import nn
 
 from meanflow_core.__main__ import main
 from meanflow_core.config import EMAConfig, load_config
+from meanflow_core.errors import ConfigError
+from meanflow_core.run.average import TRIED, best_length
 from meanflow_core.run.folder import RunFolder
+from meanflow_core.training.checkpoint import load_weights
 from meanflow_core.training.ema import EMA, length_name
 from meanflow_core.training.post_hoc import coefficients, combined, decay_of, exponent_of
 from meanflow_core.training.trainer import Trainer
@@ -110,3 +115,66 @@ def test_a_training_is_sampled_and_judged_at_a_length_that_nobody_had_chosen(tmp
     capsys.readouterr()
     assert main(["sample", str(tmp_path / "plain"), "--ema-length", "0.1"]) == 2
     assert "stored no averages to choose a length from (`ema.lengths`" in capsys.readouterr().err
+
+
+def test_the_length_is_chosen_when_the_training_has_ended_and_anew_without_training(tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    out = tmp_path / "run"
+    folder = RunFolder(out)
+
+    def train(*words):
+        """Return the name of the weights that are left, and the rows of metrics."""
+        assert main(["train", str(tmp_path / "small.yaml"), "--out", str(out), *words]) == 0
+        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        return load_weights(folder.weights)[1]["weights"], rows
+
+    chosen, rows = train("ema.length=best")
+    scores = {length: rows[-1][f"eval/{length_name(length)}/fid_1nfe"] for length in TRIED}
+    assert chosen == length_name(min(scores, key=scores.get))
+    assert len(set(scores.values())) == len(TRIED)
+    checkpoints = {path: path.stat().st_mtime_ns for path in folder.checkpoints.rglob("*")}
+    assert train("ema.length=best") == (chosen, rows)  # nothing is judged again
+
+    name, more = train("ema.length=0.1")
+    weights, metadata = load_weights(folder.weights)
+    assert (name, metadata["step"], metadata["config"]["ema"]["length"]) == ("length_0.1", 32, 0.1)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in folder.average(0.1, 32).items())
+    assert more[:-1] == rows
+    assert more[-1].keys() == {"step", "eval/length_0.1/fid_1nfe", "eval/length_0.1/accuracy_1nfe"}
+
+    assert train() == ("ema_0.9", more)
+    trainer = Trainer(load_config(tmp_path / "small.yaml"))
+    folder.load(trainer)
+    weights = load_weights(folder.weights)[0]
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in trainer.weights()["ema_0.9"].items())
+    assert {path: path.stat().st_mtime_ns for path in folder.checkpoints.rglob("*")} == checkpoints
+
+
+def test_the_best_length_is_that_of_the_metric_that_the_sweep_went_by():
+    values = {
+        "eval/length_0.05/fid_1nfe": 2.0, "eval/length_0.05/accuracy_1nfe": 0.7, "eval/length_0.05/mmd_2nfe": 3.0,
+        "eval/length_0.1/fid_1nfe": 1.0, "eval/length_0.1/accuracy_1nfe": 0.6, "eval/length_0.1/mmd_2nfe": 5.0,
+    }  # fmt: skip
+
+    def best(higher=("accuracy",), **evidence):
+        return best_length(values, [0.05, 0.1], evidence, higher)
+
+    assert best() == 0.1
+    assert best(metric="eval/accuracy_1nfe", goal="maximize") == 0.05
+    assert best(metric="eval/mmd_2nfe", goal="minimize") == 0.05
+    assert best(metric="eval/none_of_these", goal="maximize") == 0.1
+    assert best(higher=("fid",)) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["ema.length=0.5"], "must be best, or a number above 0 and below 0.28"),
+        (["ema.length=bets"], "did you mean 'best'"),
+        (["ema.length=best", "ema.lengths=[]"], "which is empty"),
+    ],
+)
+def test_a_length_that_cannot_be_chosen_is_refused_before_the_start(tmp_path, words, rule):
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    with pytest.raises(ConfigError, match=rule):
+        load_config(tmp_path / "small.yaml", words)

@@ -14,7 +14,7 @@ from meanflow_core.metrics.build import METRICS
 from meanflow_core.objectives.loss import meanflow_loss
 from meanflow_core.sampling.evaluation_samples import Sampling, image_grid
 from meanflow_core.training.batches import Batches
-from meanflow_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from meanflow_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, take_snapshot
 from meanflow_core.training.exported import load_network
 from meanflow_core.training.graphs import compile_mode
 from meanflow_core.training.meters import Meter
@@ -514,3 +514,15 @@ def test_what_a_step_sees_is_drawn_on_no_device(shared):
     for name in ("x", "noise", "r", "t", "labels", "dropped"):
         assert getattr(there, name).device.type == "meta"
         assert getattr(there, name).shape == getattr(here, name).shape
+
+
+def test_an_evaluation_and_its_pictures_leave_the_state_as_it_was(shared):
+    trainer = Trainer(small(), shared=shared)
+    trainer.train(3)
+    before = take_snapshot(trainer.state_dict())
+    trainer.evaluate()
+    trainer.sample_grid()
+    after = take_snapshot(trainer.state_dict())
+    assert not trainer.evaluation_changes_state
+    assert before.plain == after.plain
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())

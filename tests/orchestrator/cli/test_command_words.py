@@ -255,3 +255,21 @@ def test_short_answers_import_neither_optuna_nor_scipy_nor_torch_nor_ray(home, c
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_bash_completes_commands_options_and_the_sweeps_of_the_home(tmp_path):
+    (tmp_path / "home/sweeps/digits-a").mkdir(parents=True)
+    (tmp_path / "home/sweeps/moons").mkdir()
+    environment = {**os.environ, "HOME": str(tmp_path), "MEANSWEEP_HOME": str(tmp_path / "home"), "SHELL": "/bin/bash"}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    (tmp_path / "meansweep").write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli "$@"\n')
+    (tmp_path / "meansweep").chmod(0o755)
+    ask = "COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep"
+    script = (
+        "meansweep --install-completion >/dev/null; . ~/.bashrc; ask() { " + ask + "; echo ${COMPREPLY[*]}; }; "
+        "ask 'meansweep leader'; ask 'meansweep leaderboard dig'; ask 'meansweep run --inl'"
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["leaderboard", "digits-a", "--inline"], done.stderr

@@ -8,8 +8,9 @@ from meanflow_core.errors import ConfigError, TrainingDiverged
 from orchestrator.cli import main as cli
 from orchestrator.cli import models
 from orchestrator.cli.common import trial_and_sweep
-from orchestrator.cli.models import _numbers, _predicted, _prediction
+from orchestrator.cli.models import _predicted, _prediction
 from orchestrator.cli.running import _conclude
+from orchestrator.cli.samples import _numbers
 from orchestrator.cluster.remote_args import remote_address
 from orchestrator.engine import control
 from orchestrator.final.training import FinalResult, check_workers
@@ -83,7 +84,7 @@ def test_a_training_runs_on_a_cluster_when_the_address_is_that_of_a_job_server()
 )
 def test_several_final_trainings_say_whether_the_short_runs_predicted_their_order(long, said):
     configs = [SimpleNamespace(evidence={"metric": "eval/fid_1nfe", "value": short}) for short in (1.0, 2.0, 4.0)]
-    results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}) for value in long]
+    results = [SimpleNamespace(metrics={"eval/fid_1nfe": value}, score=value) for value in long]
     assert said in _prediction(_predicted(configs, results), len(long))
 
 
@@ -94,7 +95,9 @@ def test_of_several_final_trainings_one_that_diverges_does_not_keep_the_others_f
         if name == "digits-4":
             raise TrainingDiverged(70, "the loss is nan", {})
         metrics = {"eval/fid_1nfe": 2.0 * config.evidence["value"]}
-        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, picture=None, reproduction=None, curve={}), None
+        known = {"picture": None, "reproduction": None, "curve": {}, "best_step": None}
+        score = metrics["eval/fid_1nfe"]
+        return FinalResult(folder=tmp_path, steps=100, metrics=metrics, score=score, **known), None
 
     short = {"4": 1.0, "1": 2.0, "7": 3.0}
     found = [

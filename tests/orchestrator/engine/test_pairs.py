@@ -76,11 +76,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)  # the disk's patience is not what is tested
-
-
 def allowed(values: dict[str, Any]) -> bool:
     """Whether bounds, conditions, zipped keys and forbidden combinations are kept to."""
     zipped = (values["width"], values["depth"]) in ((64, 8), (128, 4))

@@ -434,6 +434,32 @@ def test_this_machine_has_processors(monkeypatch):
     assert available_here()["gpu"] == 0
 
 
+@pytest.mark.parametrize(
+    ("workers", "sharding", "memory", "said"),
+    [(1, "fsdp", 100, "100 MiB"), (4, "none", 100, "100 MiB"), (4, "fsdp", 55, "55 MiB a worker at most")],
+)
+def test_workers_that_share_a_network_need_less_memory_each(tmp_path, workers, sharding, memory, said):
+    spec = spec_of(tmp_path, resources={"cpu": 1, "workers": workers}, set={"trainer.sharding": sharding})
+    plan = make_plan(spec, probe=[cost(peak_memory=100 * 2**20, checkpoint_bytes=60 * 2**20)])
+    assert plan.estimate.peak_memory == memory * 2**20
+    assert f"memory a trial  {said}" in render_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("shown", "gpus"),
+    [
+        (None, 4), ("", 0), ("-1", 0), ("NoDevFiles", 0), ("2", 1), ("0, 3", 2), ("1,-1,2", 1), ("0,1,2,3,4,5", 4),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,GPU-1", 2), ("MIG-66c4d3f0-7a8e-5b6f-9d5b-0c6b2f1f4a55", 1),
+    ],
+)  # fmt: skip
+def test_the_gpus_of_this_machine_are_those_that_are_shown(monkeypatch, shown, gpus):
+    monkeypatch.setattr("orchestrator.planning.probe._gpus_of_driver", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert available_here()["gpu"] == gpus
+
+
 # ------------------------------------------------------------------------------------------------ objectives
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.runners.inline import run_inline
 from orchestrator.spec.sweep import read_spec
+from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.trials.trial import TrialState
 from tests import ROOT
+from tests.orchestrator.mlflow_stores import _template
 
 PROGRAM = """
 import argparse, os, time
@@ -155,6 +158,31 @@ def test_an_unmodified_program_that_prints_json_from_its_file_to_the_winners_tra
     assert (tmp_path / "home/final/own-1/log.txt").read_text().count("attempt") == 1
     assert command(["train", "best.yaml", "lr=0.5"]) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.mlflow
+def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSWEEP_HOME", str(home.root))
+    ran(tmp_path, set={"nap": 0.05}, parameters={"x": {"values": [0.3, 0.5]}})
+    shutil.copy(_template(), home.mlflow_db)
+    assert command(["best", "own", "-o", "best.yaml"]) == command(["train", "best.yaml"]) == 0
+    assert "reproduced the trial exactly at 9 steps up to 9" in capsys.readouterr().out
+    client = connect(Store.of(home))
+    [experiment] = [each for each in client.search_experiments() if each.name == "own"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status, run.data.tags["meansweep.kind"]) == ("final own-0", "FINISHED", "final")
+    assert run.data.params["x"] == "0.3"
+    curve = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    assert curve == pytest.approx({step: 1 / step for step in range(1, 10)})
+    assert command(["report", "own", "-o", "report.html"]) == 0
+    assert "final training own-0" in Path("report.html").read_text()
+    assert command(["remove", "own", "--yes"]) == 0
+    assert not home.final("own-0").exists()
+    assert not client.search_runs([experiment.experiment_id])
 
 
 @pytest.mark.ray

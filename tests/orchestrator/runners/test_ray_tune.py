@@ -2,76 +2,36 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import ray
 
 from orchestrator.paths import Home, TrialPaths
-from orchestrator.runners import ray_session, ray_tune
+from orchestrator.runners import ray_session
 from orchestrator.runners.inline import run_inline
 from orchestrator.runners.ray_nodes import capacity, resource_bundle
 from orchestrator.runners.ray_session import Session
 from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec.settings import Resources
-from orchestrator.trials.protocol import Assignment, Decision
-from orchestrator.worker import group as runner_group
-from orchestrator.worker.group import WorkerGroup
+from orchestrator.trials.protocol import Decision
 from orchestrator.worker.process import Work, wait_for_gpu_memory
 from tests import ROOT
-from tests.guardian import Guardian
-from tests.orchestrator import toy_trainers as toys
 from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.engine.test_pbt import SHORT, essence
 from tests.orchestrator.engine.test_pbt import content as population_sweep
+from tests.orchestrator.runners.ray_trials import run, trial
 from tests.orchestrator.scripted_engine import ScriptedEngine
 from tests.orchestrator.simulation import open_engine
 
-TOYS = "tests.orchestrator.toy_trainers"
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    scratch = tempfile.mkdtemp(prefix="ray-")  # not pytest's: Ray's sockets need a short path
-    guardian = Guardian(Path(scratch))  # Ray's processes end with this one by themselves
-    ray.init(
-        address="local", num_cpus=2, resources={"slot": 2}, include_dashboard=False, log_to_driver=False,
-        _node_ip_address="127.0.0.1", _temp_dir=scratch, object_store_memory=10**8,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-    guardian.clear()
-
-
-def trial(root, name, kind="Toy", *, steps=(2, 4), data=None, **toy):
-    config = {**toys.config(steps=steps[-1], **toy), "data": data}
-    return Assignment(
-        trial=name, sweep="s", config=config, trainer=f"{TOYS}:{kind}", steps=list(steps),
-        folder=str(root / "trials" / name), metric="eval/score", resources={"cpu": 1.0},
-    )  # fmt: skip
-
-
-def run(root, trials, *, deadline=240, on_event=None, **options):
-    engine = ScriptedEngine(root, trials, **options)
-    limit = time.monotonic() + deadline
-
-    def watch(engine):
-        assert time.monotonic() < limit, engine.events
-        if on_event is not None:
-            on_event(engine)
-
-    summary = run_ray(engine, on_event=watch)
-    return engine, summary
 
 
 def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, tmp_path):
@@ -91,14 +51,22 @@ def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, t
         assert Path(reports[-1].checkpoint, "state.json").exists()
 
 
-def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path):
+def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path, monkeypatch):
     trials = [trial(tmp_path, str(n), "Witness", steps=(1,), fault="bug" if n == 15 else None) for n in range(16)]
-    carried = []
+    there, carried = [], []
+
+    def new(cls, *args, **kwargs):
+        work = object.__new__(cls)
+        there.append(weakref.ref(work))
+        return work
 
     def count(engine):
-        carried.append(sum(isinstance(thing, Work) for thing in gc.get_objects()))
+        carried.append(sum(each() is not None for each in there))
+
+    monkeypatch.setattr(Work, "__new__", new)
 
     run(tmp_path, trials, on_event=count, retry=())
+    assert len(there) >= 16
     assert max(carried) <= 6  # those that run, those that wait for their workers, copies on the way
     assert carried[-1] <= 2
 
@@ -113,65 +81,6 @@ def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp
     }
     assert all(engine.kinds(str(n)) == ["stopped"] for n in range(4))
     assert len({reports[0].metrics["pid"] for reports in engine.reports.values()}) <= 2
-
-
-def test_a_trials_own_failure_is_told_by_its_class_and_its_worker_is_not_used_again(local_ray, tmp_path):
-    kinds = {"diverged": "diverged", "nan": "diverged", "oom": "oom", "bug": "bug", "disk": "infrastructure"}
-    bad = [trial(tmp_path, fault, "Witness", fault=fault, fault_step=3) for fault in kinds]
-    good = [trial(tmp_path, f"good{n}", "Witness") for n in range(3)]
-    engine, _ = run(tmp_path, [*bad, *good], retry=())
-    for fault, kind in kinds.items():
-        [outcome] = engine.outcomes[fault]
-        assert (outcome.kind, outcome.last_step) == (kind, 2)
-        assert "Traceback" in outcome.traceback
-    assert all(engine.reports[t.trial][-1].step == 4 for t in good)
-
-    def pid(name):
-        return engine.reports[name][0].metrics["pid"]
-
-    for fault in ("oom", "bug", "disk"):
-        later = engine.events[engine.events.index((kinds[fault], fault)) :]
-        assert pid(fault) not in {pid(name) for what, name in later if what == "report 2"}
-
-
-def test_a_trainers_own_ways_end_its_trial_alone_with_a_sentence(local_ray, tmp_path):
-    said = {
-        "leaves": ("bug", "sys.exit(0)"),
-        "leaves with a text": ("bug", "sys.exit('no')"),
-        "interrupts": ("bug", "KeyboardInterrupt"),
-        "trains text": ("bug", "train()"),
-        "None": ("bug", "evaluate() must return a dict of numbers by name; it returned None"),
-        "a list": ("bug", "it returned a list"),
-        "a dict inside": ("bug", "`more` must be a number; it is a dict"),
-        "a text inside": ("bug", "`note` must be a number; it is a str"),
-        "its own is NaN": ("diverged", "eval/score is nan"),
-        "numpy state": ("bug", "state_dict()['numpy'] is a ndarray"),
-    }
-    good = ("another is NaN", "behaves")
-    trials = [trial(tmp_path, str(n), "Wayward", way=way) for n, way in enumerate([*said, *good])]
-    trials = [Assignment(**{**vars(each), "metrics": ["eval/score"]}) for each in trials]
-    engine, summary = run(tmp_path, trials, retry=())
-    assert summary == {"state": None}
-    for number, (way, (kind, text)) in enumerate(said.items()):
-        [outcome] = engine.outcomes[str(number)]
-        assert (way, outcome.kind) == (way, kind)
-        assert text in outcome.reason, way
-    assert [engine.reports.get(str(n), []) for n in range(len(said))] == [[]] * len(said)
-    for number in range(len(said), len(trials)):
-        assert engine.kinds(str(number)) == ["stopped"]  # by the engine, at its last step
-        assert [report.step for report in engine.reports[str(number)]] == [2, 4]
-
-
-def test_a_killed_worker_process_is_an_infrastructure_failure_and_the_trial_goes_on_from_its_checkpoint(
-    local_ray, tmp_path
-):
-    once = tmp_path / "happened"
-    engine, _ = run(tmp_path, [trial(tmp_path, "0", fault="kill", fault_step=3, once=once), trial(tmp_path, "1")])
-    assert engine.kinds("0") == ["infrastructure", "stopped"]
-    assert engine.given["0"].start == 2
-    assert [report.step for report in engine.reports["0"]] == [2, 4]
-    whole = engine.reports["1"][-1].metrics
-    assert engine.reports["0"][-1].metrics == whole  # as if nothing had happened
 
 
 def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(local_ray, tmp_path):
@@ -211,29 +120,10 @@ def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(local_ray
     assert engine.reports["1"][-1].step == 4
 
 
-def test_a_silent_trial_is_given_up_and_goes_on_from_its_checkpoint_and_a_slow_one_is_left_alone(local_ray, tmp_path):
-    once = tmp_path / "happened"
-    hung = trial(tmp_path, "hung", steps=(1, 2), fault="hang", fault_step=2, once=once)
-    slow = trial(tmp_path, "slow", steps=(1, 2, 3, 4), seconds=1.2)  # longer than the limit in all, not in a stretch
-    engine, _ = run(tmp_path, [hung, slow], report_timeout=4.0)
-    assert engine.kinds("hung") == ["infrastructure", "stopped"]
-    assert engine.outcomes["hung"][0].reason == "it reported nothing for 4 s (report_timeout)"
-    assert engine.given["hung"].start == 1
-    assert engine.kinds("slow") == ["stopped"]
-
-
 def test_the_engine_is_polled_while_nothing_is_reported_in_any_thread(local_ray, tmp_path):
     with ThreadPoolExecutor(1) as elsewhere:  # no signals there
         engine, _ = elsewhere.submit(run, tmp_path, [trial(tmp_path, "0", steps=(20,), seconds=0.1)]).result()
     assert engine.polls > 10
-
-
-def test_an_error_of_the_engine_itself_ends_the_run_as_it_is(local_ray, tmp_path):
-    def full_disk(name, report):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        run(tmp_path, [trial(tmp_path, "0")], decision=full_disk)
 
 
 def test_a_signal_interrupts_cleanly_and_fast(local_ray, tmp_path):
@@ -263,65 +153,13 @@ def test_what_fits_on_no_node_is_refused_with_what_there_is(local_ray, tmp_path)
         run(tmp_path, [], resources=Resources(cpu=1, gpu=4))
 
 
-def test_two_workers_train_one_trial_together(local_ray, tmp_path):
-    trials = [trial(tmp_path, str(n), "Team") for n in range(2)]
-    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
-    for n in "01":
-        assert [r.step for r in engine.reports[n]] == [2, 4]
-        assert engine.reports[n][-1].metrics["world"] == 2
-        assert engine.reports[n][-1].metrics["sum_of_ranks"] == 3
-        assert engine.reports[n][-1].metrics["on_rays_network"] == 1
-    assert [what for what, _ in engine.events[:4]] == ["given", "report 2", "report 4", "stopped"]
-
-
-def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(local_ray, monkeypatch):
-    @ray.remote(num_cpus=0)
-    def wait_long():
-        time.sleep(60)
-
-    def fail():
-        raise RuntimeError("connection refused")
-
-    monkeypatch.setattr(runner_group, "SETTLING", 0.1)
-    group = object.__new__(WorkerGroup)  # of which only this method is looked at
-    group._thread = ThreadPoolExecutor(1)
-    other = wait_long.remote()
-    began = time.monotonic()
-    with pytest.raises(RuntimeError, match="connection refused"):
-        group._together([other], fail)
-    assert time.monotonic() - began < 30
-    ray.cancel(other, force=True)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_fault_of_one_rank_ends_the_trial_though_the_other_waits_for_it(local_ray, tmp_path, rank):
-    began = time.monotonic()
-    trials = [trial(tmp_path, "0", "Team", fault="bug", fault_step=3, fault_rank=rank), trial(tmp_path, "1", "Team")]
-    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
-    assert engine.kinds("0") == ["bug"]
-    assert engine.kinds("1") == ["stopped"]
-    assert time.monotonic() - began < 300  # a collective operation would wait for half an hour
-
-
-def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_tune, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
-    once = tmp_path / "happened"
-    engine, _ = run(
-        tmp_path,
-        [trial(tmp_path, "0", "Team", fault="kill", fault_step=3, once=once)],
-        resources=Resources(cpu=1, workers=2),
-    )
-    assert engine.kinds("0") == ["infrastructure", "stopped"]
-    assert engine.reports["0"][-1].step == 4
-
-
 def test_an_own_ray_starts_and_stops_quietly(tmp_path):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
         "from orchestrator.runners.ray_tune import run_ray\n"
         "from tests.orchestrator.scripted_engine import ScriptedEngine\n"
-        "from tests.orchestrator.runners.test_ray_tune import trial\n"
+        "from tests.orchestrator.runners.ray_trials import trial\n"
         "root = Path(sys.argv[1])\n"
         "engine = ScriptedEngine(root, [trial(root, '0')])\n"
         "run_ray(engine, num_cpus=1)\n"
@@ -364,21 +202,6 @@ def test_population_based_training_on_two_workers_decides_as_in_one_process(loca
             runner(engine)
             found.append([essence(trial) for trial in engine.ledger.trials()])
     assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (ray.exceptions.OutOfMemoryError("the memory monitor"), "oom"),
-        (RuntimeError("Failure # 1\nTask was killed due to the node running low on memory.\n"), "oom"),
-        (ray.exceptions.RayActorError(None, "SIGKILL by OOM killer due to high memory usage"), "infrastructure"),
-        (ray.exceptions.RayActorError(None, "The actor died because its node has died."), "lost"),
-        (ray.exceptions.ActorUnavailableError("the connection broke", None), "infrastructure"),
-        (None, "infrastructure"),
-    ],
-)  # fmt: skip
-def test_the_loss_of_a_worker_has_a_class(error, kind):
-    assert ray_session.outcome_of_loss(error).kind == kind
 
 
 def node(alive=True, **resources):

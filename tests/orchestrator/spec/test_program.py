@@ -190,3 +190,21 @@ def test_what_decides_a_result_is_in_its_hash(tmp_path):
     config = one.config_for({"lr": 0.5}, seed=0)
     assert one.config_hash(config) == read(tmp_path, name="again").config_hash(config)
     assert one.config_hash(config) != other.config_hash(config)
+
+
+def test_a_program_may_have_several_metrics(tmp_path):
+    metrics = [{"name": "loss"}, {"name": "accuracy", "goal": "maximize"}]
+    spec = read(tmp_path, metric=None, metrics=metrics)
+    assert [metric.name for metric in spec.metrics] == ["loss", "accuracy"]
+    assert spec.program.metrics == "report"
+    both = read(tmp_path, metric=None, metrics=metrics, trainer={"metrics": "stdout-json"})
+    assert both.program.metrics == "stdout-json"
+
+
+def test_a_missing_metric_is_asked_for_by_a_name_that_a_program_may_have(tmp_path):
+    assert "e.g. {name: loss, goal: minimize}" in wrong(tmp_path, metric=None)["metric"]
+
+
+def test_bands_that_leave_no_rung_are_said_to(tmp_path):
+    spec = read(tmp_path, early_terminate={"type": "hyperband", "max_iter": 2, "s": 2, "eta": 3})
+    assert any("it leaves no rung, so no trial is stopped" in note for note in spec.notes)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -14,9 +15,9 @@ from orchestrator.engine.start import start_sweep
 from orchestrator.paths import Home
 from orchestrator.runners.inline import run_inline
 from orchestrator.tracking.event_tracker import SWEEP, EventTracker
-from orchestrator.tracking.mlflow_store import Store, connect
+from orchestrator.tracking.mlflow_store import Sent, Store, connect
 from orchestrator.tracking.mlflow_sync import check, sync
-from orchestrator.tracking.tracker import MemoryTracker, MlflowTracker, run_ids
+from orchestrator.tracking.tracker import MemoryTracker, MlflowTracker, link_to_runs, run_ids
 from orchestrator.trials.trial import Failure, TrialState
 from tests import ROOT
 from tests.orchestrator import toy
@@ -382,3 +383,18 @@ def test_run_ids_are_those_of_the_store_in_use(tmp_path, monkeypatch):
     assert connect(Store.of(home)).get_run(ids["7"]).data.tags["meansweep.trial"] == "7"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert run_ids(paths) == {}
+
+
+def test_a_comparison_names_the_page_of_its_runs_with_the_metric_first(tmp_path):
+    home = Home(tmp_path)
+    paths, store = home.sweep("s"), Store.of(home)
+    assert link_to_runs(paths, spec(), [1, 2]) is None
+    paths.outbox.mkdir(parents=True)
+    sent = Sent.load(paths.outbox, store)
+    sent.runs, sent.experiments = {"sweep": "p", "1": "a", "1.1": "b", "2": "c", "10": "d"}, {"s": "7"}
+    sent.save()
+    page, _, facets = link_to_runs(paths, spec(), [1, 2]).partition("?")
+    assert page == "http://127.0.0.1:5000/#/experiments/7/runs"
+    told = {key: value for key, (value,) in parse_qs(facets).items()}
+    assert told["searchFilter"] == "attributes.run_id IN ('a', 'b', 'c')"
+    assert (told["orderByKey"], told["orderByAsc"]) == (f"metrics.`{METRIC}`", "true")

@@ -1,0 +1,69 @@
+"""Trials of two workers on a real local Ray: what one rank meets, the other and the driver learn."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+
+from orchestrator.runners import ray_tune
+from orchestrator.spec.settings import Resources
+from orchestrator.worker import group as runner_group
+from orchestrator.worker.group import WorkerGroup
+from tests.orchestrator.runners.ray_trials import run, trial
+
+pytestmark = pytest.mark.ray
+
+
+def test_two_workers_train_one_trial_together(local_ray, tmp_path):
+    trials = [trial(tmp_path, str(n), "Team") for n in range(2)]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
+    for n in "01":
+        assert [r.step for r in engine.reports[n]] == [2, 4]
+        assert engine.reports[n][-1].metrics["world"] == 2
+        assert engine.reports[n][-1].metrics["sum_of_ranks"] == 3
+        assert engine.reports[n][-1].metrics["on_rays_network"] == 1
+    assert [what for what, _ in engine.events[:4]] == ["given", "report 2", "report 4", "stopped"]
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(local_ray, monkeypatch):
+    @ray.remote(num_cpus=0)
+    def wait_long():
+        time.sleep(60)
+
+    def fail():
+        raise RuntimeError("connection refused")
+
+    monkeypatch.setattr(runner_group, "SETTLING", 0.1)
+    group = object.__new__(WorkerGroup)  # of which only this method is looked at
+    group._thread = ThreadPoolExecutor(1)
+    other = wait_long.remote()
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="connection refused"):
+        group._together([other], fail)
+    assert time.monotonic() - began < 30
+    ray.cancel(other, force=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fault_of_one_rank_ends_the_trial_though_the_other_waits_for_it(local_ray, tmp_path, rank):
+    began = time.monotonic()
+    trials = [trial(tmp_path, "0", "Team", fault="bug", fault_step=3, fault_rank=rank), trial(tmp_path, "1", "Team")]
+    engine, _ = run(tmp_path, trials, resources=Resources(cpu=1, workers=2))
+    assert engine.kinds("0") == ["bug"]
+    assert engine.kinds("1") == ["stopped"]
+    assert time.monotonic() - began < 300  # a collective operation would wait for half an hour
+
+
+def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_tune, "NODE_PATIENCE", 0.5)  # its node lives: waiting for its end shows nothing here
+    once = tmp_path / "happened"
+    engine, _ = run(
+        tmp_path,
+        [trial(tmp_path, "0", "Team", fault="kill", fault_step=3, once=once)],
+        resources=Resources(cpu=1, workers=2),
+    )
+    assert engine.kinds("0") == ["infrastructure", "stopped"]
+    assert engine.reports["0"][-1].step == 4
