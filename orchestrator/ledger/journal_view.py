@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.ledger.foreign import is_own_fact
 from orchestrator.ledger.studies import Studies
 from orchestrator.paths import SweepPaths
 
@@ -84,7 +85,7 @@ def _apply(view: JournalView, trials: list[Row], entry: dict[str, Any]) -> None:
             view.by_study[entry["study_name"]] = []
         case 2:  # a fact about a study
             if view.names[entry["study_id"]] == "search":
-                view.facts.update(entry["user_attr"])
+                view.facts.update({k: v for k, v in entry["user_attr"].items() if is_own_fact(k, v)})
         case 4:  # a row is made
             rows = view.by_study[view.names[entry["study_id"]]]
             row = Row(len(trials), len(rows), RowState(entry["state"]), dict(entry.get("user_attrs", {})))

@@ -20,6 +20,7 @@ from orchestrator.ledger.deletions import Deletions
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.events import FORMAT, Exit, NewTrial, Point, Revision, RunStart, Session, WarmStart
 from orchestrator.ledger.facts import SweepFacts, owner_here
+from orchestrator.ledger.foreign import apply_event, is_birth, next_life
 from orchestrator.ledger.history import TrialHistory
 from orchestrator.ledger.journal_view import read_journal
 from orchestrator.ledger.studies import Studies
@@ -126,20 +127,26 @@ class Ledger(SweepFacts):
                 f"{self.paths.journal}: written by a later version (format {self._facts['format']}, this one knows "
                 f"up to {FORMAT})"
             )
+        ended_by_others: list[TrialHistory] = []
         for row in self._studies.rows():
-            if "trial" not in row.user_attrs:  # of another tool that has written into the study, or lost and repaired
+            if not is_birth(row.user_attrs.get("trial")):  # of another tool, or lost and repaired
                 self.foreign.append(row.number)
                 continue
             history = TrialHistory(row._trial_id)
             for key, event in row.user_attrs.items():
                 if isinstance(event, dict):  # what others have added is none of ours
-                    history.apply(key, event)
+                    apply_event(history, key, event, self.paths.journal)
             history.moved_to(self.paths.root)
             self.deletions.apply(history)
             self._trials[history.id] = history  # a later row of the same id is the trial's next life
             if history.end and not row.state.is_finished() and self.writable:
                 self._close_natively(history)
+            if not history.end and row.state.is_finished():
+                ended_by_others.append(history)
         self._order = max((history.last_order for history in self._trials.values()), default=0)
+        for history in ended_by_others if self.writable else ():
+            if self._trials[history.id] is history:
+                self.add_trial(next_life(history), params={}, wall=self.wall_seconds)
 
     @property
     def writable(self) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.foreign import own_facts
 from orchestrator.ledger.repair import UNREADABLE, damaged_lines
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import TrialState
@@ -34,8 +36,7 @@ class Studies:
         self._storage = storage
         self._lock = lock
         self._ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        known = storage.get_study_user_attrs(self._ids[_SEARCH]) if _SEARCH in self._ids else {}
-        self.facts: dict[str, Any] = dict(known)
+        self.facts: dict[str, Any] = own_facts(paths.journal, _SEARCH) if _SEARCH in self._ids else {}
         """What is recorded of the sweep as a whole."""
 
     @classmethod
@@ -134,12 +135,14 @@ class Studies:
     def append(self, row: int, key: str, value: Any) -> None:
         """Set an attribute of a row."""
         self._require_lock()
-        self._storage.set_trial_user_attr(row, key, value)
+        with self._not_ended_by_others(row):
+            self._storage.set_trial_user_attr(row, key, value)
 
     def set_intermediate(self, row: int, step: int, value: float) -> None:
         """Give a row a value at a step, for Optuna's tools: its own report is what counts."""
         self._require_lock()
-        self._storage.set_trial_intermediate_value(row, step, value)
+        with self._not_ended_by_others(row):
+            self._storage.set_trial_intermediate_value(row, step, value)
 
     def close_row(self, row: int, state: TrialState, values: list[float] | None) -> None:
         """Give a row the state that Optuna's own tools understand.
@@ -153,7 +156,8 @@ class Studies:
 
         finished = Native.COMPLETE if values is not None else Native.FAIL
         native = {TrialState.FINISHED: finished, TrialState.PRUNED: Native.PRUNED}.get(state, Native.FAIL)
-        self._storage.set_trial_state_values(row, native, None if native is Native.FAIL else values)
+        with self._not_ended_by_others(row):
+            self._storage.set_trial_state_values(row, native, None if native is Native.FAIL else values)
 
     def add_observation(self, observation: Mapping[str, Any]) -> None:
         """Record an observation of another sweep."""
@@ -163,6 +167,18 @@ class Studies:
         values = list(observation["metrics"].values())
         trial = create_trial(state=Native.COMPLETE, values=values, user_attrs={"observation": dict(observation)})
         self._storage.create_new_trial(self._ids[_WARM], trial)
+
+    @contextmanager
+    def _not_ended_by_others(self, row: int) -> Iterator[None]:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            yield
+        except UpdateFinishedTrialError as error:
+            raise LedgerError(
+                f"{self._paths.journal}: another tool has ended row {row} of the study while its trial ran; "
+                f"`meansweep resume {self._paths.name}` lets the trial go on in a new row"
+            ) from error
 
     def _require_lock(self) -> None:
         if self._lock is None:

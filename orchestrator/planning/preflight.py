@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 METHODS = ("train", "evaluate", "state_dict", "load_state_dict")
 """What a trainer must have."""
-PATIENCE = 120.0
-"""Seconds for which a start waits for a store that does not answer, so that a short outage ends no sent sweep."""
 DRAWS = 32
 """Configurations that are looked at: data and features are seldom varied."""
 
@@ -45,15 +43,11 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     return look_here(spec).missing
 
 
-def look_here(spec: SweepSpec, *, patience: float = 0.0) -> Here:
+def look_here(spec: SweepSpec) -> Here:
     """Look at what trials would need on this machine.
 
     Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
     whether they take their arguments.
-
-    Args:
-        spec: the sweep.
-        patience: seconds for which a store that does not answer is asked again.
     """
     found: list[Problem] = []
     folders: dict[str, ImageFolderConfig] = {}
@@ -74,22 +68,18 @@ def look_here(spec: SweepSpec, *, patience: float = 0.0) -> Here:
             if isinstance(whole.data, ImageFolderConfig):
                 folders[whole.data.path] = whole.data
     notes = [told for folder in folders.values() if (told := image_notes(folder)) is not None]
-    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage(patience)], notes)
+    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage()], notes)
 
 
-def missing_storage(patience: float = 0.0) -> list[Problem]:
-    """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there.
-
-    Args:
-        patience: seconds for which a store that does not answer is asked again.
-    """
+def missing_storage() -> list[Problem]:
+    """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there."""
     url = os.environ.get("MEANSWEEP_STORAGE", "").strip()
     if not url:
         return []
     from orchestrator.worker import StorageError, check_writable
 
     try:
-        check_writable(url, patience=patience)
+        check_writable(url)
     except StorageError as error:
         return [Problem(key="MEANSWEEP_STORAGE", rule=f"takes no checkpoint: {error}")]
     return []
@@ -101,7 +91,7 @@ def demand_storage() -> None:
     Raises:
         ConfigError: with the reason.
     """
-    if problems := missing_storage(PATIENCE):
+    if problems := missing_storage():
         raise ConfigError(problems)
 
 
@@ -111,7 +101,7 @@ def demand_ready(spec: SweepSpec) -> None:
     Raises:
         ConfigError: with everything that is missing.
     """
-    problems = look_here(spec, patience=PATIENCE).missing
+    problems = missing_here(spec)
     if not problems:
         problems = [replace(problem, file=spec.file) for problem in _unknown(spec)]
     if problems:

@@ -94,12 +94,8 @@ def measure(url: str) -> tuple[int, int]:
     return len(found), sum(int(entry.get("size") or 0) for entry in found.values())
 
 
-def check_writable(url: str, *, patience: float = 0.0) -> None:
+def check_writable(url: str) -> None:
     """Write, read and delete a small file below a URL.
-
-    Args:
-        url: the place.
-        patience: seconds for which a store that does not answer is asked again.
 
     Raises:
         StorageError: one of them does not work, with the reason.
@@ -113,8 +109,7 @@ def check_writable(url: str, *, patience: float = 0.0) -> None:
     if "://" not in url and not os.path.isabs(url):
         raise StorageError(f"{url} is no URL; it must look like s3://BUCKET/PREFIX, or be an absolute path")
     probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
-
-    def write() -> None:
+    try:
         files, path = _filesystem(probe)
         bucket, _, inside = path.partition("/")
         if "file" in files.protocol:
@@ -127,30 +122,28 @@ def check_writable(url: str, *, patience: float = 0.0) -> None:
         if files.cat_file(path) != b"meansweep":
             raise StorageError(f"{url}: what is written there is not what is read back")
         files.rm_file(path)
-
-    _patiently(write, f"write {url}", patience=patience)
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{url}: {_said(error)}") from error
 
 
 def _patiently(
     action: Callable[[], T],
     what: str,
     *,
-    patience: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Do something with a store, again and again while it does not answer; `PATIENCE` seconds long if nobody says."""
-    began, pause, most = clock(), 0.5, PATIENCE if patience is None else patience
+    """Do something with a store, again and again while it does not answer."""
+    began, pause = clock(), 0.5
     while True:
         try:
             return action()
-        except StorageError:
-            raise
         except Exception as error:
             waited = clock() - began
-            if isinstance(error, HOPELESS) or waited + pause > most:
-                after = f" for {waited:.0f} s" if waited >= 1 else ""
-                raise StorageError(f"could not {what}{after}: {_said(error)}") from error
+            if isinstance(error, HOPELESS) or waited + pause > PATIENCE:
+                raise StorageError(f"could not {what} for {waited:.0f} s: {_said(error)}") from error
             log.warning("could not %s, again in %.1f s: %s", what, pause, _said(error))
             sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)

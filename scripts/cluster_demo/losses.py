@@ -95,7 +95,9 @@ def go_on_to_the_end(stage: Stage, lost: Lost) -> None:
     followed = stage.laptop.types(f"resume {SWEEP} --follow")
     claim("the followed driver says how the sweep ended", f"{SWEEP}: finished" in followed.stdout)
     trials = stage.trials()
-    states = [f"{trial.id} {trial.state.value}" for trial in trials]
+    states = [
+        f"{trial.id} {trial.state.value}{f' ({trial.failure.reason})' if trial.failure else ''}" for trial in trials
+    ]
     whole = len(trials) == stage.size.trials and all(t.state is TrialState.FINISHED for t in trials)
     claim("the sweep ends complete", whole and not any(trial.failure for trial in trials), ", ".join(states))
     kinds = [failure.kind for trial in trials for failure in trial.attempts]

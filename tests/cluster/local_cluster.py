@@ -53,7 +53,7 @@ class LocalCluster:
         """Start the head and return once its job server answers."""
         self._begin(
             1, "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=true",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.scratch}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}",
             f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
 
@@ -87,11 +87,16 @@ class LocalCluster:
         return nodes
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
-        log = (self.scratch / f"node-{len(self._nodes)}.log").open("wb")
+        number = len(self._nodes)
+        log = (self.scratch / f"node-{number}.log").open("wb")
+        # A folder each, as on machines of their own: in a shared one a node that joins unpacks the code of a job anew,
+        # below the workers that import from it.
+        own = self.scratch / f"n{number}"
+        own.mkdir()
         node = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
              "--node-ip-address=127.0.0.1", "--object-store-memory=100000000",
-             f"--dashboard-agent-listen-port={free_port()}", *words],
+             f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={own}", *words],
             env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=self.scratch,
         )  # fmt: skip
         self._nodes.append(node)

@@ -16,18 +16,25 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
+from orchestrator.engine.start import resume_sweep
 from orchestrator.ledger.driver_lock import driver_of
 from orchestrator.ledger.errors import LedgerError, SweepBusy
 from orchestrator.ledger.events import Carry, Exit, NewTrial, Point, Revision
+from orchestrator.ledger.foreign import is_own_fact
 from orchestrator.ledger.journal import Journal, repair_tail
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.repair import repair
 from orchestrator.paths import Home, SweepPaths
-from orchestrator.trials.protocol import Report
+from orchestrator.results.sweep_status import status_of
+from orchestrator.runners.inline import run_inline
+from orchestrator.trials.protocol import Assignment, Report
 from orchestrator.trials.trial import Failure, TrialState
+from orchestrator.worker.trial_loop import run_trial
 from tests.orchestrator import toy
-from tests.orchestrator.simulation import essence, run
+from tests.orchestrator.simulation import essence, open_engine, run
 
 DATA = Path(__file__).parents[1] / "data"
 HOLDER = """
@@ -271,6 +278,50 @@ def test_what_other_tools_write_into_the_study_is_passed_over_and_counted(ledger
         assert len(again.foreign) == 1
         again.add_report("0", a_report(60, 0.5), wall=2.0)
     assert Ledger.open(ledger.paths).trial("0").reports[60]["loss"] == 0.5
+
+
+@pytest.mark.parametrize("value", ["mine", 3, ["a"], {"a": 1}])
+def test_attributes_of_other_tools_hide_none_of_ours(tmp_path: Path, value: object) -> None:
+    home = Home(tmp_path)
+    run(home, toy.sweep(run_cap=2))
+    paths = home.sweep("toy")
+    before = status_of(Ledger.open(paths)).to_json()
+    storage = JournalStorage(JournalFileBackend(str(paths.journal)))
+    study = optuna.load_study(storage=storage, study_name="search")
+    for key in ("format", "id", "owner", "wall", "sessions", "environment", "state", "spec:x", "spec:1", "notes"):
+        if not is_own_fact(key, value):  # what has the shape of ours cannot be told from it
+            study.set_user_attr(key, value)
+    for attribute in ("trial", "report:30", "end"):
+        study.ask().set_user_attr(attribute, value)
+    for write in (False, True):
+        with Ledger.open(paths, write=write) as ledger:
+            assert [trial.id for trial in ledger.trials()] == ["0", "1"]
+            assert len(ledger.foreign) == 3
+            found = status_of(ledger).to_json()
+            assert {key: found[key] for key in ("state", "owner", "trials", "best")} == {
+                key: before[key] for key in ("state", "owner", "trials", "best")
+            }
+
+
+def test_a_trial_that_another_tool_has_ended_is_told_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    engine = open_engine(home, toy.sweep(run_cap=2))
+    work = engine.next()
+    assert isinstance(work, Assignment)
+    reports = run_trial(work)
+    engine.report(work.trial, next(reports))
+    storage = JournalStorage(JournalFileBackend(str(engine.paths.journal)))
+    optuna.load_study(storage=storage, study_name="search").tell(0, 1.0)
+    with pytest.raises(LedgerError, match=r"another tool has ended row 0 .* `meansweep resume toy`"):
+        engine.report(work.trial, next(reports))
+    reports.close()
+    engine.ledger.close()
+    engine = resume_sweep(home, "toy")
+    with engine.ledger:
+        run_inline(engine)
+    trials = Ledger.open(home.sweep("toy")).trials()
+    assert [(trial.id, trial.state.value) for trial in trials] == [("0", "finished"), ("1", "finished")]
+    assert "from step 30" in home.sweep("toy").trial("0").log.read_text()  # what it had done before stays
 
 
 def test_reports_are_intermediate_values_of_optuna(ledger: Ledger) -> None:

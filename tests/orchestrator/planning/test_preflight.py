@@ -5,9 +5,8 @@ import pytest
 from meanflow_core.errors import ConfigError
 from orchestrator.cli.main import run
 from orchestrator.planning.plan import make_plan, render_plan
-from orchestrator.planning.preflight import demand_ready, demand_storage, missing_here, missing_storage
+from orchestrator.planning.preflight import demand_ready, missing_here
 from orchestrator.spec.sweep import read_spec
-from orchestrator.worker import storage
 
 SWEEP = """\
 base: {data: {name: image_folder, path: pictures}, evaluation: {features: net.pt}}
@@ -105,23 +104,6 @@ def test_a_trainer_that_cannot_train_is_told_before_a_trial_starts(tmp_path, mon
         return
     with pytest.raises(ConfigError, match=said):
         demand_ready(read_spec(sweep))
-
-
-def test_a_start_waits_for_a_store_that_is_away_for_a_moment_and_a_plan_does_not(bucket, monkeypatch):
-    naps = []
-
-    def nap(seconds):
-        naps.append(seconds)
-        if len(naps) == 2:
-            bucket.start()
-
-    monkeypatch.setattr(storage._patiently, "__kwdefaults__", {**storage._patiently.__kwdefaults__, "sleep": nap})
-    bucket.stop()
-    [problem] = missing_storage()
-    assert problem.key == "MEANSWEEP_STORAGE"
-    assert naps == []
-    demand_storage()
-    assert naps[:2] == [0.5, 1.0]
 
 
 def test_a_machine_without_a_compiler_is_told_before_a_compiled_training(sweep, monkeypatch):
