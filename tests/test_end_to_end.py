@@ -141,7 +141,7 @@ def test_logs_and_sync_take_names_as_people_type_them(place, capsys):
 def test_a_sweep_of_the_same_name_is_refused_with_what_to_do(place, capsys):
     code = run(["run", str(place / "sweep.yaml"), "--inline", "--home", str(place / "home")])
     assert code == 2
-    assert "meansweep resume tiny" in capsys.readouterr().err
+    assert "meansweep extend N tiny" in capsys.readouterr().err
 
 
 def test_sync_finds_every_point_in_mlflow_exactly_once(place, capsys):

@@ -344,8 +344,7 @@ class Ledger(SweepFacts):
     def _close_natively(self, history: TrialHistory) -> None:
         """Give the row the state that Optuna's own tools understand. Derived: the `end` event is what counts."""
         metrics, record = self.spec().metrics, history.record()
-        values = [float(record.judged.get(metric.name, math.nan)) for metric in metrics]
-        if len(metrics) == 1:
-            values = [math.nan if record.metric is None else float(record.metric)]
+        found = [record.judged.get(each.name) for each in metrics] if len(metrics) > 1 else [record.metric]
+        values = [math.nan if value is None else float(value) for value in found]
         finite = all(math.isfinite(value) for value in values)
         self._studies.close_row(history.row, history.state, values if finite else None)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from orchestrator.cli.main import run
 from tests import ROOT
+from tests.cluster.local_cluster import TOKEN
 
 pytestmark = pytest.mark.cluster
 
@@ -36,7 +37,7 @@ def test_a_sweep_outlives_its_node_mlflow_and_its_driver_and_its_winner_is_train
 
 
 def test_a_cluster_that_is_not_there_is_told_with_the_way_to_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)  # Ray remembers it in this process
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert run(["status", "s", "--address", "http://127.0.0.1:9"]) == 1
     said = capsys.readouterr().err

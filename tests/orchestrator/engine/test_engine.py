@@ -608,7 +608,7 @@ def test_warm_start_from_a_sweep_that_is_not_there_names_the_nearest(home: Home)
 
 def test_a_sweep_is_not_started_twice(home: Home) -> None:
     run(home, toy.grid(x=(0.1,)))
-    with pytest.raises(ConfigError, match="meansweep resume toy"):
+    with pytest.raises(ConfigError, match="meansweep extend N toy"):
         start_sweep(home, toy.spec(toy.grid(x=(0.1,))))
 
 

@@ -54,16 +54,21 @@ def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, t
 def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path, monkeypatch):
     trials = [trial(tmp_path, str(n), "Witness", steps=(1,), fault="bug" if n == 15 else None) for n in range(16)]
     there, carried = [], []
+    made = Work.__init__
 
-    def new(cls, *args, **kwargs):
-        work = object.__new__(cls)
+    def init(work, *args, **options):
+        made(work, *args, **options)
         there.append(weakref.ref(work))
-        return work
+
+    def setstate(work, state):  # a copy
+        work.__dict__.update(state)
+        there.append(weakref.ref(work))
 
     def count(engine):
         carried.append(sum(each() is not None for each in there))
 
-    monkeypatch.setattr(Work, "__new__", new)
+    monkeypatch.setattr(Work, "__init__", init)
+    monkeypatch.setattr(Work, "__setstate__", setstate, raising=False)
 
     run(tmp_path, trials, on_event=count, retry=())
     assert len(there) >= 16
