@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cli.main import run
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.paths import Home
+from tests import ROOT
 from tests.cluster.local_cluster import TOKEN, LocalCluster
 
 pytestmark = pytest.mark.cluster
@@ -55,11 +57,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def test_a_program_is_sent_stopped_and_goes_on_from_its_checkpoints(
-    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.add_nodes(1)  # one trial at a time: what is pruned depends on no race
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     for name, text in {"train.py": PROGRAM, "helper.py": "def height(x):\n    return (x - 0.3) ** 2\n"}.items():
         Path(name).write_text(text)
@@ -67,8 +70,11 @@ def test_a_program_is_sent_stopped_and_goes_on_from_its_checkpoints(
     Path("train.yaml").write_text(yaml.safe_dump(SWEEP))
 
     def there(*words: str) -> str:
-        assert run([*words, "--address", cluster.address]) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
+        # In a process of its own: Ray reads once, when it is imported, whether clusters want a token.
+        command = [sys.executable, "-m", "orchestrator.cli", *words, "--address", cluster.address]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
     paths = Home(cluster.home).sweep("sent")
 
