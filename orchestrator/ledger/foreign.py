@@ -31,7 +31,9 @@ def is_own_fact(key: str, value: Any) -> bool:
         return True
     prefix, _, number = key.partition(":")
     if prefix in _PREFIXES:
-        return number.isdecimal() and isinstance(value, _PREFIXES[prefix]) and (prefix != "spec" or "source" in value)
+        if prefix == "spec":
+            return number.isdecimal() and isinstance(value, dict) and "source" in value
+        return number.isdecimal() and isinstance(value, _PREFIXES[prefix])
     return key in _SHAPES and isinstance(value, _SHAPES[key])
 
 
