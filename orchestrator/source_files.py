@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -152,29 +153,58 @@ def program_files(scripts: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def _imports_of(file: Path, name: str) -> list[str]:
-    stat = file.stat()
-    return _imported(file, name, stat.st_mtime_ns, stat.st_size)
+    """The modules that a file imports under its name, and those above them."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    names: list[str] = []
+    for level, module, taken in _said_in(file).imports:
+        above = package.split(".")[: len(package.split(".")) - (level - 1)] if level else []
+        base = ".".join(filter(None, [*above, module]))
+        names += [base, *(f"{base}.{each}" for each in taken)]
+    return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
 
 
 def _named_in(file: Path) -> list[Path]:
     """The files of Python whose paths stand as texts in a file: from its folder on, or from the current one."""
-    stat = file.stat()
     found = []
-    for text in _paths_in(file, stat.st_mtime_ns, stat.st_size):
+    for text in _said_in(file).paths:
         places = (file.resolve().parent / text, Path.cwd() / text)
         found += [place.resolve() for place in places if place.is_file()][:1]
     return [each for each in found if each != file.resolve()]
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a file says of other files; nothing where it cannot be read as Python."""
+
+    imports: list[tuple[int, str, list[str]]]
+    """Level, module and names of each import."""
+    paths: list[str]
+    """Texts that look like the path of a file of Python."""
+
+
+def _said_in(file: Path) -> _Said:
+    stat = file.stat()
+    return _parsed(file, stat.st_mtime_ns, stat.st_size)
+
+
 @functools.cache
-def _paths_in(file: Path, *version: int) -> list[str]:
-    del version  # as below
+def _parsed(file: Path, *version: int) -> _Said:
+    del version  # of the file: when it changes it is read again
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return []
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    return sorted({text for text in texts if text.endswith(".py") and len(text) < 250 and "\0" not in text})
+        return _Said([], [])
+    imports: list[tuple[int, str, list[str]]] = []
+    texts = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", [alias.name for alias in node.names]))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+    paths = (text for text in texts if text.endswith(".py") and len(text) < 250 and "\0" not in text)
+    return _Said(imports, sorted(paths))
 
 
 def _find(name: str, places: list[str] | None = None) -> ModuleSpec | None:
@@ -205,26 +235,6 @@ def _installed_at(file: Path) -> bool:
 def _installed_places() -> tuple[str, ...]:
     # Once a process: Python works each of them out anew, and a trial asks for thousands of files.
     return tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-@functools.cache
-def _imported(file: Path, name: str, *version: int) -> list[str]:
-    """The modules that a file imports, and those above them; empty where it cannot be read as Python."""
-    del version  # of the file: when it changes it is read again
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return []
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
-            base = ".".join(filter(None, [*above, node.module or ""]))
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [".".join(parts[:end]) for each in names for parts in [each.split(".")] for end in range(1, len(parts) + 1)]
 
 
 def own_packages(names: Iterable[object]) -> list[str]:

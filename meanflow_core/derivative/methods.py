@@ -103,7 +103,6 @@ def _chosen(net: Network, at: Query, tangent: str, wanted: str) -> str:
     findings = _findings(net, at, wanted)
     for name in CANDIDATES[wanted]:
         if name not in findings.faults:
-            _check_whole(modules_of(bare(net)))
             findings.faults.update(_examined(bare(net), at, (name,)).faults)
         if findings.faults[name] is None and _fits(name, net, at, tangent, findings):
             return name
@@ -134,7 +133,6 @@ def _findings(net: Network, at: Query, wanted: str) -> Findings:
     known = _found.setdefault(_holder(net, modules), {})
     key = _mode(net, modules, at, wanted)
     if key not in known:
-        _check_whole(modules)
         hooked = any(key[0])
         names = [name for name in CANDIDATES[wanted] if not (hooked and name == "row_dual")]
         known[key] = _examined(net, at, names)
@@ -158,7 +156,9 @@ def _check_whole(modules: list[nn.Module]) -> None:
 
 
 def _examined(net: Network, at: Query, names: Iterable[str]) -> Findings:
-    return examine(net, modules_of(net), at, {name: METHODS[name] for name in names})
+    modules = modules_of(net)
+    _check_whole(modules)
+    return examine(net, modules, at, {name: METHODS[name] for name in names})
 
 
 def _holder(net: Any, modules: list[nn.Module]) -> Any:

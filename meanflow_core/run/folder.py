@@ -28,6 +28,7 @@ from meanflow_core.training import (
     combined,
     is_checkpoint,
     length_name,
+    length_of,
     load_checkpoint,
     load_metadata,
     load_weights,
@@ -165,7 +166,7 @@ class RunFolder:
             return False
         metadata = load_metadata(self.weights)
         told, length = metadata["config"].get("ema", {}), config.ema.length
-        chosen = str(metadata["weights"]).startswith(length_name(0.0)[:-1])
+        chosen = length_of(metadata["weights"]) is not None
         same = told.get("length") == length and chosen == (length is not None)
         return bool(metadata["step"] == config.trainer.steps and same)
 

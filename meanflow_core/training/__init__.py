@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meanflow_core.training.checkpoint import save_weights as save_weights
     from meanflow_core.training.checkpoint import take_snapshot as take_snapshot
     from meanflow_core.training.ema import length_name as length_name
+    from meanflow_core.training.ema import length_of as length_of
     from meanflow_core.training.exported import load_network as load_network
     from meanflow_core.training.post_hoc import coefficients as coefficients
     from meanflow_core.training.post_hoc import combined as combined

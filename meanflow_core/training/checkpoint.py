@@ -13,7 +13,8 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,28 +157,27 @@ def load_weights(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         CheckpointError: it is missing, damaged, or no such file; the message names it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
+    with _opened(Path(path)) as (file, metadata):
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     return bare_names(weights), metadata
 
 
 def load_metadata(path: Path | str) -> dict[str, Any]:
     """Read what `load_weights` reads beside the weights, and not them."""
+    with _opened(Path(path)) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+            told = (file.metadata() or {}).items()
+            yield file, {key: json.loads(value) for key, value in told if key != "format"}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
 

@@ -29,9 +29,17 @@ def ema_name(decay: float) -> str:
     return f"ema_{decay:g}"
 
 
+_LENGTH = "length_"
+
+
 def length_name(length: float) -> str:
     """Return the name of a power-function average in checkpoints, e.g. `length_0.05`."""
-    return f"length_{length:g}"
+    return f"{_LENGTH}{length:g}"
+
+
+def length_of(name: str) -> float | None:
+    """Return the length of the average that has such a name; None: it is another's."""
+    return float(name.removeprefix(_LENGTH)) if name.startswith(_LENGTH) else None
 
 
 class EMA:

@@ -6,6 +6,7 @@ gradients. What is done to shards alone (the optimiser, the averages) is done to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -154,26 +155,16 @@ def shard(loss: TrainingLoss, batches: Batches, world: World, device: torch.devi
 
 def _units(net: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules whose parameters are gathered together: the members of the network's lists of modules."""
+    listed = isinstance(net, nn.ModuleList | nn.ModuleDict)  # which is not called itself
     for child in net.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (each for member in child for each in _members(member))
-        elif isinstance(child, nn.ModuleDict):
-            yield from (each for member in child.values() for each in _members(member))
-        else:
+        if not listed or isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from _units(child)
-
-
-def _members(member: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(member, nn.ModuleList | nn.ModuleDict):  # which is not called itself
-        yield from _units(nn.ModuleList([member]))
-    elif any(True for _ in member.parameters()):
-        yield member
+        elif any(True for _ in child.parameters()):
+            yield child
 
 
 def _structure_of(net: nn.Module) -> nn.Module:
     """Return a copy whose parameters take no memory."""
-    import copy
-
     nowhere = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in net.parameters()}
     return copy.deepcopy(net, nowhere)
 

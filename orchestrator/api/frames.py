@@ -56,8 +56,7 @@ def trials_frame(spec: SweepSpec, trials: Sequence[TrialRecord]) -> pandas.DataF
             "state": trial.state.value,
             "failure": trial.failure.kind if trial.failure else None,
             "steps": trial.steps,
-            **{name: trial.judged.get(name) for name in metrics},
-            **({spec.metric.name: trial.metric} if trial.metric is not None and len(spec.metrics) == 1 else {}),
+            **{name: judged.get(name) for name in metrics},
             **_settings(names, trial.values),
             "started": trial.started or None,
             "ended": trial.ended,
@@ -66,6 +65,7 @@ def trials_frame(spec: SweepSpec, trials: Sequence[TrialRecord]) -> pandas.DataF
             "reason": trial.failure.reason if trial.failure else trial.reason,
         }
         for trial in trials
+        for judged in [trial.judged_by([metric.name for metric in spec.metrics])]
     ]
     after = ["started", "ended", "busy_seconds", "gpu_seconds", "reason"]
     frame = _frame(told, [*_WHO, "state", "failure", "steps", *metrics, *names, *after])

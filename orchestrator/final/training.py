@@ -54,8 +54,9 @@ class FinalResult:
     @property
     def length(self) -> float | None:
         """The length of the average that was chosen at the end; None: none was."""
-        kind, _, length = self.average.rpartition("_")
-        return float(length) if kind == "length" else None
+        from meanflow_core.training import length_of
+
+        return length_of(self.average)
 
     @property
     def scores(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger.errors import LedgerError
-from orchestrator.ledger.foreign import own_facts
+from orchestrator.ledger.foreign import is_own_fact, own_facts
 from orchestrator.ledger.repair import UNREADABLE, damaged_lines
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import TrialState
@@ -36,7 +36,9 @@ class Studies:
         self._storage = storage
         self._lock = lock
         self._ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        self.facts: dict[str, Any] = own_facts(paths.journal, _SEARCH) if _SEARCH in self._ids else {}
+        known = storage.get_study_user_attrs(self._ids[_SEARCH]) if _SEARCH in self._ids else {}
+        ours = all(is_own_fact(key, value) for key, value in known.items())
+        self.facts: dict[str, Any] = dict(known) if ours else own_facts(paths.journal, _SEARCH)
         """What is recorded of the sweep as a whole."""
 
     @classmethod

@@ -35,8 +35,9 @@ def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
     The columns: who and how it ended; the metrics at the report that counts (`metric.at`); the swept keys; the sweep's
     metrics at each step as `eval/fid_1nfe@500`; times (unix seconds) and costs; every report as JSON in `reports`.
     """
-    finals = list(dict.fromkeys(name for trial in trials for name in _final(spec, trial)))
-    finals.sort(key=lambda name: [metric.name for metric in spec.metrics].count(name), reverse=True)
+    ranking = [metric.name for metric in spec.metrics]
+    finals = list(dict.fromkeys(name for trial in trials for name in trial.judged_by(ranking)))
+    finals.sort(key=ranking.count, reverse=True)
     steps = sorted({step for trial in trials for step in trial.reports})
     curve = [(metric.name, step) for metric in spec.metrics for step in steps]
     swept = list(dict.fromkeys([*spec.space.names, *(name for trial in trials for name in trial.values)]))
@@ -44,7 +45,7 @@ def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*BEFORE, *finals, *swept, *(f"{name}@{step}" for name, step in curve), *AFTER])
     for trial in trials:
-        last = _final(spec, trial)
+        last = trial.judged_by(ranking)
         row: list[Any] = [trial.id, trial.config_id, trial.replicate, trial.seed, trial.state.value]
         row += [trial.failure.kind if trial.failure else None, trial.steps]
         row += [last.get(name) for name in finals]
@@ -55,12 +56,6 @@ def to_csv(spec: SweepSpec, trials: Sequence[TrialRecord]) -> str:
         row += [trial.failure.reason if trial.failure else trial.reason, json.dumps(trial.reports)]
         writer.writerow([_cell(value) for value in row])
     return out.getvalue()
-
-
-def _final(spec: SweepSpec, trial: TrialRecord) -> dict[str, float]:
-    """Return the metrics at the report that counts, the ranking one as it was judged."""
-    judged = {} if trial.metric is None or len(spec.metrics) > 1 else {spec.metric.name: trial.metric}
-    return {**trial.judged, **judged}
 
 
 def _cell(value: Any) -> Any:

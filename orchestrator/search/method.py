@@ -25,8 +25,6 @@ TRIES = 500
 """Draws after which a space counts as exhausted, unless it is small enough to look."""
 SMALL = 100_000
 """A space of at most this many combinations is searched through for what is left."""
-
-
 USUAL, BEGINS = 40, 4
 """Trials that a sweep counts with that has no `run_cap`; draws in which priors have their full power, at least."""
 

@@ -101,6 +101,11 @@ class TrialRecord:
         step = max(self.reports, default=0) if self.judged_step is None else self.judged_step
         return self.reports.get(step, {})
 
+    def judged_by(self, metrics: Sequence[str]) -> dict[str, float]:
+        """Return `judged`, with the one metric of a sweep as it was scored; several are those of one report."""
+        scored = {} if self.metric is None or len(metrics) > 1 else {metrics[0]: self.metric}
+        return {**self.judged, **scored}
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict; NaN and infinities stay as they are."""
         return {**asdict(self), "state": self.state.value}

@@ -134,7 +134,7 @@ def test_the_charts_compare_all_trials(shown, visitor):
     page.get_by_text(METRIC, exact=True).first.wait_for()
     keep(page, "charts")
     charts.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
-    page.get_by_text("objective.time.mean").first.wait_for()  # once more, with what only lognorm has
+    charts.get_by_text("objective.time.mean", exact=True).first.wait_for()  # once more, with what only lognorm has
     picture = page.locator("img[src*='samples']").first
     picture.wait_for()
     picture.scroll_into_view_if_needed()

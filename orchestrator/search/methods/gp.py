@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.search.curve_model import CurveModel, rows_of
 from orchestrator.search.draws import Observation, seed_at
+from orchestrator.search.method import USUAL
 from orchestrator.search.methods.qmc import Quasirandom
 from orchestrator.search.optuna_method import OptunaMethod
 from orchestrator.search.sweep import Sweep
@@ -42,7 +43,7 @@ class GaussianProcess(Quasirandom, OptunaMethod):
     @property
     def startup(self) -> int:
         """See `OptunaMethod`: trials that have reported."""
-        return max(4, min(8, (self.sweep.run_cap or 40) // 4))
+        return max(4, min(8, (self.sweep.run_cap or USUAL) // 4))
 
     def sampler(self, seed: int) -> BaseSampler:
         """See `OptunaMethod`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.search.draws import Observation
+from orchestrator.search.method import USUAL
 from orchestrator.search.methods.qmc import Quasirandom
 from orchestrator.search.optuna_method import OptunaMethod
 from orchestrator.search.optuna_space import distribution, value_at
@@ -30,7 +31,7 @@ class Tpe(Quasirandom, OptunaMethod):
     @property
     def startup(self) -> int:
         """See `OptunaMethod`."""
-        return max(4, min(10, (self.sweep.run_cap or 40) // 4))
+        return max(4, min(10, (self.sweep.run_cap or USUAL) // 4))
 
     def propose(self, position: int, known: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `Method`."""
