@@ -165,6 +165,16 @@ def test_a_slurm_job_that_is_told_to_end_ends_its_driver_and_is_not_queued_again
     assert not any("requeue" in call for call in signalled(tmp_path, "TERM"))
 
 
+def test_a_signal_that_comes_before_the_driver_is_not_lost(tmp_path):
+    stand_in = "trap 'exit 130' TERM; if [ $1 = doctor ]; then kill -USR1 $PPID; else sleep 20 & wait; fi"
+    calls = stand_ins(tmp_path, {"scontrol": "echo n1", "srun": "echo 10.0.0.1", "ray": "", "meansweep": stand_in})
+    (tmp_path / "s.yaml").touch()
+    environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    ended = run(["bash", str(DEPLOY / "slurm.sbatch"), "s.yaml"], tmp_path, environment)
+    assert ended.returncode in (130, 143)  # 143: it had no trap yet
+    assert calls()[-1] == "scontrol requeue 4711"
+
+
 def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
