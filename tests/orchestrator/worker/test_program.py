@@ -68,7 +68,7 @@ def gone(pid):
     """Whether a process has ended, or is only waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may also end between the opening and the reading
         return True
 
 
