@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     confirm_owner,
     find_sweep,
     home_at,
+    sweeps_here,
     trial_and_sweep,
 )
 from orchestrator.cli.examples import epilog
@@ -37,7 +38,9 @@ def pause(sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption =
 
 
 def extend(
-    more: Annotated[str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.")],
+    more: Annotated[
+        str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.", autocompletion=sweeps_here)
+    ],
     sweep: SweepArgument = None,
     home: HomeOption = None,
     yes: YesOption = False,
@@ -50,7 +53,12 @@ def extend(
 
 
 def try_(
-    words: Annotated[list[str], typer.Argument(metavar="[SWEEP] key=value...", help="Parameters; others are drawn.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SWEEP] key=value...", help="Parameters; others are drawn.", autocompletion=sweeps_here
+        ),
+    ],
     home: HomeOption = None,
     yes: YesOption = False,
 ) -> None:

@@ -121,8 +121,8 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: in
     if not {"base", "trainer", "program", "command"} & content.keys():
         rule = (
             "is missing: what is trained? A training configuration (`base: configs/digits_mlp.yaml`, or its keys: "
-            "`base: {data: {name: digits}, model: {name: mlp}}`), or a trainer of your own "
-            "(`trainer: package.module:Class`)"
+            "`base: {data: {name: digits}, model: {name: mlp}}`), a program of your own (`program: train.py`), or a "
+            "trainer of your own (`trainer: package.module:Class`)"
         )
         reader.wrong(("base",), rule)
     given = content.pop("base", None)

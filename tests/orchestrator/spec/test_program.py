@@ -58,7 +58,10 @@ def test_a_program_is_a_trainer_whose_keys_are_its_own(tmp_path):
     ("macro", "words"),
     [
         ("${args}", ["--on=True", "--off=False", "--lr=0.1", "--net.width=8"]),
+        ("${args_no_equals}", ["--on", "True", "--off", "False", "--lr", "0.1", "--net.width", "8"]),
         ("${args_no_hyphens}", ["on=True", "off=False", "lr=0.1", "net.width=8"]),
+        ("${args_append_hydra}", ["+on=True", "+off=False", "+lr=0.1", "+net.width=8"]),
+        ("${args_override_hydra}", ["++on=True", "++off=False", "++lr=0.1", "++net.width=8"]),
         ("${args_no_boolean_flags}", ["--on", "--lr=0.1", "--net.width=8"]),
         ("${args_json}", ['{"on": true, "off": false, "lr": 0.1, "net": {"width": 8}}']),
         ("${args_json_file}", ["given.json"]),
