@@ -83,6 +83,7 @@ def edit(
     yes: YesOption = False,
 ) -> None:
     """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
+    from meanflow_core.config import read_yaml
     from orchestrator.engine import control, edits
     from orchestrator.ledger import Ledger
     from orchestrator.spec import read_spec
@@ -90,7 +91,10 @@ def edit(
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
     ledger = Ledger.open(paths)
-    command = control.edit(read_spec(file, defaults=ledger.spec().defaults))
+    now = ledger.spec()
+    # a file that names no sweep is of any that was started from it with `--name`
+    words = [] if sweep is None or read_yaml(file).content.get("name") is not None else [f"name={now.title}"]
+    command = control.edit(read_spec(file, words, defaults=now.defaults))
     revised = edits.revised(ledger, command)
     for line in [*revised.changes, *revised.notes]:
         typer.echo(f"  {line}")

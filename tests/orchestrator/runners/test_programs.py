@@ -160,6 +160,27 @@ def test_an_unmodified_program_that_prints_json_from_its_file_to_the_winners_tra
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_a_file_that_forgot_how_its_program_reports_is_edited_and_its_trials_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSWEEP_HOME", str(tmp_path / "home"))
+    text = "import json, sys\nprint(json.dumps({'loss': float(sys.argv[1].split('=')[1])}))\n"
+    two = {"x": {"values": [0.3, 0.5]}}
+    engine = start_sweep(
+        Home(tmp_path / "home"), read_spec(written(tmp_path, text, parameters=two, name=None), ["name=one"])
+    )
+    with engine.ledger:
+        run_inline(engine)
+        assert "stdout-json" in str(engine.ledger.trials()[0].failure)
+    written(tmp_path, text, parameters=two, name=None, trainer={"metrics": "stdout-json"})
+    assert command(["edit", "sweep.yaml", "one"]) == command(["retry", "--failed", "one"]) == 0, capsys.readouterr()
+    engine = resume_sweep(Home(tmp_path / "home"), "one")
+    with engine.ledger:
+        run_inline(engine)
+        assert [trial.metric for trial in engine.ledger.trials()] == [0.3, 0.5]
+
+
 @pytest.mark.mlflow
 def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

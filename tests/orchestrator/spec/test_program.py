@@ -153,6 +153,10 @@ def test_a_plan_shows_the_command_and_what_is_missing(tmp_path, monkeypatch):
     shown = render_plan(make_plan(spec))
     assert f"runs            /usr/bin/env {sys.executable} train.py --epochs=9 --lr=0." in shown
     assert "trainings       4; the program itself says how long each is" in shown
+    assert f"program         train.py in {tmp_path}\nreports         by `orchestrator.report`, not by what" in shown
+    printing = render_plan(make_plan(read(tmp_path, trainer={"metrics": "stdout-json", "steps": 9})))
+    assert "reports         lines of JSON on its standard output, or `orchestrator.report`\n" in printing
+    assert "steps a trial   9\n" in printing
     for changes, said in [
         ({"program": "trian.py"}, "there is no such file"),
         ({"program": "folder"}, "is a folder"),
