@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,7 @@ def run(
         SweepFailed: the sweep failed.
         KeyboardInterrupt: it was interrupted; `open_sweep(name).resume()` goes on.
     """
+    _hush()
     given = {**overrides, **({"name": name} if name else {})}
     words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
     engine = begin(home_at(home), sweep, words, inline=inline)
@@ -63,6 +66,7 @@ def open_sweep(name: str | None = None, home: str | Path | None = None) -> Sweep
     Raises:
         ConfigError: there is none of this name (with the nearest).
     """
+    _hush()
     return Sweep(find_sweep(home_at(home), name))
 
 
@@ -75,6 +79,12 @@ def list_sweeps(home: str | Path | None = None) -> pandas.DataFrame:
     from orchestrator.api.frames import sweeps_frame
 
     return sweeps_frame(sweep_rows(home_at(home)), time.time())
+
+
+def _hush() -> None:
+    """Keep Ray and tqdm from asking a notebook to install ipywidgets, which nothing here uses."""
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "IProgress not found")
 
 
 class Sweep:

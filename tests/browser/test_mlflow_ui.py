@@ -10,7 +10,7 @@ from PIL import Image
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_ui import server
-from orchestrator.tracking.mlflow_views import runs_path, view_path
+from orchestrator.tracking.mlflow_views import runs_path, several_path, view_path
 from orchestrator.tracking.tracker import MlflowTracker
 from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import METRIC, spec, trials
@@ -33,13 +33,13 @@ def grid(path, noise, rng):
     return str(path)
 
 
-def made_up_sweep(home):
-    """Track the example sweep with its pictures; return its name."""
-    rng = np.random.default_rng(0)
-    tracker = MlflowTracker(home.sweep(spec().name).outbox, Store.of(home), interval=0.02, strict=True)
-    tracker.sweep_started(spec(), {"environment": {"code": "1f2e3d4"}, "plan": {"trials": 24}})
-    for record in trials(10):
-        tracker.trial_started(record, spec().config_for(record.values, seed=record.seed))
+def made_up_sweep(home, made=None, count=10):
+    """Track the example sweep, or another one, with its pictures; return its name."""
+    rng, made = np.random.default_rng(0), made or spec()
+    tracker = MlflowTracker(home.sweep(made.name).outbox, Store.of(home), interval=0.02, strict=True)
+    tracker.sweep_started(made, {"environment": {"code": "1f2e3d4"}, "plan": {"trials": 24}})
+    for record in trials(count):
+        tracker.trial_started(record, made.config_for(record.values, seed=record.seed))
         for step, metrics in record.reports.items():
             noise = min(0.6, metrics[METRIC] / 60)
             path = grid(home.root / "pictures" / record.id / f"{step}.png", noise, rng) if step % 1500 == 0 else None
@@ -48,7 +48,7 @@ def made_up_sweep(home):
         tracker.trial_ended(record)
     tracker.sweep_ended("finished", {})
     assert tracker.close(60) == 0
-    return spec().name
+    return made.name
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def shown(chromium, tmp_path_factory):
             home = Home(tmp_path_factory.mktemp("home"))
             sqlite_store(home.root)
             name = made_up_sweep(home)
+            made_up_sweep(home, spec(name="digits-wide"), 3)
         store = Store.of(home)
         with server(store, log=home.root / "ui.log") as (url, _):
             client = connect(store)
@@ -199,3 +200,21 @@ def test_the_sweeps_page_says_what_it_is_and_what_to_type(shown, page):
     ):
         assert name in text
     keep(page, "sweep")
+
+
+def test_the_runs_of_several_sweeps_stand_in_one_table_each_with_its_sweep(shown, visitor):
+    (url, client, experiment), page = shown, visitor
+    if os.environ.get("MEANSWEEP_BROWSER_HOME"):
+        pytest.skip("one sweep is shown")
+    other = client.get_experiment_by_name("digits-wide")
+    page.goto(url + several_path([experiment.experiment_id, other.experiment_id]))
+    page.get_by_role("link", name="trial ").first.wait_for()
+    runs = sum(
+        len(runs_of(client, each, kind)) for each in (experiment, other) for kind in ("trial", "replicate", "final")
+    )
+    page.get_by_text(f"{runs} matching runs").wait_for()
+    heads = [head.inner_text().strip() for head in page.locator(".ag-header-cell").all()]
+    assert {"Experiment Name", METRIC} <= set(heads)
+    text = page.locator("body").inner_text()
+    assert "digits-guidance" in text
+    assert "digits-wide" in text

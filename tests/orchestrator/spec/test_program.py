@@ -106,6 +106,10 @@ def test_the_other_form_is_a_mapping_of_the_trainer(tmp_path):
     assert (both.program.program, both.program.metrics) == ("train.py", "stdout-json")
     assert read(tmp_path, "trainer.steps=9", "run_cap=2").program.steps == 9
     assert read(tmp_path, "batch=3").config_for({"lr": 0.5})["batch"] == 3
+    assert read(tmp_path, "batch=3").notes == ()
+    assert read(tmp_path, "run_cpa=3").notes == (
+        "run_cpa: is an argument of the program; 'run_cap' is a key of the file",
+    )
 
 
 def test_a_script_runs_by_itself_and_a_class_of_ones_own_before_a_program(tmp_path):
