@@ -93,11 +93,13 @@ def page(chromium):
     page.close()
 
 
-def keep(page, name):
-    """Keep a picture of the page in the documentation, when asked."""
+def keep(page, name, *, height=950):
+    """Keep a picture of the page in the documentation, when asked: of a window as high as what is worth seeing."""
     if SHOOT:
-        page.wait_for_timeout(3000)  # charts fade in
+        page.set_viewport_size({"width": 1500, "height": height})
+        page.wait_for_timeout(6000)  # charts fade in
         shoot(page, f"mlflow-{name}")
+        page.set_viewport_size({"width": 1500, "height": 950})
 
 
 def runs_of(client, experiment, kind):
@@ -133,7 +135,7 @@ def test_the_charts_compare_all_trials(shown, visitor):
     for words in ("search", "eval", "samples", "train"):
         charts.get_by_text(words, exact=True).first.wait_for()
     page.get_by_text(METRIC, exact=True).first.wait_for()
-    keep(page, "charts")
+    keep(page, "charts", height=1850)
     charts.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
     charts.get_by_text("objective.time.mean", exact=True).first.wait_for()  # once more, with what only lognorm has
     picture = page.locator("img[src*='samples']").first
@@ -160,7 +162,7 @@ def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
     picture = page.locator("img[src*='samples']").last
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 50
-    keep(page, "trial-pictures")
+    keep(page, "trial-pictures", height=1100)
 
 
 def test_a_comparison_opens_on_the_metric_and_has_the_samples(shown, visitor):
@@ -170,7 +172,7 @@ def test_a_comparison_opens_on_the_metric_and_has_the_samples(shown, visitor):
     page.get_by_text(METRIC, exact=True).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
     page.locator("img[src*='samples']").first.wait_for()
-    keep(page, "compare")
+    keep(page, "compare", height=1250)
 
 
 def test_a_trials_overview_has_parameters_data_and_its_sweep(shown, page):
