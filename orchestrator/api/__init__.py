@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from orchestrator.api.opening import read_sweep as read_sweep
     from orchestrator.api.opening import sweep_rows as sweep_rows
     from orchestrator.api.reporting import report_sweep as report_sweep
+    from orchestrator.api.same_sweep import checked_id as checked_id
+    from orchestrator.api.same_sweep import demand_same as demand_same
     from orchestrator.api.sweep import Sweep as Sweep
     from orchestrator.api.sweep import list_sweeps as list_sweeps
     from orchestrator.api.sweep import open_sweep as open_sweep

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from meanflow_core.errors import ConfigError
+from orchestrator import run
 from tests import ROOT
+from tests.orchestrator import toy
 
 TRAINER = """
 class Line:
@@ -30,7 +33,6 @@ class Line:
         self.step = state["step"]
 """
 PROGRAM = """
-import logging
 import os
 
 from orchestrator import list_sweeps, open_sweep, run
@@ -47,25 +49,40 @@ content = {
 sweep = run(content, run_cap=2)
 sweep.extend(1)
 again = open_sweep("lines").resume()
-handlers = logging.getLogger("ray").handlers
 print("values", [row["loss"] for _, row in again.leaderboard().iterrows()])
 print("sweeps", list(list_sweeps()["sweep"]), "RAY_USAGE_STATS_ENABLED" in os.environ)
 """
 
 
+def test_a_cell_that_is_run_again_goes_on_with_its_sweep_and_with_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEANSWEEP_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    first = run(toy.sweep(run_cap=2), inline=True, resume=True)
+    with pytest.raises(ConfigError, match="exists already and has finished"):
+        run(toy.sweep(run_cap=2), inline=True)
+    capsys.readouterr()
+    again = run(toy.sweep(run_cap=2), inline=True, resume=True)
+    assert "toy has finished" in capsys.readouterr().out
+    assert list(again.trials()["trial"]) == list(first.trials()["trial"]) == ["0", "1"]
+    again.extend(1)
+    assert len(run(toy.sweep(run_cap=2), inline=True, resume=True).trials()) == 3
+    with pytest.raises(ConfigError, match=r"resume: there is a sweep of this name, and this file differs .*retries"):
+        run(toy.sweep(run_cap=2, retries=7), inline=True, resume=True)
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("way", ["stdin", "file"])
-def test_a_plain_process_runs_a_sweep_on_ray_and_goes_on_with_it_there(tmp_path: Path, way: str) -> None:
+def test_a_plain_process_runs_a_sweep_on_ray_and_goes_on_with_it_there(tmp_path: Path) -> None:
     (tmp_path / "line.py").write_text(TRAINER)
-    (tmp_path / "mine.py").write_text(PROGRAM)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {
         **{"MEANSWEEP_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
         **{"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
     }
     done = subprocess.run(
-        [sys.executable, "-" if way == "stdin" else "mine.py"],
-        **{"input": PROGRAM if way == "stdin" else None, "cwd": tmp_path, "env": environment},
+        [sys.executable, "-"],
+        **{"input": PROGRAM, "cwd": tmp_path, "env": environment},
         **{"capture_output": True, "text": True, "timeout": 300},
     )
     assert done.returncode == 0, done.stderr
