@@ -135,13 +135,14 @@ def test_the_charts_compare_all_trials(shown, visitor):
     for words in ("search", "eval", "samples", "train"):
         charts.get_by_text(words, exact=True).first.wait_for()
     page.get_by_text(METRIC, exact=True).first.wait_for()
-    keep(page, "charts", height=1850)
+    keep(page, "charts", height=1660)
     charts.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
     charts.get_by_text("objective.time.mean", exact=True).first.wait_for()  # once more, with what only lognorm has
     picture = page.locator("img[src*='samples']").first
     picture.wait_for()
     picture.scroll_into_view_if_needed()
     assert picture.evaluate("image => image.naturalWidth") > 50
+    keep(page, "samples")
 
 
 def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
@@ -168,11 +169,12 @@ def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
 def test_a_comparison_opens_on_the_metric_and_has_the_samples(shown, visitor):
     (url, client, experiment), page = shown, visitor
     two = runs_of(client, experiment, "trial")[:2]
+    page.set_viewport_size({"width": 1500, "height": 1500})  # charts below the window are not drawn
     page.goto(url + runs_path(experiment.experiment_id, [run.info.run_id for run in two], METRIC, "minimize"))
     page.get_by_text(METRIC, exact=True).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
     page.locator("img[src*='samples']").first.wait_for()
-    keep(page, "compare", height=1250)
+    keep(page, "compare", height=1500)
 
 
 def test_a_trials_overview_has_parameters_data_and_its_sweep(shown, page):
