@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from orchestrator.api.driving import drive as drive
     from orchestrator.api.driving import finish_sending as finish_sending
     from orchestrator.api.driving import go_on as go_on
-    from orchestrator.api.granting import wants_default as wants_default
     from orchestrator.api.granting import with_grant as with_grant
     from orchestrator.api.opening import compare_named as compare_named
     from orchestrator.api.opening import find_sweep as find_sweep

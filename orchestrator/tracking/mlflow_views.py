@@ -64,6 +64,7 @@ def runs_path(experiment_id: str, run_ids: Sequence[str], metric: str, goal: str
         "orderByKey": _column("metrics", metric),
         "orderByAsc": str(goal == "minimize").lower(),
         "compareRunsMode": "CHART",
+        "workflowType": "machine_learning",
     }
     return f"/#/experiments/{experiment_id}/runs?{urlencode(facets, quote_via=quote)}"
 

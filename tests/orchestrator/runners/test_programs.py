@@ -25,7 +25,7 @@ from tests import ROOT
 from tests.orchestrator.mlflow_stores import _template
 
 PROGRAM = """
-import argparse, os, time
+import argparse, os, signal, time
 from orchestrator.reporting import checkpoint_folder, report
 
 parser = argparse.ArgumentParser()
@@ -38,9 +38,11 @@ state = checkpoint_folder() / "step"
 first = int(state.read_text()) if state.exists() else 0
 for step in range(first + 1, 10):
     time.sleep(given.nap)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a step that is saved is reported too
     state.with_suffix(".new").write_text(str(step))
     state.with_suffix(".new").replace(state)
     report(step, loss=(given.x - 0.3) ** 2 + 1 / step + 1e-3 * given.seed, began=first)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 """
 SWEEP: dict[str, Any] = {
     "program": "train.py",
