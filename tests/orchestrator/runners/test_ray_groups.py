@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
+import torch
 
+from meanflow_core.training.checkpoint import load_checkpoint
 from orchestrator.paths import Home
 from orchestrator.runners import ray_tune
 from orchestrator.runners.inline import run_inline
@@ -84,15 +86,20 @@ def test_trials_in_shards_of_two_workers_come_to_what_whole_ones_do(local_ray, t
     content = {"name": "shards", "base": base, "method": "grid", "metric": {"name": "eval/fid_1nfe"}}
     content["parameters"] = {"objective.time.ratio": {"values": [0.25, 0.5]}}
     shared = {"set": {"trainer.sharding": "fsdp"}, "resources": {"cpu": 1, "workers": 2}}
-    found = {}
+    found, weights = {}, {}
     for kind, changes, drive in (("whole", {}, run_inline), ("shards", shared, run_ray)):
         engine = open_engine(Home(tmp_path / kind), {**content, **changes})
         with engine.ledger:
             drive(engine)
             found[kind] = engine.ledger.trials()
+        for trial_ in found[kind]:
+            last = max((engine.paths.trial(trial_.id).root / "checkpoints").glob("step-*"))
+            weights[kind, trial_.id] = torch.cat([each.flatten() for each in load_checkpoint(last)["net"].values()])
     for whole, shards in zip(found["whole"], found["shards"], strict=True):
         assert (whole.state.value, shards.state.value) == ("finished", "finished"), shards.failure
         assert sorted(whole.reports) == sorted(shards.reports) == [2, 4]
         for step, report in whole.reports.items():
             assert shards.reports[step]["eval/fid_1nfe"] == pytest.approx(report["eval/fid_1nfe"], rel=1e-3)
-    assert found["whole"][0].metric != pytest.approx(found["whole"][1].metric, rel=1e-2)
+    moved = (weights["whole", "0"] - weights["whole", "1"]).norm()
+    for trial_ in "01":
+        assert (weights["shards", trial_] - weights["whole", trial_]).norm() < 0.01 * moved
