@@ -167,7 +167,7 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapp
     if not isinstance(raw, Mapping):
         problems.append(Problem(key=prefix.rstrip("."), value=raw, rule="must be a mapping of keys"))
         return None
-    hints = hints_of(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     found_before = len(problems)
     values: dict[str, Any] = {}
     for name, value in raw.items():
