@@ -153,7 +153,7 @@ def signalled(tmp_path, signal):
             "scontrol": "echo n1",
             "srun": "echo 10.0.0.1",
             "ray": "",
-            "meansweep": f"trap 'exit 130' TERM; [ $1 = doctor ] || {{ kill -{signal} $PPID; {NAP} }}",
+            "meansweep": f"trap 'exit 130' TERM; [ $1 = doctor ] || {{ kill -{signal} $PPID; {NAP}; }}",
         },
     )
     (tmp_path / "s.yaml").touch()
