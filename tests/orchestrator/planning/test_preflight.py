@@ -132,12 +132,13 @@ def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(swe
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path, monkeypatch):
     """A sweep of one trial of one step, in a home of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there: nothing is waited for
     file = tmp_path / "small.yaml"
     file.write_text(
-        "trainer: tests.orchestrator.toy_trainers:Toy\nmethod: random\nrun_cap: 1\nmetric: {name: loss}\n"
-        "parameters: {x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 1, trainer.eval_every: 1}\n"
+        "trainer: tests.orchestrator.toy_trainers:Toy\nmethod: random\nrun_cap: 1\nmetric: {name: eval/score}\n"
+        "parameters: {toy.x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 1, trainer.eval_every: 1}\n"
     )
     return file
 
@@ -214,6 +215,7 @@ def test_a_start_does_not_wait_for_what_no_wait_cures(small, bucket, monkeypatch
             raise error
 
         monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refuse)
+        s3fs.S3FileSystem.clear_instance_cache()  # one that is there has its own
         assert run(words) == 2
         assert str(error) in capsys.readouterr().err
     assert naps == []
