@@ -1,5 +1,7 @@
 """What trials would not find is said before anything starts."""
 
+import sys
+
 import pytest
 
 from meanflow_core.errors import ConfigError
@@ -129,6 +131,10 @@ def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(swe
     monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
     assert run(["plan", str(sweep)]) == 1
     assert "nosuch" in capsys.readouterr().out
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "gs://bucket/place")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert run(["plan", str(sweep)]) == 1
+    assert "install gcsfs" in capsys.readouterr().out.lower()
 
 
 @pytest.fixture
