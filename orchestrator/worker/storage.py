@@ -19,8 +19,15 @@ PATIENCE = 300.0
 """Seconds for which a store that does not answer is asked again."""
 LONGEST_PAUSE = 15.0
 """Seconds between two attempts, at most."""
-HOPELESS = (PermissionError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""Errors that waiting does not cure: wrong keys, a bucket that does not exist, a package that is missing."""
+HOPELESS = (
+    PermissionError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    NotImplementedError,
+)
+"""Errors that waiting does not cure: wrong keys, no such bucket, a package that is missing, a store to read alone."""
 _HOPELESS_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError")
 """The same, of what makes S3's clients: no key at all, a name that no bucket can have."""
 
@@ -122,6 +129,10 @@ def check_writable(url: str, *, patience: float = 0.0, told: Callable[[str], Non
         raise StorageError(f"{url} is no URL; it must look like s3://BUCKET/PREFIX, or be an absolute path")
     if not url.rpartition("://")[2].strip("/"):
         raise StorageError(f"{url} names no place to write to; it must look like s3://BUCKET/PREFIX")
+    try:
+        _kind_of_store(url)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{url}: {_said(error)}") from error
     probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
     _patiently(lambda: _probe(url, probe), f"write {url}", patience=patience, told=told)
 
@@ -198,6 +209,13 @@ def _said(error: Exception) -> str:
 def _has_folders(path: str) -> bool:
     """Whether a store has folders that must be made; one of objects has buckets, and would make one instead."""
     return path.startswith("/")
+
+
+def _kind_of_store(url: str) -> Any:
+    from fsspec.core import get_filesystem_class, split_protocol
+
+    protocol, _ = split_protocol(url)
+    return get_filesystem_class(protocol or "file")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -224,6 +224,9 @@ def test_a_start_does_not_wait_for_what_no_wait_cures(small, bucket, monkeypatch
         s3fs.S3FileSystem.clear_instance_cache()  # one that is there has its own
         assert run(words) == 2
         assert str(error) in capsys.readouterr().err
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
+    assert run(words) == 2
+    assert "Protocol not known: nosuch" in capsys.readouterr().err
     assert naps == []
     assert not (small.parent / "sweeps").exists()
 
