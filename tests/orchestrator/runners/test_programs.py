@@ -240,7 +240,7 @@ def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(tmp_path: Path, monkeypa
     with engine.ledger:
         assert run_ray(engine, on_event=stop, num_cpus=1).state == "stopped"
         [trial] = engine.ledger.trials()
-    assert (trial.state, trial.attempts) == (TrialState.WAITING, [])
+    assert (trial.state, trial.attempts) == (TrialState.WAITING, ())
     pid = int((tmp_path / "hangs").read_text())
     while command_of(pid):  # SIGKILL comes after its ten seconds
         time.sleep(0.1)
