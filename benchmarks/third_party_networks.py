@@ -53,6 +53,16 @@ def on_channels(z: Tensor, told: Tensor) -> Tensor:
     return z + told.reshape(*told.shape, *[1] * (z.dim() - 2))
 
 
+def told_by_text(net: nn.Module, call: Callable[[Any, Tensor, Tensor, Tensor], Tensor]) -> Adapted:
+    """A network that is told its class by three words of 32 numbers: `call(net, z, text, t)`."""
+    both = nn.ModuleDict({"net": net, "text": nn.Embedding(CLASSES + 1, 3 * 32)})
+
+    def with_text(f: Any, z: Tensor, told: Tensor, t: Tensor, y: Any) -> Tensor:
+        return call(f["net"], on_channels(z, told), f["text"](y).unflatten(1, (3, 32)), t)
+
+    return Adapted(both, with_text)
+
+
 def timm_vit(**options: Any) -> Adapted:
     """A SiT-like network of timm's blocks: patches, blocks, and patches back by einsum."""
     from timm.layers import Mlp
@@ -113,21 +123,22 @@ def timm_features(name: str) -> Adapted:
     return Adapted(both, call)
 
 
-def diffusers_unet2d(**options: Any) -> Adapted:
+def diffusers_unet2d(side: int = 16, widths: tuple[int, int] = (32, 64), **options: Any) -> Adapted:
+    """ADM's U-Net where `options` say scale_shift."""
     from diffusers import UNet2DModel
 
     net = UNet2DModel(
-        sample_size=16,
+        sample_size=side,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(32, 64),
+        block_out_channels=widths,
         layers_per_block=1,
         norm_num_groups=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         **options,
     )
-    return Adapted(net, lambda f, z, c, t, y: f(on_channels(z, c), t, class_labels=None).sample)
+    return Adapted(net, lambda f, z, c, t, y: f(on_channels(z, c), t, class_labels=None).sample, (4, side, side))
 
 
 def diffusers_conditional(**options: Any) -> Adapted:
@@ -147,27 +158,25 @@ def diffusers_conditional(**options: Any) -> Adapted:
     )
     if options.get("checkpointing"):
         net.enable_gradient_checkpointing()
-    both = nn.ModuleDict({"net": net, "text": nn.Embedding(CLASSES + 1, 3 * 32)})
-
-    def call(f: Any, z: Tensor, c: Tensor, t: Tensor, y: Any) -> Tensor:
-        text = f["text"](y).unflatten(1, (3, 32))
-        return f["net"](on_channels(z, c), t, encoder_hidden_states=text).sample
-
-    return Adapted(both, call)
+    return told_by_text(net, lambda f, z, text, t: f(z, t, encoder_hidden_states=text).sample)
 
 
-def diffusers_dit() -> Adapted:
+def diffusers_dit(side: int = 16, width: int = 64, depth: int = 3) -> Adapted:
     from diffusers import DiTTransformer2DModel
 
     net = DiTTransformer2DModel(
         num_attention_heads=4,
-        attention_head_dim=16,
+        attention_head_dim=width // 4,
         in_channels=4,
-        num_layers=3,
-        sample_size=16,
+        num_layers=depth,
+        sample_size=side,
         num_embeds_ada_norm=1000,
     )
-    return Adapted(net, lambda f, z, c, t, y: f(on_channels(z, c), timestep=t, class_labels=y).sample)
+
+    def call(f: Any, z: Tensor, c: Tensor, t: Tensor, y: Any) -> Tensor:
+        return f(on_channels(z, c), timestep=t, class_labels=y).sample
+
+    return Adapted(net, call, (4, side, side))
 
 
 def diffusers_sd3() -> Adapted:
@@ -185,16 +194,11 @@ def diffusers_sd3() -> Adapted:
         pooled_projection_dim=64,
         pos_embed_max_size=16,
     )
-    both = nn.ModuleDict(
-        {"net": net, "text": nn.Embedding(CLASSES + 1, 3 * 32), "pooled": nn.Embedding(CLASSES + 1, 64)}
-    )
 
-    def call(f: Any, z: Tensor, c: Tensor, t: Tensor, y: Any) -> Tensor:
-        text = f["text"](y).unflatten(1, (3, 32))
-        given = {"encoder_hidden_states": text, "pooled_projections": f["pooled"](y), "timestep": t}
-        return f["net"](on_channels(z, c), **given).sample
+    def call(f: Any, z: Tensor, text: Tensor, t: Tensor) -> Tensor:
+        return f(z, encoder_hidden_states=text, pooled_projections=text[:, :2].flatten(1), timestep=t).sample
 
-    return Adapted(both, call)
+    return told_by_text(net, call)
 
 
 def diffusers_pixart() -> Adapted:
@@ -210,14 +214,8 @@ def diffusers_pixart() -> Adapted:
         sample_size=16,
         caption_channels=32,
     )
-    both = nn.ModuleDict({"net": net, "text": nn.Embedding(CLASSES + 1, 3 * 32)})
-
-    def call(f: Any, z: Tensor, c: Tensor, t: Tensor, y: Any) -> Tensor:
-        text = f["text"](y).unflatten(1, (3, 32))
-        added = {"resolution": None, "aspect_ratio": None}
-        return f["net"](on_channels(z, c), text, timestep=t, added_cond_kwargs=added).sample
-
-    return Adapted(both, call)
+    added = {"resolution": None, "aspect_ratio": None}
+    return told_by_text(net, lambda f, z, text, t: f(z, text, timestep=t, added_cond_kwargs=added).sample)
 
 
 def diffusers_unet1d() -> Adapted:
@@ -326,7 +324,13 @@ NETWORKS: dict[str, Callable[[], Adapted]] = {
     "transformers GPT2Model, dropout 0.1 (causal)": gpt2,
     "torch TransformerEncoder, dropout 0.1": torch_encoder,
 }
-LARGER = {"SiT 6 x 256 of timm's Attention and Mlp, 4x32x32": lambda: timm_vit(side=32)}
+LARGER: dict[str, Callable[[], Adapted]] = {
+    "SiT 6 x 256 of timm's Attention and Mlp, 4x32x32": lambda: timm_vit(side=32),
+    "diffusers DiTTransformer2DModel 6 x 256, 4x32x32": lambda: diffusers_dit(32, 256, 6),
+    "diffusers UNet2DModel 64-128, scale_shift (ADM), 4x32x32": lambda: diffusers_unet2d(
+        32, (64, 128), resnet_time_scale_shift="scale_shift"
+    ),
+}
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -15,13 +15,14 @@ import meanflow_core.derivative.rules
 import meanflow_core.derivative.structure  # noqa: F401 (both register rules)
 from meanflow_core.derivative.check import Findings, examine, examine_size
 from meanflow_core.derivative.differences import by_finite_difference
-from meanflow_core.derivative.dual import by_row_dual
+from meanflow_core.derivative.dual import UnsupportedOperation, by_row_dual
 from meanflow_core.derivative.forward_mode import bare, by_jvp, by_jvp_of_batch
 from meanflow_core.derivative.on_trial import DerivativeError
 from meanflow_core.derivative.query import Query
 from meanflow_core.derivative.tensor_dual import by_dual
 from meanflow_core.distributed import in_shards
 from meanflow_core.flow import Network
+from meanflow_core.rng import RandomState
 
 TANGENTS = {"v01": (0.0, 1.0), "v00": (0.0, 0.0), "v10": (1.0, 0.0), "v11": (1.0, 1.0)}
 """Tangents of r and t beside that of z. Only the first is the total derivative; the others are Table 1b's ablation."""
@@ -94,13 +95,27 @@ def predict(
             raise DerivativeError(UNCHECKED)
         u, du_dt = by_row_dual(net, query)
     else:
-        u, du_dt = METHODS[_chosen(net, query, tangent, method)](net, query)
+        u, du_dt = _by_what_is_right(net, query, tangent, method)
     return u, du_dt.to(z.dtype)
 
 
-def _chosen(net: Network, at: Query, tangent: str, wanted: str) -> str:
+def _by_what_is_right(net: Network, at: Query, tangent: str, wanted: str) -> tuple[Tensor, Tensor]:
+    """Use the method that was found right; where an operation first comes up now that it cannot carry, the next one."""
+    while True:
+        findings = _findings(net, at, wanted)
+        name = _chosen(net, at, tangent, wanted, findings)
+        before = RandomState.now(at.z.device) if findings.draws else None
+        try:
+            return METHODS[name](net, at)
+        except UnsupportedOperation as error:
+            fault = findings.faults[name] = f"in a later step, {error}"
+            _log.warning("du/dt not by %s: %s", name, fault)
+            if before is not None:
+                before.restore()  # what the attempt drew is drawn again
+
+
+def _chosen(net: Network, at: Query, tangent: str, wanted: str, findings: Findings) -> str:
     """Return the method to use."""
-    findings = _findings(net, at, wanted)
     for name in CANDIDATES[wanted]:
         if name not in findings.faults:
             findings.faults.update(_examined(bare(net), at, (name,)).faults)

@@ -343,8 +343,6 @@ class Ledger(SweepFacts):
 
     def _close_natively(self, history: TrialHistory) -> None:
         """Give the row the state that Optuna's own tools understand. Derived: the `end` event is what counts."""
-        metrics, record = self.spec().metrics, history.record()
-        found = [record.judged.get(each.name) for each in metrics] if len(metrics) > 1 else [record.metric]
-        values = [math.nan if value is None else float(value) for value in found]
+        values = history.record().scores([metric.name for metric in self.spec().metrics])
         finite = all(math.isfinite(value) for value in values)
         self._studies.close_row(history.row, history.state, values if finite else None)

@@ -39,9 +39,7 @@ def _frozen(spec: SweepSpec, laws: Mapping[str, BaseDistribution], record: Trial
     from optuna.trial import create_trial
 
     names = [metric.name for metric in spec.metrics]
-    values = [record.judged.get(name, math.nan) for name in names]
-    if len(names) == 1:
-        values = [math.nan if record.metric is None else record.metric]
+    values = record.scores(names)
     complete = Native.COMPLETE if all(map(math.isfinite, values)) else Native.FAIL
     ended = {TrialState.FINISHED: complete, TrialState.PRUNED: Native.PRUNED, TrialState.FAILED: Native.FAIL}
     state = ended.get(record.state, Native.RUNNING)

@@ -106,6 +106,11 @@ class TrialRecord:
         scored = {} if self.metric is None or len(metrics) > 1 else {metrics[0]: self.metric}
         return {**self.judged, **scored}
 
+    def scores(self, metrics: Sequence[str]) -> list[float]:
+        """Return what the trial is ranked by, one number a metric of the sweep; NaN where it has none."""
+        found = [self.metric] if len(metrics) == 1 else [self.judged.get(name) for name in metrics]
+        return [math.nan if value is None else float(value) for value in found]
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict; NaN and infinities stay as they are."""
         return {**asdict(self), "state": self.state.value}

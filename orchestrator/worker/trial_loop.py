@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, TextIO
 
-from meanflow_core.config import imported, load_config
-from meanflow_core.errors import ConfigError, Problem, nearest
+from meanflow_core.config import import_named, load_config
 from meanflow_core.sampling import save_picture
 from orchestrator.paths import TrialPaths
 from orchestrator.source_files import loaded_here
@@ -161,19 +160,7 @@ def import_trainer(name: str) -> Any:
     Raises:
         ConfigError: the module cannot be found, or has no such class (naming the nearest).
     """
-    module_name, _, class_name = name.partition(":")
-    try:
-        module = imported(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists and misses something itself: its own error says more
-        rule = f"cannot be imported here: {error}"
-        raise ConfigError([Problem(key="trainer", value=name, rule=rule)]) from error
-    if not hasattr(module, class_name):
-        names = [key for key, value in vars(module).items() if isinstance(value, type)]
-        rule = f"module {module_name} has no class {class_name!r}"
-        raise ConfigError([Problem(key="trainer", value=name, rule=rule, nearest=nearest(class_name, names))])
-    return getattr(module, class_name)
+    return import_named(name, "trainer")
 
 
 # ---------------------------------------------------------------------------------------------- one stretch

@@ -6,7 +6,6 @@ wait for it) fails too. The optimiser's fused kernel is left out: it has no meta
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow_core.config import load_config
 from meanflow_core.derivative import methods
+from meanflow_core.derivative.check import Findings
 from meanflow_core.training import Trainer
 from scripts.gpu_check.check import Figures, Setting, demand
 from scripts.gpu_check.nets import MODELS
@@ -41,7 +41,7 @@ def operations(model: dict[str, Any], batch: int = 256, **values: Any) -> int:
         **values,
     }
     chosen = mock.patch.object(methods, "_chosen", return_value="row_dual")  # else chosen by numbers, before training
-    findings = SimpleNamespace(orderless=True, separable=True)
+    findings = Findings(faults={}, draws=False, mixing=False, orderless=True, separable=True)
     sound = mock.patch.object(methods, "_findings", return_value=findings)
     exact = mock.patch.object(torch, "is_autocast_enabled", return_value=False)  # which does not know the meta device
     with chosen, sound, exact:

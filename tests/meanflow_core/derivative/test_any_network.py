@@ -294,6 +294,56 @@ def test_a_network_that_torch_cannot_differentiate_is_refused_with_the_reason():
         predicted(network(of(Foreign.apply)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda h: float(h.detach().std()),
+        lambda h: 1 + 0.1 * float(h.detach()[0, 0, 0]),
+        lambda h: h.detach().mean().item() + 1,
+    ],
+)
+def test_a_network_of_numbers_that_torch_does_not_see_is_refused(scale, dtype):
+    net = network(of(lambda h: 0.3 * h * scale(h))).to(dtype)
+    z, dz, r, t = batch(dtype=dtype)
+    with pytest.raises(DerivativeError, match=r"auto.*off by 0\.[01]\d* of what central differences.*number"):
+        predict(net, z, r, t, LABELS, direction=dz[:M], others=lambda rest: dz[M:])
+
+
+class LaterOperation(nn.Module):
+    """From its fifth call in training on it uses an operation that has no rule, as caches and schedules do."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.layer, self.operation, self.calls = nn.Linear(4, 4), operation, 0
+
+    def forward(self, h):
+        return self.operation(self.layer(h)) if self.calls >= 5 else torch.sin(self.layer(h))
+
+
+@pytest.mark.parametrize(
+    ("operation", "way"),
+    [
+        (lambda h: torch.lerp(h, h.sin(), 0.3), "dual"),
+        (lambda h: h.contiguous().as_strided(h.shape, h.contiguous().stride()).sin(), "jvp"),
+    ],
+)
+def test_an_operation_that_first_comes_up_in_a_later_step_is_served_by_another_way(operation, way, caplog):
+    net = network(lambda: LaterOperation(operation))
+    predicted(net)
+    assert "du/dt by row_dual" in record(net)[0]
+    net.middle.calls = 5
+    check("later", *predicted(net), net, kind={"later": lambda: _at_call_five(operation)})
+    assert f"du/dt by {way} " in record(net)[0]
+    assert "in a later step" in caplog.text
+
+
+def _at_call_five(operation):
+    module = LaterOperation(operation)
+    module.calls = 5
+    return module
+
+
 def test_a_dual_that_is_wrong_is_refused_where_it_was_asked_for():
     net = network(MIXING["softmax over the batch"])
     with pytest.raises(DerivativeError, match=r"`objective.derivative: dual` is not right.*rows influence each other"):
