@@ -18,7 +18,6 @@ import statistics
 import tempfile
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 from curves_world import STEPS, World
@@ -26,7 +25,7 @@ from curves_world import STEPS, World
 from orchestrator.engine.start import start_sweep
 from orchestrator.paths import Home
 from orchestrator.results import best_so_far
-from orchestrator.spec import read_spec
+from orchestrator.spec import SweepSpec, read_spec
 from orchestrator.trials.protocol import Assignment, Decision, Outcome, Report
 
 LENGTH = STEPS[-1]
@@ -34,9 +33,10 @@ LENGTH = STEPS[-1]
 
 def swept(file: Path, world: World, seed: int, workers: int) -> tuple[int, float]:
     """Return the steps that a sweep spends and the true final value of the trial that it calls the best."""
-    spec = read_spec(file)
+    source = read_spec(file).source
+    spec = SweepSpec.from_source({**source, "sweep": {**source["sweep"], "seed": seed}})
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        engine = start_sweep(Home(Path(folder)), replace(spec, seed=seed))
+        engine = start_sweep(Home(Path(folder)), spec)
         running: list[tuple[int, int, Assignment, int, int]] = []
         count, now, spent = itertools.count(), 0, 0
         try:

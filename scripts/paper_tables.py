@@ -4,7 +4,8 @@
 
 Each table is one sweep of sweeps/paper/digits or sweeps/paper/mnist. A sweep that has finished is read, one that was
 interrupted is resumed, the others are run; so the script may be stopped and started at will. It writes the tables of
-docs/paper.md between their marks, and the figure docs/images/paper.png.
+docs/paper.md between their marks, where a table that is not in this home stays as it is, and draws
+docs/images/paper.png of what the page then says.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from orchestrator.ledger import Ledger
 from orchestrator.paths import Home
 from orchestrator.statistics import Interval, has_ratios, holm, mean_ci, paired_effect, rank_correlation
-from orchestrator.trials import Group, TrialState, group_by_config
+from orchestrator.trials import Group, group_by_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "paper.md"
@@ -92,7 +93,6 @@ class Row:
     label: str
     paper: float
     by_seed: dict[int, float]
-    diverged: bool
 
     @property
     def interval(self) -> Interval | None:
@@ -140,7 +140,7 @@ def _row(label: str, values: dict[str, object], paper: float, groups: list[Group
     found = [group for group in groups if values.items() <= group.searched.values.items()]
     if len(found) != 1:
         raise SystemExit(f"{len(found)} configurations of the sweep have {values}; expected one")
-    return Row(label, paper, found[0].by_seed(), found[0].searched.state is TrialState.FAILED)
+    return Row(label, paper, found[0].by_seed())
 
 
 def markdown(rows: list[Row]) -> str:
@@ -176,7 +176,32 @@ def write_page(found: dict[tuple[str, str], list[Row]]) -> None:
     PAGE.write_text(text)
 
 
-def draw(found: dict[tuple[str, str], list[Row]]) -> None:
+@dataclass(frozen=True)
+class Printed:
+    """One row as the page has it; `mean` is None where it diverged."""
+
+    label: str
+    mean: float | None
+    half_width: float
+    paper: float
+
+
+def printed(page: str) -> dict[tuple[str, str], list[Printed]]:
+    """Return the rows of each table of the page, by data and number; a table that has not been run is left out."""
+    tables = {}
+    for data, number, content in re.findall(r"<!-- (\w+) (\w+) -->\n(.*?)<!-- end -->", page, re.DOTALL):
+        cells = [line.strip("| ").split(" | ") for line in content.splitlines() if line.startswith("|")][2:]
+        if cells:
+            tables[data, number] = [_printed(row[0], row[1], row[-1]) for row in cells]
+    return tables
+
+
+def _printed(label: str, value: str, paper: str) -> Printed:
+    mean, _, half = value.partition(" ± ")
+    return Printed(label, None if mean == "diverged" else float(mean), float(half or 0), float(paper))
+
+
+def draw(tables: dict[tuple[str, str], list[Printed]]) -> None:
     """Draw each table beside the paper's: both relative to their best row, on logarithmic axes."""
     import matplotlib
 
@@ -184,23 +209,24 @@ def draw(found: dict[tuple[str, str], list[Row]]) -> None:
     from matplotlib import pyplot
 
     columns = 4
-    figure, axes = pyplot.subplots(-(-len(found) // columns), columns, figsize=(15, 3.4 * -(-len(found) // columns)))
-    for axis, ((data, number), rows) in zip(axes.flat, found.items(), strict=False):
+    ordered = sorted(tables.items(), key=lambda item: item[0])
+    figure, axes = pyplot.subplots(-(-len(tables) // columns), columns, figsize=(15, 3.4 * -(-len(tables) // columns)))
+    for axis, ((data, number), rows) in zip(axes.flat, ordered, strict=False):
         places = range(len(rows))
-        best, least = min(row.mean for row in rows), min(row.paper for row in rows)
+        known = [(place, row.mean, row.half_width) for place, row in enumerate(rows) if row.mean is not None]
+        best, least = min(mean for _, mean, _ in known), min(row.paper for row in rows)
         axis.plot(places, [row.paper / least for row in rows], "o--", color="#999999", label="paper, ImageNet 256")
-        known = [(place, row) for place, row in zip(places, rows, strict=True) if row.interval]
         axis.errorbar(
-            [place for place, _ in known],
-            [row.mean / best for _, row in known],
-            yerr=[(row.interval.half_width or 0) / best if row.interval else 0 for _, row in known],
+            [place for place, _, _ in known],
+            [mean / best for _, mean, _ in known],
+            yerr=[half / best for _, _, half in known],
             fmt="o-", capsize=3, color="#1f5fbf", label="here",
         )  # fmt: skip
         axis.set_yscale("log")
         axis.set_xticks(list(places), [row.label for row in rows], rotation=25, ha="right", fontsize=8)
         axis.set_title(f"Table {number}, {data}", fontsize=10)
         for place, row in enumerate(rows):
-            if not row.interval:
+            if row.mean is None:
                 axis.annotate("diverged", (place, 0.93), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
         axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         low, high = axis.get_ylim()
@@ -208,7 +234,7 @@ def draw(found: dict[tuple[str, str], list[Row]]) -> None:
         between = matplotlib.ticker.NullFormatter() if wide else matplotlib.ticker.FormatStrFormatter("%g")
         axis.yaxis.set_minor_formatter(between)
         axis.grid(alpha=0.3, which="both")
-    for axis in list(axes.flat)[len(found) :]:
+    for axis in list(axes.flat)[len(tables) :]:
         axis.axis("off")
     axes.flat[0].legend(fontsize=8)
     axes.flat[0].set_ylabel("Frechet distance / best row's")
@@ -239,7 +265,7 @@ def main() -> None:
             print(f"\nTable {table.number}: {table.title} ({DATA[data]})\n{markdown(rows)}")
     if not options.only:
         write_page(found)
-        draw(found)
+        draw(printed(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ os.environ["AWS_MAX_ATTEMPTS"] = "1"
 os.fsync = lambda file: None  # type: ignore[assignment]
 """Nobody pulls the plug here: what was written outlives a killed process without it, and to wait for the disk is much
 of the time of a simulated sweep. Processes that a test starts keep the real one."""
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+"""Hundreds of processes that the tests start import this project: compiled once, not once each."""
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meanflow_core.config.custom import CustomSection, is_named
 from meanflow_core.config.defaults import FIRST, VERSION, meant_by, version_of
-from meanflow_core.config.section import Section
+from meanflow_core.config.section import Section, hints_of
 from meanflow_core.config.train_config import TrainConfig
 from meanflow_core.config.yaml_file import YamlFile, parse_value, read_yaml
 from meanflow_core.errors import ConfigError, Problem, nearest
@@ -98,7 +98,7 @@ def valid_keys(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(cls: type, prefix: str) -> None:
-        for name, annotation in typing.get_type_hints(cls).items():
+        for name, annotation in hints_of(cls).items():
             key = f"{prefix}{name}"
             kinds = _sections(annotation)
             given = raw.get(name)
@@ -167,7 +167,7 @@ def _build(cls: type, raw: Any, prefix: str, problems: list[Problem], root: Mapp
     if not isinstance(raw, Mapping):
         problems.append(Problem(key=prefix.rstrip("."), value=raw, rule="must be a mapping of keys"))
         return None
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     found_before = len(problems)
     values: dict[str, Any] = {}
     for name, value in raw.items():

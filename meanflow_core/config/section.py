@@ -15,9 +15,16 @@ INF = math.inf
 
 
 @cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the annotations of a section's fields by name (not to be changed): Python works them out anew each time,
+    which is most of the time of reading a configuration."""
+    return typing.get_type_hints(cls)
+
+
+@cache
 def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
     """Return the values that each field of a section may have where they are words."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
 
 

@@ -46,7 +46,7 @@ def begin(
 
     Raises:
         ConfigError: the file is wrong, something is missing here, or a sweep of this name exists.
-        SweepFailed: another process is starting it.
+        SweepFailed: another process is starting it, or its store of checkpoints does not answer.
     """
     from orchestrator.engine import start_sweep
     from orchestrator.ledger import SweepBusy
@@ -54,7 +54,7 @@ def begin(
     from orchestrator.spec import read_spec
 
     spec = read_spec(source, words)
-    _demand_ready(spec, inline=inline)
+    _demand_ready(spec, inline=inline, again="nothing was started, and the same command starts it")
     spec, there = with_grant(spec, source, words, on_cluster=bool(os.environ.get("RAY_ADDRESS")) and not inline)
     for note in spec.notes:
         print(f"note: {note}", flush=True)
@@ -79,7 +79,8 @@ def go_on(home: Home, paths: SweepPaths, *, strict: bool = False, inline: bool =
 
     Raises:
         ConfigError: something is missing here.
-        SweepFailed: another process drives it, its ledger cannot be read, or `strict` refuses.
+        SweepFailed: another process drives it, its ledger cannot be read, its store of checkpoints does not answer, or
+            `strict` refuses.
     """
     from orchestrator.engine import control, resume_sweep
     from orchestrator.ledger import Ledger, LedgerError, SweepBusy
@@ -90,7 +91,7 @@ def go_on(home: Home, paths: SweepPaths, *, strict: bool = False, inline: bool =
     if state.state == "finished" and all(trial.state.ended for trial in standing(ledger)):
         reason = f" ({state.reason})" if state.reason else ""
         return f"{paths.name} has finished{reason}; `meansweep extend N {paths.name}` lets it run more trials"
-    _demand_ready(ledger.spec(), inline=inline)
+    _demand_ready(ledger.spec(), inline=inline, again=f"nothing is lost. Go on with: meansweep resume {paths.name}")
     try:
         engine = resume_sweep(home, paths.name, strict=strict, tracker=_tracker(home))
     except SweepBusy as busy:
@@ -173,14 +174,24 @@ def finish_sending(close: Callable[[float], int], name: str, *, seconds: float =
         _complain(f"{left} events queued for MLflow; `meansweep sync {name}` sends them")
 
 
-def _demand_ready(spec: SweepSpec, *, inline: bool) -> None:
-    """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks."""
-    from orchestrator.planning import demand_ready, demand_storage
+def _demand_ready(spec: SweepSpec, *, inline: bool, again: str) -> None:
+    """Refuse to start what cannot work here; of a cluster, the nodes may have what this machine lacks.
 
-    if inline or not os.environ.get("RAY_ADDRESS"):
-        demand_ready(spec)
-    else:
-        demand_storage()
+    Args:
+        spec: the sweep.
+        inline: in this process, without Ray.
+        again: what is said of the sweep where its store of checkpoints does not answer.
+    """
+    from orchestrator.planning import demand_ready, demand_storage
+    from orchestrator.worker import StoreAway
+
+    try:
+        if inline or not os.environ.get("RAY_ADDRESS"):
+            demand_ready(spec, _complain)
+        else:
+            demand_storage(_complain)
+    except StoreAway as error:
+        raise SweepFailed(f"the store of checkpoints does not answer: {error}; {again}") from error
 
 
 def _tracker(home: Home) -> MakeTracker:

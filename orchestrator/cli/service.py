@@ -134,10 +134,13 @@ def _repair(home: Path | None, sweep: str) -> None:
     from orchestrator.ledger import Ledger, repair
 
     paths = find_sweep(home_at(home), sweep)
-    lines, aside = repair(paths)
+    lines, rebuilt, aside = repair(paths)
     if aside is None:
         typer.echo(f"{paths.name}: its ledger is not damaged")
         return
     trials = len(Ledger.open(paths).trials())
     said = ", ".join(map(str, lines))
-    typer.echo(f"{paths.name}: line {said} taken out, {trials} trials are there; the damaged file is {aside}")
+    taken = f"line {said} taken out, " if lines else ""
+    typer.echo(f"{paths.name}: {taken}{trials} trials are there; the damaged file is {aside}")
+    for what in rebuilt:
+        typer.echo(f"made again: {what}")

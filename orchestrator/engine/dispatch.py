@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,9 @@ from orchestrator.trials import Assignment, Report, TrialState
 if TYPE_CHECKING:
     from orchestrator.ledger import Ledger, TrialHistory
     from orchestrator.spec import SweepSpec
+
+GRACE = 120.0
+"""Seconds without a report after which a trial that is to leave is ended, if its stretches are not longer."""
 
 
 def next_waiting(ledger: Ledger, live: Collection[str]) -> TrialHistory | None:
@@ -91,6 +95,11 @@ def trial_resources(spec: SweepSpec, given: Mapping[str, Any] | None) -> dict[st
     return {"cpu": needs.cpu, "gpu": needs.gpu * needs.workers, "custom": dict(needs.custom)}
 
 
+def longest_stretch(ledger: Ledger) -> float:
+    """Return the seconds that a stretch between two reports of this sweep took so far, at most."""
+    return max((point.seconds for each in ledger.histories() for point in each.points.values()), default=0.0)
+
+
 @dataclass
 class LiveTrial:
     """A trial that a runner holds."""
@@ -107,6 +116,8 @@ class LiveTrial:
     """It was told to pause: it does no more work."""
     pausing: bool = False
     """Somebody has asked to pause it."""
+    asked: float = math.inf
+    """The clock when it was seen that it is to leave at its next report."""
 
 
 class LiveTrials:
@@ -114,10 +125,12 @@ class LiveTrials:
 
     Args:
         clock: seconds that never jump.
+        longest: seconds that a stretch between two reports took so far, at most.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], longest: float = 0.0) -> None:
         self._clock = clock
+        self._longest = longest
         self._trials: dict[str, LiveTrial] = {}
 
     def __contains__(self, trial: object) -> bool:
@@ -146,6 +159,23 @@ class LiveTrials:
         """Take in a report."""
         live.reported += report.seconds
         live.reached, live.since = report.step, self._clock()
+        self._longest = max(self._longest, report.seconds)
+
+    def overdue(self, *, all_leave: bool) -> set[str]:
+        """Return the trials that were to leave at their next report and seem to come to none: a program that hangs.
+
+        Those are silent for longer than `GRACE`, and than twice the longest stretch so far.
+
+        Args:
+            all_leave: whether all are to leave, and not only those that somebody has asked to pause.
+        """
+        now, found = self._clock(), set[str]()
+        for trial, live in self._trials.items():
+            leaves = (all_leave or live.pausing) and not live.leaving
+            live.asked = min(live.asked, now) if leaves else math.inf
+            if now - max(live.asked, live.since) > max(GRACE, 2 * self._longest):
+                found.add(trial)
+        return found
 
     def lost(self, live: LiveTrial | None) -> float:
         """Return the seconds of work since a trial's last report, which are lost if it is interrupted now."""

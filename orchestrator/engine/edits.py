@@ -224,4 +224,6 @@ def _other_configs(new: SweepSpec, ledger: Ledger) -> Iterator[Problem]:
 
 def _flat(spec: SweepSpec) -> dict[str, Any]:
     content = {key: value for key, value in spec.source["sweep"].items() if value is not None}
+    if spec.program is not None and spec.program.root:  # one folder, however it is written
+        content["trainer"] = {**(content.get("trainer") or {}), "folder": spec.program.root}
     return {str(key): value for key, value in flat(content).items()}

@@ -17,7 +17,14 @@ from meanflow_core.errors import ConfigError
 from orchestrator.engine import control, mailbox
 from orchestrator.engine.budget import SweepClock, natural_end, reached_target, room_for_trials, spent
 from orchestrator.engine.completion import Endings
-from orchestrator.engine.dispatch import LiveTrials, assignment, next_waiting, resume_point, trial_resources
+from orchestrator.engine.dispatch import (
+    LiveTrials,
+    assignment,
+    longest_stretch,
+    next_waiting,
+    resume_point,
+    trial_resources,
+)
 from orchestrator.engine.environment_check import drift_of, learn
 from orchestrator.engine.generations import turn_generation
 from orchestrator.engine.learning_curves import Curves
@@ -68,7 +75,7 @@ class Engine:
         """State and reason: nothing more is handed out, what runs pauses at its next report."""
         self._held = False
         self._clock = SweepClock(ledger, clock)
-        self._live = LiveTrials(clock)
+        self._live = LiveTrials(clock, longest_stretch(ledger))
         self._proposals = Proposals(ledger, known or {})
         self.spec: SweepSpec = ledger.spec()
         self._resources = trial_resources(self.spec, resources)  # an edit counts from the next driver on
@@ -242,7 +249,7 @@ class Engine:
             now |= self._obey(command)
         self._check_limits()
         self._clock.beat()
-        return frozenset(now & self.live)
+        return frozenset(now & self.live | self._live.overdue(all_leave=self._halt is not None or self._held))
 
     def _check_limits(self) -> None:
         if self._halt is not None:

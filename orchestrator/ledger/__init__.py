@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from meanflow_core.faces import lazy_face
 
 if TYPE_CHECKING:
+    from orchestrator.ledger.damage import repair as repair
     from orchestrator.ledger.driver_lock import driver_of as driver_of
     from orchestrator.ledger.errors import LedgerError as LedgerError
     from orchestrator.ledger.errors import SweepBusy as SweepBusy
@@ -16,6 +17,5 @@ if TYPE_CHECKING:
     from orchestrator.ledger.events import WarmStart as WarmStart
     from orchestrator.ledger.history import TrialHistory as TrialHistory
     from orchestrator.ledger.ledger import Ledger as Ledger
-    from orchestrator.ledger.repair import repair as repair
 
 __getattr__, __all__ = lazy_face(__name__, __file__)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.ledger.damage import UNREADABLE, damaged_lines
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.foreign import is_own_fact, own_facts
-from orchestrator.ledger.repair import UNREADABLE, damaged_lines
 from orchestrator.paths import SweepPaths
 from orchestrator.trials import TrialState
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 METHODS = ("train", "evaluate", "state_dict", "load_state_dict")
 """What a trainer must have."""
+PATIENCE = 120.0
+"""Seconds for which a start waits for a store of checkpoints that does not answer: an outage ends no sent sweep."""
 DRAWS = 32
 """Configurations that are looked at: data and features are seldom varied."""
 
@@ -43,11 +45,15 @@ def missing_here(spec: SweepSpec) -> list[Problem]:
     return look_here(spec).missing
 
 
-def look_here(spec: SweepSpec) -> Here:
+def look_here(spec: SweepSpec, *, store: bool = True) -> Here:
     """Look at what trials would need on this machine.
 
     Nothing is read but the images of a folder, and nothing imported but networks and data of the user's own, to see
     whether they take their arguments.
+
+    Args:
+        spec: the sweep.
+        store: look at the store of checkpoints too.
     """
     found: list[Problem] = []
     folders: dict[str, ImageFolderConfig] = {}
@@ -68,44 +74,62 @@ def look_here(spec: SweepSpec) -> Here:
             if isinstance(whole.data, ImageFolderConfig):
                 folders[whole.data.path] = whole.data
     notes = [told for folder in folders.values() if (told := image_notes(folder)) is not None]
-    return Here([*(replace(problem, file=spec.file) for problem in found), *missing_storage()], notes)
+    stored = missing_storage() if store else []
+    return Here([*(replace(problem, file=spec.file) for problem in found), *stored], notes)
 
 
 def missing_storage() -> list[Problem]:
     """Return what keeps checkpoints from where $MEANSWEEP_STORAGE sends them: a small file is written there."""
-    url = os.environ.get("MEANSWEEP_STORAGE", "").strip()
-    if not url:
-        return []
-    from orchestrator.worker import StorageError, check_writable
-
     try:
-        check_writable(url)
-    except StorageError as error:
-        return [Problem(key="MEANSWEEP_STORAGE", rule=f"takes no checkpoint: {error}")]
+        demand_storage()
+    except ConfigError as error:
+        return error.problems
     return []
 
 
-def demand_storage() -> None:
+def demand_storage(told: Callable[[str], None] | None = None) -> None:
     """Refuse to start what could keep no checkpoint.
 
+    Args:
+        told: is given a sentence where a store that does not answer is waited for, `PATIENCE` seconds; None: no wait.
+
     Raises:
-        ConfigError: with the reason.
+        StoreAway: it was waited for, and did not answer.
+        ConfigError: waiting would not help, with the reason.
     """
-    if problems := missing_storage():
-        raise ConfigError(problems)
+    from orchestrator.worker import StorageError, StoreAway, check_writable
+
+    def tell(reason: str) -> None:
+        if told is not None:
+            told(f"waiting for the store of checkpoints, at most {PATIENCE:g} s (Ctrl-C ends the wait): {reason}")
+
+    url = os.environ.get("MEANSWEEP_STORAGE", "").strip()
+    try:
+        if url:
+            check_writable(url, patience=0.0 if told is None else PATIENCE, told=tell)
+    except StorageError as error:
+        if told is not None and isinstance(error, StoreAway):
+            raise
+        raise ConfigError([Problem(key="MEANSWEEP_STORAGE", rule=f"takes no checkpoint: {error}")]) from error
 
 
-def demand_ready(spec: SweepSpec) -> None:
+def demand_ready(spec: SweepSpec, told: Callable[[str], None] | None = None) -> None:
     """Refuse to start what cannot work here. Imports the trainer, or the metrics: seconds.
 
+    Args:
+        spec: the sweep.
+        told: see `demand_storage`.
+
     Raises:
+        StoreAway: see `demand_storage`.
         ConfigError: with everything that is missing.
     """
-    problems = missing_here(spec)
+    problems = look_here(spec, store=False).missing
     if not problems:
         problems = [replace(problem, file=spec.file) for problem in _unknown(spec)]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*problems, *missing_storage()])
+    demand_storage(told)
 
 
 def _broken(data: DataConfig, looked_at: list[DataConfig]) -> Iterator[Problem]:

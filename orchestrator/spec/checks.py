@@ -308,16 +308,14 @@ def _single_corners(spec: SweepSpec, wrong: Collection[tuple[str, Any]]) -> Iter
 
 
 def _combined_corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:
-    """Yield combinations of ends: the whole grid if it is small, else drawn at random."""
+    """Yield combinations of ends, each once: the whole grid if it is small, else drawn at random."""
     space, chance = spec.space, random.Random(0)
     if not space.continuous() and space.grid_size() <= BUILDS:
         yield from space.grid()
         return
     ends = {parameter.name: _ends(parameter) for parameter in space.parameters}
-    for _ in range(BUILDS):
-        values = space.suggest(lambda parameter: chance.choice(ends[parameter.name]))
-        if space.allowed(values):
-            yield values
+    drawn = [space.suggest(lambda parameter: chance.choice(ends[parameter.name])) for _ in range(BUILDS)]
+    yield from filter(space.allowed, {repr(values): values for values in drawn}.values())
 
 
 def _ends(parameter: Parameter) -> list[Any]:

@@ -172,6 +172,13 @@ def _exponents(name: str, definition: Mapping[str, Any]) -> str:
     return f"W&B reads `min` and `max` of `{name}` as natural exponents, which few expect; write {instead}"
 
 
+def _bucket(value: Any) -> Any:
+    """Return a key that is equal for all values that are the same: thousands are not compared with one another."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_bucket, value))
+    return len(value) if isinstance(value, dict | set) else value
+
+
 def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mapping[str, Any]) -> Parameter | None:
     if name == "constant":
         return Parameter(name=key, kind="constant", distribution=name, choices=(definition["value"],))
@@ -180,9 +187,12 @@ def _choices(reader: Reader, path: Path, key: str, name: str, definition: Mappin
         reader.wrong((*path, "values"), "needs at least one value")
     if not values:
         return None
+    before: dict[Any, list[Any]] = {}
     for index, value in enumerate(values):
-        if any(same(value, other) for other in values[:index]):
+        alike = before.setdefault(_bucket(value), [])
+        if any(same(value, other) for other in alike):
             reader.wrong((*path, "values", str(index)), "duplicate value", value)
+        alike.append(value)
     weights: tuple[float, ...] | None = None
     if "probabilities" in definition:
         where = (*path, "probabilities")

@@ -120,8 +120,10 @@ class SweepSpec:
 
     @property
     def standalone(self) -> dict[str, Any]:
-        """The sweep file with its base configuration in it, not beside it: read again, it is the same sweep."""
+        """The sweep file with its base configuration in it, not beside it: read anywhere, it is the same sweep."""
         content: dict[str, Any] = json.loads(json.dumps(self.source["sweep"]))
+        if self.program is not None and self.program.root:  # it is looked for where it was, and not beside the copy
+            content["trainer"] = {**(content.get("trainer") or {}), "folder": self.program.root}
         return {**content, "base": self.base_config.as_given() if self.builtin_trainer else self.source["base"]}
 
     @property

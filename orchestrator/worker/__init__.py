@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.worker.process import wait_for_gpu_memory as wait_for_gpu_memory
     from orchestrator.worker.process_group import torch_config as torch_config
     from orchestrator.worker.storage import StorageError as StorageError
+    from orchestrator.worker.storage import StoreAway as StoreAway
     from orchestrator.worker.storage import check_writable as check_writable
     from orchestrator.worker.storage import download as download
     from orchestrator.worker.storage import upload as upload

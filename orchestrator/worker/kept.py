@@ -32,6 +32,11 @@ class Kept:
         """The step at which it was taken."""
         return int(self.name.rpartition("-")[2])
 
+    @property
+    def in_store(self) -> bool:
+        """Whether it is in a store, and not in its trial's own folder, wherever the home was then."""
+        return "://" in self.place or Path(self.place).parent.name == self.trial
+
     def stored_below(self, sweep: str, sweep_id: str) -> str | None:
         """Return the folder of this sweep's checkpoints in the store that has it; None: it is in none that is its own.
 
@@ -58,17 +63,27 @@ def disk_use(paths: SweepPaths) -> dict[str, Any]:
 
     Returns:
         `checkpoints` (how many), `bytes` (theirs, wherever they are), `stored` (those of them in a store, not here),
-        `here` (bytes of all files in the sweep's folder) and `free` (bytes left on the disk of that folder).
+        `here` (bytes of all files in the sweep's folder) and `free` (bytes left on the disk that takes the checkpoints;
+        on that of the folder where a store is none of this machine's disks).
     """
     kept = kept_checkpoints(paths)
-    elsewhere = [each for each in kept if "://" in each.place]
+    elsewhere = [each for each in kept if each.in_store]
     return {
         "checkpoints": len(kept),
         "bytes": sum(each.bytes for each in kept),
         "stored": sum(each.bytes for each in elsewhere),
         "here": folder_size(paths.root)[1],
-        "free": shutil.disk_usage(paths.root).free,
+        "free": shutil.disk_usage(_disk_of(elsewhere) or paths.root).free,
     }
+
+
+def _disk_of(stored: list[Kept]) -> Path | None:
+    """Return a folder on the disk of a store that is a disk of this machine; None where none is."""
+    for each in reversed(stored):
+        path = Path(each.place.removeprefix("file://"))
+        if path.is_absolute():
+            return next((folder for folder in path.parents if folder.is_dir()), None)
+    return None
 
 
 def stored_folders(paths: SweepPaths, sweep_id: str) -> tuple[list[str], list[str]]:
@@ -84,7 +99,7 @@ def stored_folders(paths: SweepPaths, sweep_id: str) -> tuple[list[str], list[st
         folder = each.stored_below(paths.name, sweep_id)
         if folder is not None:
             own[folder] = None
-        elif "://" in each.place:
+        elif each.in_store:
             shared.append(each.place)
     return list(own), shared
 

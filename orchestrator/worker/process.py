@@ -67,15 +67,47 @@ def _fetch_shared(store: Any, assignment: Assignment) -> Any:
     """Return the shared data; the actor keeps the last it used, so that the next trial finds it unpacked."""
     key = shared_key(assignment.config)
     if key not in _fetched:
-        [reference] = ray.get(store.get.remote(assignment.trainer, assignment.config))
+        found = _load_shared(store, assignment)
         _fetched.clear()
-        _fetched[key] = ray.get(reference)
+        _fetched[key] = found
     return _fetched[key]
 
 
-@ray.remote(num_cpus=0, max_restarts=2)
+def _load_shared(store: Any, assignment: Assignment) -> Any:
+    """Return what the actor loads; where it is lost meanwhile, Ray starts it again, and it is asked again.
+
+    Raises:
+        SharedDataLost: it was lost over and over.
+    """
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            [reference] = ray.get(store.get.remote(assignment.trainer, assignment.config))
+            return ray.get(reference)
+        except LOST as error:
+            reason = f"the process that loads the data of all trials was lost: {error}"
+            pause = next(pauses, None)
+            if pause is None:
+                raise SharedDataLost(reason) from error
+            print(f"{reason}\nasked again in {pause:g} s", flush=True)
+            time.sleep(pause)
+
+
+class SharedDataLost(ConnectionError):
+    """The process that loads what trials share is gone: a fault of the machine, whatever ended it."""
+
+
+PAUSES = (1.0, 4.0, 15.0)
+"""Seconds before what a lost process was to load is asked for again."""
+LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises where that process was lost (its node, its memory), with what it has loaded or before."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
 class SharedData:
     """Loads what trials share once, and puts it into the object store: each node fetches it once.
+
+    Ray starts it again whenever it dies: it has the most memory, so the first that a node ends when that runs out.
 
     It is granted no GPU, whatever the trials are: what it loads is on the CPU, and moves to a trial's GPU there.
     """

@@ -19,8 +19,17 @@ PATIENCE = 300.0
 """Seconds for which a store that does not answer is asked again."""
 LONGEST_PAUSE = 15.0
 """Seconds between two attempts, at most."""
-HOPELESS = (PermissionError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""Errors that waiting does not cure: wrong keys, a bucket that does not exist, a package that is missing."""
+HOPELESS = (
+    PermissionError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    NotImplementedError,
+)
+"""Errors that waiting does not cure: wrong keys, no such bucket, a package that is missing, a store to read alone."""
+_HOPELESS_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError")
+"""The same, of what makes S3's clients: no key at all, a name that no bucket can have."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -28,6 +37,10 @@ log = logging.getLogger(__name__)
 
 class StorageError(RuntimeError):
     """A store could not be read or written."""
+
+
+class StoreAway(StorageError):
+    """A store did not answer; it may later."""
 
 
 def upload(folder: Path, url: str) -> None:
@@ -40,7 +53,7 @@ def upload(folder: Path, url: str) -> None:
 
     def put() -> None:
         files, path = _filesystem(url)
-        if "file" in files.protocol:  # a store of objects has no folders, and would make a bucket instead
+        if _has_folders(path):
             files.makedirs(path, exist_ok=True)
         for file in order:
             if file.suffix == ".json" and files.exists(f"{path}/{file.name}"):
@@ -94,11 +107,17 @@ def measure(url: str) -> tuple[int, int]:
     return len(found), sum(int(entry.get("size") or 0) for entry in found.values())
 
 
-def check_writable(url: str) -> None:
+def check_writable(url: str, *, patience: float = 0.0, told: Callable[[str], None] | None = None) -> None:
     """Write, read and delete a small file below a URL.
 
+    Args:
+        url: the place.
+        patience: seconds for which a store that does not answer is asked again.
+        told: is given the reason once, before the first wait; None: each wait is logged.
+
     Raises:
-        StorageError: one of them does not work, with the reason.
+        StoreAway: the store does not answer.
+        StorageError: one of the three does not work, with the reason.
     """
     if without_password(url) != url:
         raise StorageError(
@@ -108,43 +127,76 @@ def check_writable(url: str) -> None:
         )
     if "://" not in url and not os.path.isabs(url):
         raise StorageError(f"{url} is no URL; it must look like s3://BUCKET/PREFIX, or be an absolute path")
-    probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
+    if not url.rpartition("://")[2].strip("/"):
+        raise StorageError(f"{url} names no place to write to; it must look like s3://BUCKET/PREFIX")
     try:
-        files, path = _filesystem(probe)
-        bucket, _, inside = path.partition("/")
-        if "file" in files.protocol:
-            files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        elif not bucket or not inside:
-            raise StorageError(f"{url} names no place to write to; it must look like s3://BUCKET/PREFIX")
-        elif not files.exists(bucket):
-            raise StorageError(f"{url}: there is no bucket {bucket!r} (none is made here)")
-        files.pipe_file(path, b"meansweep")
-        if files.cat_file(path) != b"meansweep":
-            raise StorageError(f"{url}: what is written there is not what is read back")
-        files.rm_file(path)
-    except StorageError:
-        raise
-    except Exception as error:
+        _kind_of_store(url)
+    except (ValueError, ImportError) as error:
         raise StorageError(f"{url}: {_said(error)}") from error
+    probe = f"{url.rstrip('/')}/.meansweep-{os.getpid()}-{os.urandom(4).hex()}"
+    _patiently(lambda: _probe(url, probe), f"write {url}", patience=patience, told=told)
+
+
+def _probe(url: str, probe: str) -> None:
+    """Write, read and delete a small file. That shows whether there is a bucket: one that is away seems to be none.
+
+    Raises:
+        StorageError: there is no bucket, or something else was read than was written.
+    """
+    files, path = _filesystem(probe)
+    if _has_folders(path):
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    try:
+        files.pipe_file(path, b"meansweep")
+    except FileNotFoundError as error:
+        bucket = path.partition("/")[0]
+        raise StorageError(f"{url}: there is no bucket {bucket!r} (none is made here)") from error
+    if files.cat_file(path) != b"meansweep":
+        raise StorageError(f"{url}: what is written there is not what is read back")
+    files.rm_file(path)
 
 
 def _patiently(
     action: Callable[[], T],
     what: str,
     *,
+    patience: float | None = None,
+    told: Callable[[str], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Do something with a store, again and again while it does not answer."""
-    began, pause = clock(), 0.5
+    """Do something with a store, again and again while it does not answer.
+
+    Args:
+        action: what is done.
+        what: the same in words.
+        patience: seconds for which it is tried again; None: `PATIENCE`.
+        told: is given the reason once, before the first wait; None: each wait is logged.
+        sleep: waits so many seconds.
+        clock: counts seconds.
+
+    Raises:
+        StoreAway: it did not work for so long.
+        StorageError: waiting would not help, with the reason.
+    """
+    began, pause, most = clock(), 0.5, PATIENCE if patience is None else patience
     while True:
         try:
             return action()
+        except StorageError:
+            raise
         except Exception as error:
+            reason = f"could not {what}: {_said(error)}"
+            if isinstance(error, HOPELESS) or type(error).__name__ in _HOPELESS_NAMES:
+                raise StorageError(reason) from error
             waited = clock() - began
-            if isinstance(error, HOPELESS) or waited + pause > PATIENCE:
-                raise StorageError(f"could not {what} for {waited:.0f} s: {_said(error)}") from error
-            log.warning("could not %s, again in %.1f s: %s", what, pause, _said(error))
+            if waited + pause > most:
+                after = f" for {waited:.0f} s" if waited >= 1 else ""
+                raise StoreAway(f"could not {what}{after}: {_said(error)}") from error
+            if told is None:
+                log.warning("could not %s, again in %.1f s: %s", what, pause, _said(error))
+            elif pause == 0.5:
+                told(reason)
             sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
@@ -152,6 +204,18 @@ def _patiently(
 def _said(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _has_folders(path: str) -> bool:
+    """Whether a store has folders that must be made; one of objects has buckets, and would make one instead."""
+    return path.startswith("/")
+
+
+def _kind_of_store(url: str) -> Any:
+    from fsspec.core import get_filesystem_class, split_protocol
+
+    protocol, _ = split_protocol(url)
+    return get_filesystem_class(protocol or "file")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -135,7 +135,7 @@ def test_the_charts_compare_all_trials(shown, visitor):
     for words in ("search", "eval", "samples", "train"):
         charts.get_by_text(words, exact=True).first.wait_for()
     page.get_by_text(METRIC, exact=True).first.wait_for()
-    keep(page, "charts", height=1780)
+    keep(page, "charts")
     charts.get_by_text("samples", exact=True).first.scroll_into_view_if_needed()
     charts.get_by_text("objective.time.mean", exact=True).first.wait_for()  # once more, with what only lognorm has
     picture = page.locator("img[src*='samples']").first

@@ -94,6 +94,8 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> subpro
     return subprocess.run(command, env=found, capture_output=True, text=True, timeout=60, cwd=folder)
 
 
+NAP = "sleep 20 &>/dev/null & wait"
+"""Of a driver: what it starts and leaves behind holds none of the pipes that are read here."""
 SLURM = {
     "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "4711", "SLURM_CPUS_PER_TASK": "8",
     "SLURM_GPUS_ON_NODE": "2",
@@ -151,7 +153,7 @@ def signalled(tmp_path, signal):
             "scontrol": "echo n1",
             "srun": "echo 10.0.0.1",
             "ray": "",
-            "meansweep": f"trap 'exit 130' TERM; [ $1 = doctor ] || {{ kill -{signal} $PPID; sleep 20 & wait; }}",
+            "meansweep": f"trap 'exit 130' TERM; [ $1 = doctor ] || {{ kill -{signal} $PPID; {NAP}; }}",
         },
     )
     (tmp_path / "s.yaml").touch()
@@ -166,7 +168,7 @@ def test_a_slurm_job_that_is_told_to_end_ends_its_driver_and_is_not_queued_again
 
 
 def test_a_signal_that_comes_before_the_driver_is_not_lost(tmp_path):
-    stand_in = "trap 'exit 130' TERM; if [ $1 = doctor ]; then kill -USR1 $PPID; else sleep 20 & wait; fi"
+    stand_in = f"trap 'exit 130' TERM; if [ $1 = doctor ]; then kill -USR1 $PPID; else {NAP}; fi"
     calls = stand_ins(tmp_path, {"scontrol": "echo n1", "srun": "echo 10.0.0.1", "ray": "", "meansweep": stand_in})
     (tmp_path / "s.yaml").touch()
     environment = {**SLURM, "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}

@@ -88,6 +88,8 @@ class Sharing(Toy):
     def shared_data(cls, config: dict[str, Any]) -> dict[str, Any]:
         with open(config["data"]["count"], "a") as stream:
             stream.write(f"{os.getpid()}\n")
+        if len(Path(config["data"]["count"]).read_text().split()) <= config["data"].get("kills", 0):
+            os.kill(os.getpid(), signal.SIGKILL)  # as the node's memory monitor does
         return {"offset": config["data"]["offset"]}
 
     def evaluate(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from orchestrator.spec import read_spec
-from scripts.paper_tables import ON_MNIST, PAGE, TABLES, Row, markdown, read, sweep_file
+from scripts.paper_tables import ON_MNIST, PAGE, TABLES, Printed, Row, markdown, printed, read, sweep_file
 from tests import ROOT
 
 SWEEPS = [("digits", table) for table in TABLES] + [("mnist", t) for t in TABLES if t.number in ON_MNIST]
@@ -25,10 +25,10 @@ def test_a_sweep_has_the_rows_of_its_table_and_the_page_a_place_for_them(data, t
 
 def test_a_table_has_intervals_tests_and_the_rank_correlation():
     rows = [
-        Row("a", 10.0, {0: 2.0, 1: 6.0}, False),
-        Row("b", 20.0, {0: 1.0, 1: 3.1}, False),
-        Row("c", 30.0, {}, True),
-        Row("d", 15.0, {0: 2.0, 1: 9.0}, False),
+        Row("a", 10.0, {0: 2.0, 1: 6.0}),
+        Row("b", 20.0, {0: 1.0, 1: 3.1}),
+        Row("c", 30.0, {}),
+        Row("d", 15.0, {0: 2.0, 1: 9.0}),
     ]
     text = markdown(rows)
     assert "| a | 4.00 ± 25.41 | 2 | p = 0.03 | 10.00 |" in text  # log 2 and log 1.94; t = 41 with 1 degree
@@ -36,6 +36,15 @@ def test_a_table_has_intervals_tests_and_the_rank_correlation():
     assert "| c | diverged | 0 |  | 30.00 |" in text
     assert "| d | 5.50 ± 44.47 | 2 | not separable | 15.00 |" in text
     assert "Rank correlation with the paper: 0.40." in text
+    page = f"<!-- digits 1a -->\n{text}\n<!-- end -->\n<!-- mnist 1a -->\nNot run yet.\n<!-- end -->\n"
+    assert printed(page) == {
+        ("digits", "1a"): [
+            Printed("a", 4.0, 25.41, 10.0),
+            Printed("b", 2.05, 13.34, 20.0),
+            Printed("c", None, 0.0, 30.0),
+            Printed("d", 5.5, 44.47, 15.0),
+        ]
+    }
 
 
 def test_a_short_table_is_run_and_read(tmp_path):

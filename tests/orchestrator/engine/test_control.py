@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,47 @@ def test_stop_lets_trials_come_to_their_next_report_and_a_resume_goes_on(home: H
     engine.ledger.close()
     assert Ledger.open(engine.paths).state().state == "stopped"
     assert states(run(home, toy.sweep())) == ["finished"] * 4
+
+
+@pytest.mark.parametrize("command", [control.stop(), control.pause(), control.pause_trial("0")])
+def test_a_trial_that_comes_to_no_report_is_ended_after_a_while(home: Home, command: dict[str, Any]) -> None:
+    now = [0.0]
+    engine = open_engine(home, toy.sweep(), clock=lambda: now[0])
+    with engine.ledger:
+        work_of(engine)
+        work_of(engine)
+        for trial in ("0", "1"):
+            engine.report(trial, replace(at(30), seconds=100.0))
+        now[0] += 1000.0  # a long stretch of one that nobody has asked to leave
+        assert engine.poll() == frozenset()
+        assert ask(engine, command) == frozenset()
+        now[0] += 199.0  # twice the longest stretch is not over
+        assert engine.poll() == frozenset()
+        engine.report("1", at(60))
+        now[0] += 2.0
+        assert engine.poll() == {"0"}
+        engine.ended("0", Outcome(kind="stopped"))
+        record = engine.ledger.trial("0")
+        assert record.state is (TrialState.PAUSED if command.get("trial") else TrialState.WAITING)
+        assert list(record.reports) == [30]
+
+
+def test_who_goes_on_after_a_pause_is_not_overdue(home: Home) -> None:
+    now = [0.0]
+    engine = open_engine(home, toy.sweep(), clock=lambda: now[0])
+    with engine.ledger:
+        work_of(engine)
+        ask(engine, control.pause())
+        now[0] += 100.0
+        ask(engine, control.resume())
+        now[0] += 1000.0
+        assert engine.poll() == frozenset()
+        assert engine.report("0", at(30)) is Decision.CONTINUE
+        ask(engine, control.pause())
+        now[0] += 119.0
+        assert engine.poll() == frozenset()
+        now[0] += 2.0
+        assert engine.poll() == {"0"}
 
 
 def test_pause_frees_the_workers_and_the_driver_waits_for_resume(engine: Engine) -> None:

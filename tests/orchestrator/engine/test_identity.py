@@ -157,17 +157,30 @@ def test_a_sweep_goes_on_after_the_configuration_got_new_keys(tmp_path, same_cod
     assert [trial.reports for trial in Ledger.open(home.sweep("before")).trials()[:2]] == [t.reports for t in before]
 
 
-@pytest.mark.parametrize("base", ["a file", "keys", "an own trainer"])
-def test_what_is_stored_of_a_sweep_trains_exactly_the_same(tmp_path, same_code, base):
+@pytest.mark.parametrize("base", ["a file", "keys", "an own trainer", "a program", "a program elsewhere"])
+def test_what_is_stored_of_a_sweep_trains_exactly_the_same(tmp_path, same_code, monkeypatch, base):
     content = yaml.safe_load(FILE.read_text())
     if base == "a file":
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(content["base"]))
         content["base"] = "base.yaml"
     if base == "an own trainer":
         content = {**toy.sweep(run_cap=2), "base": {"trainer": {"steps": 90, "eval_every": 30}, "y": 0.25, "seed": 3}}
+    if base.startswith("a program"):
+        folder = tmp_path / base if base.endswith("elsewhere") else tmp_path
+        folder.mkdir(exist_ok=True)
+        (folder / "train.py").write_text("import sys, json\nprint(json.dumps({'loss': float(sys.argv[1][4:])}))\n")
+        content = {
+            "metric": {"name": "loss"},
+            "method": "random",
+            "run_cap": 2,
+            "parameters": {"x": {"min": 0, "max": 1.0}},
+        }
+        content |= {"program": "train.py", "trainer": {"metrics": "stdout-json"}}
+        content["trainer"] |= {"folder": base} if base.endswith("elsewhere") else {}
     file, home = tmp_path / "sweep.yaml", Home(tmp_path / "home")
     file.write_text(yaml.safe_dump(content))
     spec = read_spec(file)
+    monkeypatch.chdir("/")  # what is stored may be read anywhere
     tracker = MemoryTracker()
     engine = start_sweep(home, spec, tracker=lambda paths: tracker)
     first = finish(engine)

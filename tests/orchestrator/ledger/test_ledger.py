@@ -19,19 +19,20 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from orchestrator.cli.main import run as command
 from orchestrator.engine.start import resume_sweep
+from orchestrator.ledger.damage import repair
 from orchestrator.ledger.driver_lock import driver_of
 from orchestrator.ledger.errors import LedgerError, SweepBusy
 from orchestrator.ledger.events import Carry, Exit, NewTrial, Point, Revision
 from orchestrator.ledger.foreign import is_own_fact
 from orchestrator.ledger.journal import Journal, repair_tail
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.repair import repair
 from orchestrator.paths import Home, SweepPaths
 from orchestrator.results.sweep_status import status_of
 from orchestrator.runners.inline import run_inline
 from orchestrator.trials.protocol import Assignment, Report
-from orchestrator.trials.trial import Failure, TrialState
+from orchestrator.trials.trial import Failure, TrialRecord, TrialState
 from orchestrator.worker.trial_loop import run_trial
 from tests.orchestrator import toy
 from tests.orchestrator.simulation import essence, open_engine, run
@@ -249,8 +250,8 @@ def test_a_repair_saves_all_but_the_damaged_line(ledger: Ledger, what: str, dama
     journal.write_bytes(b"".join([*lines[:at], broken, *lines[at + 1 :]]))
     with pytest.raises(LedgerError, match=rf"line {at + 1} .*--repair toy"):
         Ledger.open(ledger.paths)
-    found, aside = repair(ledger.paths)
-    assert found == [at + 1]
+    found, rebuilt, aside = repair(ledger.paths)
+    assert (found, rebuilt) == ([at + 1], [])
     assert aside is not None
     assert broken in aside.read_bytes()
     seen = {trial.id: trial.reports for trial in Ledger.open(ledger.paths).trials()}
@@ -259,7 +260,89 @@ def test_a_repair_saves_all_but_the_damaged_line(ledger: Ledger, what: str, dama
     assert ("1" in seen) == (what == "report:30")
     with Ledger.open(ledger.paths, write=True) as again:
         again.add_trial(a_trial(7), params={}, wall=0.0)
-    assert repair(ledger.paths) == ([], None)
+    assert repair(ledger.paths) == ([], [], None)
+
+
+HEADS = ('"study_name":"search"', '"study_name":"replicates"', '"study_name":"warm"', '"format"', '"id":', '"spec:0"')
+
+
+def inline(home: Home, content: dict[str, Any]) -> list[TrialRecord]:
+    """Run a sweep in this process, or go on with it; its trials."""
+    engine = open_engine(home, content)
+    with engine.ledger:
+        run_inline(engine)
+        return engine.ledger.trials()
+
+
+def damaged(paths: SweepPaths, *whats: str) -> list[int]:
+    """Spoil the first lines that hold these texts; their numbers."""
+    lines = paths.journal.read_bytes().splitlines(keepends=True)
+    found = [next(n for n, line in enumerate(lines) if what.encode() in line) for what in whats]
+    for n in found:
+        lines[n] = lines[n][: len(lines[n]) // 2] + b"\n"
+    paths.journal.write_bytes(b"".join(lines))
+    return [n + 1 for n in found]
+
+
+@pytest.mark.parametrize("whats", [*((head,) for head in HEADS), HEADS[:3], HEADS], ids=lambda whats: whats[-1])
+def test_what_a_ledger_says_first_is_made_again(tmp_path: Path, whats: tuple[str, ...]) -> None:
+    home, content = Home(tmp_path), toy.sweep(run_cap=2, metric={"name": "loss", "goal": "maximize"})
+    inline(home, content)
+    paths = home.sweep("toy")
+    before = Ledger.open(paths)
+    lines = damaged(paths, *whats)
+    with pytest.raises(LedgerError, match=rf"damaged in line {lines[0]}.*--repair toy"):
+        Ledger.open(paths)
+    assert command(["doctor", "--repair", "toy", "--home", str(tmp_path)]) == 0
+    with Ledger.open(paths, write=True) as after:
+        assert after.trials() == before.trials()
+        assert after.id == before.id
+        for part in ("sweep", "base"):  # but for the file that it came from
+            assert after.spec().source[part] == before.spec().source[part]
+    assert command(["extend", "1", "toy", "--home", str(tmp_path)]) == 0
+    trials = inline(home, content)
+    assert [trial.state.value for trial in trials] == ["finished"] * 3
+    assert len({trial.config_hash for trial in trials}) == 3
+    assert all(trial.attempts == () for trial in trials)
+    assert repair(paths) == ([], [], None)
+
+
+@pytest.mark.parametrize("lost", [('"spec:0"',), ('"spec:1"',), ('"spec:2"',), ('"spec:0"', '"spec:1"', '"spec:2"')])
+def test_a_sweep_file_that_was_edited_is_made_again(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    home = Home(tmp_path)
+    run(home, toy.sweep(run_cap=1))
+    paths = home.sweep("toy")
+    for _ in range(2):
+        assert command(["extend", "1", "toy", "--home", str(tmp_path)]) == 0
+    before = run(home, toy.sweep(run_cap=1))
+    lines = damaged(paths, *lost)
+    found, rebuilt, _ = repair(paths)
+    assert found == lines
+    assert rebuilt
+    ledger = Ledger.open(paths)
+    assert ledger.trials() == before
+    assert [ledger.spec(number).run_cap for number in range(3)][-1] == 3
+    assert [ledger.spec(trial.revision).config_for(trial.values, seed=trial.seed) for trial in before]
+
+
+def test_a_sweep_file_that_is_lost_altogether_is_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    run(home, toy.sweep(run_cap=1))
+    paths = home.sweep("toy")
+    [line] = damaged(paths, '"spec:0"')
+    kept = paths.spec.read_text()
+    before = paths.journal.read_bytes()
+    paths.spec.unlink()
+    assert command(["doctor", "--repair", "toy", "--home", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"lost with line {line}" in said
+    assert f"put the sweep file there, as {paths.spec}" in said
+    assert paths.journal.read_bytes() == before
+    paths.spec.write_text(kept)
+    assert command(["doctor", "--repair", "toy", "--home", str(tmp_path)]) == 0
+    assert len(Ledger.open(paths).trials()) == 1
 
 
 def test_what_other_tools_write_into_the_study_is_passed_over_and_counted(ledger: Ledger) -> None:

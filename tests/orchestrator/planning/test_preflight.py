@@ -1,12 +1,15 @@
 """What trials would not find is said before anything starts."""
 
+import sys
+
 import pytest
 
 from meanflow_core.errors import ConfigError
 from orchestrator.cli.main import run
 from orchestrator.planning.plan import make_plan, render_plan
-from orchestrator.planning.preflight import demand_ready, missing_here
+from orchestrator.planning.preflight import demand_ready, demand_storage, missing_here
 from orchestrator.spec.sweep import read_spec
+from orchestrator.worker import storage
 
 SWEEP = """\
 base: {data: {name: image_folder, path: pictures}, evaluation: {features: net.pt}}
@@ -128,6 +131,104 @@ def test_a_store_that_takes_no_checkpoint_is_told_by_plan_and_refused_by_run(swe
     monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
     assert run(["plan", str(sweep)]) == 1
     assert "nosuch" in capsys.readouterr().out
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "gs://bucket/place")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert run(["plan", str(sweep)]) == 1
+    assert "install gcsfs" in capsys.readouterr().out.lower()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A sweep of one trial of one step, in a home of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there: nothing is waited for
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "trainer: tests.orchestrator.toy_trainers:Toy\nmethod: random\nrun_cap: 1\nmetric: {name: eval/score}\n"
+        "parameters: {toy.x: {min: 0.0, max: 1.0}}\nset: {trainer.steps: 1, trainer.eval_every: 1}\n"
+    )
+    return file
+
+
+def waiting(monkeypatch, then=None):
+    """Return the waits of what asks a store again; none is slept, and after the second `then` happens."""
+    clock, naps = [0.0], []
+
+    def nap(seconds):
+        naps.append(seconds)
+        clock[0] += seconds
+        if len(naps) == 2 and then is not None:
+            then()
+
+    options = {**storage._patiently.__kwdefaults__, "sleep": nap, "clock": lambda: clock[0]}
+    monkeypatch.setattr(storage._patiently, "__kwdefaults__", options)
+    return naps
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_start_waits_for_a_store_that_is_away_for_a_moment_and_a_plan_does_not(
+    small, bucket, monkeypatch, capsys, address
+):
+    bucket.stop()
+    naps = waiting(monkeypatch)
+    assert run(["plan", str(small)]) == 1
+    assert "MEANSWEEP_STORAGE" in capsys.readouterr().out
+    assert naps == []
+    naps = waiting(monkeypatch, then=bucket.start)
+    if address:  # of a cluster the store alone is looked at
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        demand_storage(print)
+        told = capsys.readouterr().out
+    else:
+        assert run(["run", str(small), "--inline", "--home", str(small.parent)]) == 0
+        told = capsys.readouterr().err
+    assert naps == [0.5, 1.0]
+    assert told.count("waiting for the store of checkpoints, at most 120 s") == 1
+    assert "no bucket" not in told
+
+
+def test_a_store_that_stays_away_ends_a_start_with_what_to_type_then(small, bucket, monkeypatch, capsys):
+    command = ["--inline", "--home", str(small.parent)]
+    assert run(["run", str(small), *command]) == 0
+    assert run(["extend", "1", "small", "--home", str(small.parent)]) == 0
+    bucket.stop()
+    for words, said in (
+        (["run", str(small), "--name", "other"], "nothing was started, and the same command starts it"),
+        (["resume", "small"], "nothing is lost. Go on with: meansweep resume small"),
+    ):
+        naps = waiting(monkeypatch)
+        capsys.readouterr()
+        assert run([*words, *command]) == 1
+        assert said in capsys.readouterr().err
+        assert 105 < sum(naps) <= 120
+    assert not (small.parent / "sweeps" / "other").exists()
+    bucket.start()
+    assert run(["resume", "small", *command]) == 0
+
+
+def test_a_start_does_not_wait_for_what_no_wait_cures(small, bucket, monkeypatch, capsys):
+    import s3fs
+    from botocore.exceptions import NoCredentialsError
+
+    naps = waiting(monkeypatch)
+    words = ["run", str(small), "--inline", "--home", str(small.parent)]
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "s3://typo/sweeps")
+    assert run(words) == 2
+    assert "no bucket 'typo'" in capsys.readouterr().err
+    monkeypatch.setenv("MEANSWEEP_STORAGE", bucket.url)
+    for error in (PermissionError("SignatureDoesNotMatch"), NoCredentialsError()):
+
+        def refuse(*args, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refuse)
+        s3fs.S3FileSystem.clear_instance_cache()  # one that is there has its own
+        assert run(words) == 2
+        assert str(error) in capsys.readouterr().err
+    monkeypatch.setenv("MEANSWEEP_STORAGE", "nosuch://bucket/place")
+    assert run(words) == 2
+    assert "Protocol not known: nosuch" in capsys.readouterr().err
+    assert naps == []
+    assert not (small.parent / "sweeps").exists()
 
 
 @pytest.mark.parametrize("broken", ["own_trainer.py", "own_helper.py"])

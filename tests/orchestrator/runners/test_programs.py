@@ -22,6 +22,7 @@ from orchestrator.spec.sweep import read_spec
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.trials.trial import TrialState
 from tests import ROOT
+from tests.cluster.local_cluster import command_of
 from tests.orchestrator.mlflow_stores import _template
 
 PROGRAM = """
@@ -230,3 +231,39 @@ def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(tmp_path: Path) -> None
     assert found[0].state is TrialState.FINISHED
     assert sorted(found[0].reports) == list(range(1, 10))
     assert {trial.state for trial in found[1:]} == {TrialState.PRUNED}
+
+
+HANGING = """
+import os, signal, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = Path(__file__).with_name("hangs")
+file.with_suffix(".new").write_text(str(os.getpid()))
+file.with_suffix(".new").rename(file)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.ray
+def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.engine import control, dispatch
+    from orchestrator.runners.ray_tune import run_ray
+
+    monkeypatch.setattr(dispatch, "GRACE", 1.0)
+    engine = start_sweep(Home(tmp_path / "home"), read_spec(written(tmp_path, HANGING, max_concurrent=1)))
+    asked = False
+
+    def stop(engine: Any) -> None:
+        nonlocal asked
+        if not asked and (tmp_path / "hangs").exists():
+            control.mailbox.post(engine.paths, control.stop())
+            asked = True
+
+    with engine.ledger:
+        assert run_ray(engine, on_event=stop, num_cpus=1).state == "stopped"
+        [trial] = engine.ledger.trials()
+    assert (trial.state, trial.attempts) == (TrialState.WAITING, ())
+    pid = int((tmp_path / "hangs").read_text())
+    while command_of(pid):  # SIGKILL comes after its ten seconds
+        time.sleep(0.1)

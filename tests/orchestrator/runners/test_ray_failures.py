@@ -71,6 +71,24 @@ def test_a_killed_worker_process_is_an_infrastructure_failure_and_the_trial_goes
     assert engine.reports["0"][-1].metrics == whole  # as if nothing had happened
 
 
+def test_a_killed_process_of_the_shared_data_is_started_again_and_no_trial_hears_of_it(local_ray, tmp_path):
+    count = tmp_path / "count"
+    data = {"count": str(count), "offset": 1.0, "kills": 2}
+    trials = [trial(tmp_path, str(n), "Sharing", data=data) for n in range(4)]
+    engine, _ = run(tmp_path, trials)
+    assert all(engine.kinds(each.trial) == ["stopped"] for each in trials)
+    assert len(count.read_text().split()) >= 3
+    assert "the process that loads the data of all trials was lost" in (tmp_path / "trials/0/log.txt").read_text()
+
+
+def test_a_process_of_the_shared_data_that_is_always_killed_is_a_fault_of_the_machine(local_ray, tmp_path):
+    data = {"count": str(tmp_path / "count"), "offset": 1.0, "kills": 10**9}
+    engine, summary = run(tmp_path, [trial(tmp_path, "0", "Sharing", data=data)], retry=())
+    [outcome] = engine.outcomes["0"]
+    assert (outcome.kind, summary) == ("infrastructure", {"state": None})
+    assert outcome.reason.startswith("SharedDataLost: the process that loads the data of all trials was lost")
+
+
 def test_a_silent_trial_is_given_up_and_goes_on_from_its_checkpoint_and_a_slow_one_is_left_alone(local_ray, tmp_path):
     once = tmp_path / "happened"
     hung = trial(tmp_path, "hung", steps=(1, 2), fault="hang", fault_step=2, once=once)

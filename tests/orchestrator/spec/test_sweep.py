@@ -502,6 +502,25 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, key, said):
     assert said in problems_of(path)[key].rule
 
 
+@pytest.mark.parametrize(
+    ("values", "twice"),
+    [
+        ([1, 1.0, True], [1]),
+        ([[1, [2]], [1, [2.0]], [1, [True]]], [1]),
+        ([{"a": 1}, {"b": 1}, {"a": 1.0}], [2]),
+        (["1", 1, None, "1", None], [3, 4]),
+    ],
+    ids=str,
+)
+def test_a_value_that_is_listed_twice_is_refused(tmp_path, values, twice):
+    changes = {"trainer": "tests.orchestrator.toy:Curve", "base": {}, "early_terminate": None, "metric": {"name": "a"}}
+    path = write(tmp_path, content(**changes, set={"trainer.steps": 3}, parameters={"x": {"values": values}}))
+    with pytest.raises(ConfigError) as caught:
+        read_spec(path)
+    found = [problem.key for problem in caught.value.problems if problem.rule == "duplicate value"]
+    assert found == [f"parameters.x.values.{index}" for index in twice]
+
+
 def test_each_trial_of_a_sweep_over_objectives_has_the_weight_of_its_own(tmp_path):
     names = ["meanflow", "imf", "shortcut", "lsd"]
     spec = read(tmp_path, method="grid", run_cap=None, early_terminate=None, parameters={

@@ -143,13 +143,25 @@ def test_a_place_that_takes_no_checkpoint_is_told_with_the_reason(tmp_path, buck
     with pytest.raises(StorageError, match="no bucket 'typo'"):
         check_writable("s3://typo/prefix")
     assert [entry["Name"] for entry in bucket.client().list_buckets()["Buckets"]] == ["team"]
-    for url in ("s3:/typo", "s4://team/x"):
+    for url in ("s3:/typo", "s4://team/x", "s3://"):
         with pytest.raises(StorageError):
             check_writable(url)
     bucket.stop()
     with pytest.raises(StorageError):
         check_writable(bucket.url)
     bucket.start()
+
+
+def test_a_store_of_folders_without_buckets_is_one_too(tmp_path):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    url = "memory://some/sweeps"  # as sftp, ftp and WebDAV have them: their paths begin with a slash
+    check_writable(url)
+    (tmp_path / "a.json").write_text("{}")
+    storage.upload(tmp_path, f"{url}/new/step-1")
+    assert MemoryFileSystem().cat_file("/some/sweeps/new/step-1/a.json") == b"{}"
+    assert storage.measure(url) == (1, 2)
+    assert storage.delete(url)
 
 
 @pytest.mark.parametrize("url", ["sftp://me:secret@host/x", "s3://team/x?secret=secret", "ftp://me:se/secret@host/x"])

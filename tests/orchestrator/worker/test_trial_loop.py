@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -128,18 +129,26 @@ def test_checkpoints_can_live_behind_a_url(tmp_path, monkeypatch):
     assert load_checkpoint(local_checkpoint(reports[-1].checkpoint, scratch))["step"] == 4
 
 
-def test_what_a_sweep_keeps_is_counted_wherever_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("scheme", ["file://", ""])
+def test_what_a_sweep_keeps_is_counted_wherever_it_is(tmp_path, monkeypatch, scheme):
     sweep = SweepPaths(tmp_path / "s")
     for trial in ("1", "2"):
         with monkeypatch.context() as patch:
-            patch.setenv("MEANSWEEP_STORAGE", f"file://{tmp_path}/bucket" if trial == "2" else "")
-            list(run_trial(work := assignment(sweep.trial(trial).root, x=2.0)))  # ends above where it began
+            patch.setenv("MEANSWEEP_STORAGE", f"{scheme}{tmp_path}/bucket" if trial == "2" else "")
+            work = replace(assignment(sweep.trial(trial).root, x=2.0), trial=trial)  # ends above where it began
+            list(run_trial(work))
             tidy(work)
     files = [*sweep.trials.glob("*/checkpoints/*/*"), *(tmp_path / "bucket").rglob("*.*")]
     found = disk_use(sweep)
     assert found["checkpoints"] == 4  # the best and the last of each
     assert found["bytes"] == sum(file.stat().st_size for file in files if file.is_file()) > 0
-    assert found["free"] > 0
+    stored = [file for file in (tmp_path / "bucket").rglob("*") if file.is_file()]
+    assert found["stored"] == sum(file.stat().st_size for file in stored) > 0
+    asked = []
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage(path))
+    assert disk_use(sweep)["free"] > 0
+    assert asked == [tmp_path / "bucket/s/2"]  # the disk that takes the checkpoints
 
 
 def test_a_checkpoint_missing_behind_a_url_is_named(tmp_path):

@@ -8,8 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.rebuild import entry_of, with_facts, with_studies
 from orchestrator.paths import SweepPaths
 
 UNREADABLE = (ValueError, KeyError, AttributeError, AssertionError, TypeError, IndexError)
@@ -21,7 +23,7 @@ _STUDY = re.compile(rb'"study_id"\s*:\s*(\d+)')
 def damaged_lines(path: Path) -> list[int]:
     """Return the numbers, from 1, of the lines that keep a journal from being read."""
     lines = path.read_bytes().splitlines(keepends=True)
-    broken = [number for number, line in enumerate(lines, start=1) if not _is_entry(line)]
+    broken = [number for number, line in enumerate(lines, start=1) if not entry_of(line)]
     if broken or _readable(lines):
         return broken
     low, high = 0, len(lines)  # the first `low` lines can be read, the first `high` cannot
@@ -31,13 +33,22 @@ def damaged_lines(path: Path) -> list[int]:
     return [high]
 
 
-def repair(paths: SweepPaths) -> tuple[list[int], Path | None]:
+class Repaired(NamedTuple):
+    """What a repair has done."""
+
+    lines: list[int]
+    """The numbers of the damaged lines, which it has taken out."""
+    rebuilt: list[str]
+    """What was lost with them and made again, in words."""
+    aside: Path | None
+    """Where the damaged file is kept; None where nothing was damaged."""
+
+
+def repair(paths: SweepPaths) -> Repaired:
     """Take the damaged lines out of a sweep's journal; the damaged file is kept beside it.
 
-    Nothing but those lines is lost. Where one made a trial, an empty row takes its place, since later lines count rows.
-
-    Returns:
-        The numbers of the lines, and where the file is kept; ([], None) where nothing was damaged.
+    Nothing but those lines is lost. Where one made a trial, an empty row takes its place, since later lines count rows;
+    what one said of the sweep as a whole is made again (`rebuild`).
 
     Raises:
         SweepBusy: a driver runs.
@@ -49,23 +60,25 @@ def repair(paths: SweepPaths) -> tuple[list[int], Path | None]:
     lock = DriverLock(paths.lock)
     try:
         repair_tail(paths.journal)
-        lines, found = paths.journal.read_bytes().splitlines(keepends=True), list[int]()
+        before = paths.journal.read_bytes().splitlines(keepends=True)
+        lines, numbers, told = with_studies(before, paths)
+        found = [number for number in range(1, len(before) + 1) if number not in numbers]
         kept: list[bytes | None] = list(lines)
         while broken := _next_damage(kept):
-            again = broken in found
+            again = numbers[broken - 1] in found
             kept[broken - 1] = None if again else _instead(lines[broken - 1], kept, broken)
-            found += [] if again else [broken]
-        if not found:
-            return [], None
-        if not _readable([line for line in kept if line is not None]):
+            found += [] if again else [numbers[broken - 1]]
+        whole, made = with_facts([line for line in kept if line is not None], sorted(found), paths)
+        if not found and not told and not made:
+            return Repaired([], [], None)
+        if not _readable(whole):
             raise LedgerError(f"{paths.journal}: lines {found} are damaged, and it cannot be read without them either")
-        number = len(list(paths.root.glob(f"{paths.journal.name}.damaged-*"))) + 1
-        aside = paths.root / f"{paths.journal.name}.damaged-{number}"
+        aside = paths.root / f"{paths.journal.name}.damaged-{1 + len(list(paths.root.glob('*.damaged-*')))}"
         shutil.copy2(paths.journal, aside)
         fresh = paths.journal.with_suffix(".repaired")
-        fresh.write_bytes(b"".join(line for line in kept if line is not None))
+        fresh.write_bytes(b"".join(whole))
         fresh.replace(paths.journal)
-        return found, aside
+        return Repaired(sorted(found), [*told, *made], aside)
     finally:
         lock.release()
 
@@ -73,7 +86,7 @@ def repair(paths: SweepPaths) -> tuple[list[int], Path | None]:
 def _next_damage(kept: Sequence[bytes | None]) -> int:
     """The number of the first line that still keeps the journal from being read; 0 for none."""
     for number, line in enumerate(kept, start=1):
-        if line is not None and not _is_entry(line):
+        if line is not None and not entry_of(line):
             return number
     whole = [(number, line) for number, line in enumerate(kept, start=1) if line is not None]
     if _readable([line for _, line in whole]):
@@ -96,7 +109,7 @@ def _instead(line: bytes, kept: Sequence[bytes | None], number: int) -> bytes | 
     placeholder = json.dumps(row).encode() + b"\n"
     if _CREATES_TRIAL.search(line):
         return placeholder
-    without = [each for at, each in enumerate(kept, start=1) if each is not None and at != number and _is_entry(each)]
+    without = [each for at, each in enumerate(kept, start=1) if each is not None and at != number and entry_of(each)]
     return placeholder if _row_is_missing(without) else None
 
 
@@ -109,13 +122,6 @@ def _row_is_missing(lines: Sequence[bytes]) -> bool:
         if entry.get("trial_id", -1) >= made:
             return True
     return False
-
-
-def _is_entry(line: bytes) -> bool:
-    try:
-        return "op_code" in json.loads(line)
-    except (ValueError, TypeError):
-        return False
 
 
 def _readable(lines: Sequence[bytes]) -> bool:
