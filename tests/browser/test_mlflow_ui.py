@@ -93,12 +93,12 @@ def page(chromium):
     page.close()
 
 
-def keep(page, name, *, height=950):
+def keep(page, name, *, height=950, **part):
     """Keep a picture of the page in the documentation, when asked: of a window as high as what is worth seeing."""
     if SHOOT:
         page.set_viewport_size({"width": 1500, "height": height})
         page.wait_for_timeout(6000)  # charts fade in
-        shoot(page, f"mlflow-{name}")
+        shoot(page, f"mlflow-{name}", **part)
         page.set_viewport_size({"width": 1500, "height": 950})
 
 
@@ -142,7 +142,7 @@ def test_the_charts_compare_all_trials(shown, visitor):
     picture.wait_for()
     picture.scroll_into_view_if_needed()
     assert picture.evaluate("image => image.naturalWidth") > 50
-    keep(page, "samples")
+    keep(page, "samples", clip={"x": 525, "y": 515, "width": 940, "height": 410})
 
 
 def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
