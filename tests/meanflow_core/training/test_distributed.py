@@ -143,6 +143,20 @@ def trained_on(data):
     return {k: v.clone() for k, v in trainer.net.state_dict().items()}, list(data.read)
 
 
+ROUNDED = {
+    "float32": [],
+    "bf16": ["trainer.precision=bf16"],
+    "parts": ["trainer.precision=bf16", "trainer.accumulation=2"],
+}
+
+
+def rounded(*words):
+    """The weights after three steps, each of which is nearly linear in the gradient, that come to a distance."""
+    made = Trainer(load_config(CONFIG, ["optimizer.lr=0.3", "optimizer.eps=1.0", *words]))
+    made.train(3)
+    return {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
+
+
 def compiled():
     """The graphs of a compiled training on two processes, and its weights beside those of an uncompiled one."""
     graphs, plain, ends = [], nn.Module.compile, []
@@ -194,6 +208,7 @@ def rank_main(rank, port, folder):
     found["encoded"] = index, vae.calls
     found["compiled"] = compiled()
     found["sharded"] = sharded.found_by(rank, folder)
+    found["half precision"] = {kind: rounded(*words) for kind, words in ROUNDED.items()}
     found["arrangements"] = {kind: arrangement(kind, rank) for kind in WRAPPERS}
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
@@ -317,6 +332,20 @@ def apart(one, other):
     """The distance of two sets of weights, as a share of their size."""
     one, other = (torch.cat([tensor.flatten().double() for tensor in found.values()]) for found in (one, other))
     return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROUNDED if kind != "float32"])
+def test_two_processes_round_in_half_precision_as_one_does(ranks, kind):
+    _, found = ranks
+    wanted = rounded(*ROUNDED[kind])
+    start = Trainer(load_config(CONFIG, ROUNDED[kind])).net.state_dict()
+    rounding = apart(wanted, rounded())
+    assert 1e-7 < rounding < 0.01 * apart(wanted, start)
+    for one in found:
+        # a gradient is rounded before the halves are added, so that it is off by as much as rounding it at all
+        assert apart(one["half precision"][kind], wanted) < rounding
+        assert apart(one["half precision"]["float32"], rounded()) < 1e-2 * rounding
+        assert all(tensor.dtype == torch.float32 for tensor in one["half precision"][kind].values())
 
 
 @pytest.mark.parametrize("kind", [*sharded.KINDS, sharded.OWN])

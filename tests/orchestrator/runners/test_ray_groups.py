@@ -7,12 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
+import torch
 
+from meanflow_core.training.checkpoint import load_checkpoint
+from orchestrator.paths import Home
 from orchestrator.runners import ray_tune
+from orchestrator.runners.inline import run_inline
+from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec.settings import Resources
 from orchestrator.worker import group as runner_group
 from orchestrator.worker.group import WorkerGroup
 from tests.orchestrator.runners.ray_trials import run, trial
+from tests.orchestrator.simulation import open_engine
 
 pytestmark = pytest.mark.ray
 
@@ -67,3 +73,33 @@ def test_a_lost_worker_of_a_trial_with_two_ends_the_attempt_and_not_the_sweep(lo
     )
     assert engine.kinds("0") == ["infrastructure", "stopped"]
     assert engine.reports["0"][-1].step == 4
+
+
+def test_trials_in_shards_of_two_workers_come_to_what_whole_ones_do(local_ray, tmp_path):
+    base = {
+        "data": {"name": "digits"},
+        "model": {"name": "dit", "width": 16, "depth": 2, "heads": 2, "patch": 4},
+        "optimizer": {"lr": 0.3, "eps": 1.0},  # so that a step is nearly linear in the gradient
+        "trainer": {"steps": 4, "eval_every": 2, "batch_size": 24, "device": "cpu"},
+        "evaluation": {"samples": 60, "nfe": [1], "batch_size": 20},
+    }
+    content = {"name": "shards", "base": base, "method": "grid", "metric": {"name": "eval/fid_1nfe"}}
+    content["parameters"] = {"objective.time.ratio": {"values": [0.25, 0.5]}}
+    shared = {"set": {"trainer.sharding": "fsdp"}, "resources": {"cpu": 1, "workers": 2}}
+    found, weights = {}, {}
+    for kind, changes, drive in (("whole", {}, run_inline), ("shards", shared, run_ray)):
+        engine = open_engine(Home(tmp_path / kind), {**content, **changes})
+        with engine.ledger:
+            drive(engine)
+            found[kind] = engine.ledger.trials()
+        for trial_ in found[kind]:
+            last = max((engine.paths.trial(trial_.id).root / "checkpoints").glob("step-*"))
+            weights[kind, trial_.id] = torch.cat([each.flatten() for each in load_checkpoint(last)["net"].values()])
+    for whole, shards in zip(found["whole"], found["shards"], strict=True):
+        assert (whole.state.value, shards.state.value) == ("finished", "finished"), shards.failure
+        assert sorted(whole.reports) == sorted(shards.reports) == [2, 4]
+        for step, report in whole.reports.items():
+            assert shards.reports[step]["eval/fid_1nfe"] == pytest.approx(report["eval/fid_1nfe"], rel=1e-3)
+    moved = (weights["whole", "0"] - weights["whole", "1"]).norm()
+    for trial_ in "01":
+        assert (weights["shards", trial_] - weights["whole", trial_]).norm() < 0.01 * moved
