@@ -34,7 +34,7 @@ def leaderboard_frame(spec: SweepSpec, rows: Sequence[Row]) -> pandas.DataFrame:
                 "worse_low": worse_low,
                 "worse_high": worse_high,
                 "p_value": row.p_value_vs_best,
-                "separable": None if row.tied_with_best is None else not row.tied_with_best,
+                "separable": None if row.tied_with_best is None or row is rows[0] else not row.tied_with_best,
                 "steps": row.steps,
                 **_settings(names, row.config),
                 "run_id": row.run_id,

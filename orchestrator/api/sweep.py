@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.api.driving import SweepFailed, begin, drive, go_on
 from orchestrator.api.opening import find_sweep, home_at, read_sweep, sweep_rows
 from orchestrator.api.reporting import report_sweep
+from orchestrator.api.same_sweep import demand_same
 from orchestrator.api.winning import winner
 from orchestrator.formatting import number
 from orchestrator.paths import Home, SweepPaths
@@ -29,6 +32,7 @@ def run(
     name: str | None = None,
     home: str | Path | None = None,
     inline: bool = False,
+    resume: bool = False,
     **overrides: Any,
 ) -> Sweep:
     """Run a new sweep to its end, with its live table, and return it.
@@ -38,15 +42,20 @@ def run(
         name: another name than the file's.
         home: folder of all state; None: $MEANSWEEP_HOME, or ./meansweep-data.
         inline: in this process, one trial after the other, without Ray.
+        resume: where a sweep of this name is there, go on with it, if it is still the same: for a cell of a notebook
+            that is run again. One that has finished is returned as it is.
         overrides: what replaces keys of the file: `run_cap=8`; of dotted keys `**{"trainer.steps": 200}`.
 
     Raises:
-        ConfigError: what is wrong with the file, all of it; a sweep of this name exists.
+        ConfigError: what is wrong with the file, all of it; a sweep of this name exists (with `resume`: another one).
         SweepFailed: the sweep failed.
         KeyboardInterrupt: it was interrupted; `open_sweep(name).resume()` goes on.
     """
+    _hush()
     given = {**overrides, **({"name": name} if name else {})}
     words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    if resume and (there := _there(home_at(home), sweep, words)):
+        return there.resume(inline=inline)
     engine = begin(home_at(home), sweep, words, inline=inline)
     made = Sweep(engine.ledger.paths)
     made._drive(engine, inline=inline)
@@ -63,6 +72,7 @@ def open_sweep(name: str | None = None, home: str | Path | None = None) -> Sweep
     Raises:
         ConfigError: there is none of this name (with the nearest).
     """
+    _hush()
     return Sweep(find_sweep(home_at(home), name))
 
 
@@ -75,6 +85,24 @@ def list_sweeps(home: str | Path | None = None) -> pandas.DataFrame:
     from orchestrator.api.frames import sweeps_frame
 
     return sweeps_frame(sweep_rows(home_at(home)), time.time())
+
+
+def _there(home: Home, source: str | Path | Mapping[str, Any], words: Sequence[str]) -> Sweep | None:
+    """Return the sweep of this name, if it is there and the file still says what its own does."""
+    from orchestrator.spec import read_spec
+
+    spec = read_spec(source, words)
+    paths = home.sweep(spec.name)
+    if not paths.journal.is_file():
+        return None
+    demand_same(home, source, words, spec)
+    return Sweep(paths)
+
+
+def _hush() -> None:
+    """Keep Ray and tqdm from asking a notebook to install ipywidgets, which nothing here uses."""
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "IProgress not found")
 
 
 class Sweep:

@@ -54,7 +54,14 @@ SweepArgument = Annotated[
     ),
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file.")]
-TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, e.g. 7, or 7.2 for a replicate.")]
+TrialArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL",
+        help="A trial's id, e.g. 7, or 7.2 for a replicate.",
+        autocompletion=sweeps_here,  # the two are taken in either order
+    ),
+]
 TRIAL_ID = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     confirm_owner,
     find_sweep,
     home_at,
+    sweeps_here,
     trial_and_sweep,
 )
 from orchestrator.cli.examples import epilog
@@ -37,7 +38,9 @@ def pause(sweep: SweepArgument = None, home: HomeOption = None, yes: YesOption =
 
 
 def extend(
-    more: Annotated[str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.")],
+    more: Annotated[
+        str, typer.Argument(metavar="N", help="How many more trials: 8 or +8.", autocompletion=sweeps_here)
+    ],
     sweep: SweepArgument = None,
     home: HomeOption = None,
     yes: YesOption = False,
@@ -50,7 +53,12 @@ def extend(
 
 
 def try_(
-    words: Annotated[list[str], typer.Argument(metavar="[SWEEP] key=value...", help="Parameters; others are drawn.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SWEEP] key=value...", help="Parameters; others are drawn.", autocompletion=sweeps_here
+        ),
+    ],
     home: HomeOption = None,
     yes: YesOption = False,
 ) -> None:
@@ -75,6 +83,7 @@ def edit(
     yes: YesOption = False,
 ) -> None:
     """Replace a sweep's file. Shows the differences, and refuses what would falsify the trials there are."""
+    from meanflow_core.config import read_yaml
     from orchestrator.engine import control, edits
     from orchestrator.ledger import Ledger
     from orchestrator.spec import read_spec
@@ -82,7 +91,10 @@ def edit(
     spec = read_spec(file)
     paths = find_sweep(home_at(home), sweep or spec.name)
     ledger = Ledger.open(paths)
-    command = control.edit(read_spec(file, defaults=ledger.spec().defaults))
+    now = ledger.spec()
+    # a file that names no sweep is of any that was started from it with `--name`
+    words = [] if sweep is None or read_yaml(file).content.get("name") is not None else [f"name={now.title}"]
+    command = control.edit(read_spec(file, words, defaults=now.defaults))
     revised = edits.revised(ledger, command)
     for line in [*revised.changes, *revised.notes]:
         typer.echo(f"  {line}")

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     home_at,
     print_json,
     read_sweep,
+    sweeps_here,
     trial_and_sweep,
 )
 from orchestrator.cli.lifecycle import list_sweeps
@@ -41,7 +42,10 @@ def status(sweep: SweepArgument = None, json: JsonOption = False, home: HomeOpti
 
 def logs(
     trial: Annotated[
-        str | None, typer.Argument(metavar="[TRIAL]", help="A trial's id; without one, the driver's log.")
+        str | None,
+        typer.Argument(
+            metavar="[TRIAL]", help="A trial's id; without one, the driver's log.", autocompletion=sweeps_here
+        ),
     ] = None,
     sweep: SweepArgument = None,
     named: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,

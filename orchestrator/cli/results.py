@@ -64,7 +64,9 @@ def compare(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="TRIAL TRIAL [SWEEP] | SWEEP SWEEP...", help="Two trials of a sweep; or two or more sweeps."
+            metavar="TRIAL TRIAL [SWEEP] | SWEEP SWEEP...",
+            help="Two trials of a sweep; or two or more sweeps.",
+            autocompletion=sweeps_here,
         ),
     ],
     target: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meanflow_core.errors import ConfigError, Problem, nearest
-from orchestrator.api import begin, drive, find_sweep, go_on, home_at, with_grant
+from orchestrator.api import begin, checked_id, demand_same, drive, find_sweep, go_on, home_at, with_grant
 from orchestrator.cli.common import (
     CommandFailed,
     FileArgument,
@@ -21,7 +21,6 @@ from orchestrator.cli.common import (
     read_sweep,
     trial_and_sweep,
 )
-from orchestrator.cli.same_sweep import checked_id, demand_same
 from orchestrator.formatting import count
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from orchestrator.cli.common import (
     find_sweep,
     home_at,
     print_json,
+    sweeps_here,
 )
 
 
@@ -44,7 +45,10 @@ def sync(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SWEEP|TRAINING]", help="May be left out where there is one sweep.", show_default=False
+            metavar="[SWEEP|TRAINING]",
+            help="May be left out where there is one sweep.",
+            show_default=False,
+            autocompletion=sweeps_here,
         ),
     ] = None,
     check: Annotated[

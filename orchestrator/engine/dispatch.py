@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meanflow_core.config import write_yaml
@@ -65,6 +65,9 @@ def assignment(
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.config.exists() or "lineage" in history.labels:
         folder.config.write_text(write_yaml(config), encoding="utf-8")
+    program, now = spec.program, ledger.spec().program
+    if program is not None and now is not None:  # how it is heard and where it is are no part of a result
+        program = replace(program, metrics=now.metrics, folder=now.folder, root=now.root)
     return Assignment(
         trial=history.id,
         sweep=spec.name,
@@ -80,7 +83,7 @@ def assignment(
         folder=str(folder.root),
         attempt=history.run,
         resources=dict(resources),
-        program=None if spec.program is None else spec.program.to_dict(),
+        program=None if program is None else program.to_dict(),
     )
 
 

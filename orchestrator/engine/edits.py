@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meanflow_core.errors import ConfigError, Problem
@@ -59,7 +60,10 @@ def revised(ledger: Ledger, command: Mapping[str, Any]) -> Revised:
         source, notes = _asked(old, command["values"]), list[str]()
     else:
         source, notes = _with_extensions(old, command["source"])
-    new = SweepSpec.from_source(source)
+    try:
+        new = SweepSpec.from_source(source)
+    except ConfigError as error:
+        raise (_as_typed(error, command["values"]) if command["command"] == "try" else error) from None
     trials = ledger.trials()
     problems = list(_refusals(old, new, trials, ledger))
     if command["command"] == "try":
@@ -160,12 +164,38 @@ def _untriable(new: SweepSpec, trials: Sequence[TrialRecord]) -> Iterator[Proble
     try:
         found = new.config_hash(new.config_for(values, seed=values.get("seed", new.seed)))
     except ConfigError as error:
-        yield from error.problems
+        asked = _typed(new.try_first[index])
+        yield from (replace(each, key=asked, rule=f"`{each.key}`: {each.rule}") for each in error.problems)
         return
     same = next((trial.id for trial in trials if trial.config_hash == found and not trial.replicate), None)
     if same is not None:
-        rule = f"is what trial {same} has; `meansweep trial retry {same}` and `replicates` run it again"
-        yield Problem(key="try", rule=rule, value=", ".join(f"{key}={value}" for key, value in values.items()))
+        rule = f"is what trial {same} has; `meansweep trial retry {same} --afresh` and `replicates` run it again"
+        yield Problem(key=_typed(values), rule=rule)
+    elif any(completed(new.space, given, at) == values for at, given in enumerate(new.try_first[:index])):
+        yield Problem(key=_typed(values), rule="has been asked for already, and waits for its turn")
+
+
+def _typed(values: Mapping[str, Any]) -> str:
+    """Return the words of `meansweep try` that ask for these values."""
+    return " ".join(["try", *(f"{key}={value}" for key, value in values.items())])
+
+
+def _as_typed(error: ConfigError, values: Mapping[str, Any]) -> ConfigError:
+    """Return what is wrong with a configuration that was asked for at the words that ask for it.
+
+    It is checked as the last entry of `try_first`, which nobody has written.
+    """
+    found = []
+    for problem in error.problems:
+        head, _, below = problem.key.partition(".")
+        key = below.partition(".")[2]
+        if head != "try_first" or not below:
+            found.append(problem)
+            continue
+        said = {key: values[key]} if key in values else values
+        got = {} if key or isinstance(problem.value, Mapping) else {"value": problem.value}
+        found.append(Problem(key=_typed(said), rule=problem.rule, nearest=problem.nearest, **got))
+    return ConfigError(found)
 
 
 def _goals(spec: SweepSpec) -> str:

@@ -28,7 +28,7 @@ def draw_samples(
     guidance: float | None = None,
     conditions: np.ndarray | None = None,
     length: float | None = None,
-) -> tuple[torch.Tensor, TrainConfig, int]:
+) -> tuple[torch.Tensor, TrainConfig, int, list[int] | None]:
     """Sample from a weights file.
 
     Args:
@@ -42,7 +42,8 @@ def draw_samples(
         length: of the average to sample, made of those that the training stored beside its weights; None: the weights.
 
     Returns:
-        Samples, float32 [count, *shape] on the CPU, the configuration the weights were trained with, and their step.
+        Samples, float32 [count, *shape] on the CPU, the configuration the weights were trained with, their step, and
+        the class of each sample (None: the model has none).
 
     Raises:
         ConfigError: a label is not one of the model's, it takes no scale, the conditions are not of its shape, or there
@@ -74,7 +75,7 @@ def draw_samples(
         noise = fixed_noise(seed, tuple(metadata["shape"]), start, stop).to(device)
         part = None if given is None else given[start:stop].to(device)
         parts.append(sample(net, noise, labels=part, steps=nfe, guidance=scale).float().cpu())
-    return torch.cat(parts), config, int(metadata["step"])
+    return torch.cat(parts), config, int(metadata["step"]), chosen
 
 
 def sample_picture(
@@ -105,9 +106,9 @@ def sample_picture(
     blocks = []
     for steps in nfe:
         asked: Any = {"labels": labels, "guidance": guidance, "conditions": conditions, "length": length}
-        samples, config, step = draw_samples(weights, count=count, nfe=steps, seed=seed, **asked)
+        samples, config, step, classes = draw_samples(weights, count=count, nfe=steps, seed=seed, **asked)
         blocks.append(_picture(samples, config, columns))
-    told = _told(weights, config, step, labels, guidance, length)
+    told = _told(weights, config, step, classes, guidance, length)
     save_picture(out, captioned(blocks, [f"{steps} NFE" for steps in nfe], told))
     return told
 
@@ -116,22 +117,27 @@ def _told(
     weights: Path,
     config: TrainConfig,
     step: int,
-    labels: Sequence[int] | None,
+    classes: Sequence[int] | None,
     guidance: float | None,
     length: float | None,
 ) -> str:
-    """Return `digits-7, step 800 of 10000, classes 0, 1 and 2 in turn`."""
-    from orchestrator.formatting import join
-
+    """Return `digits-7, step 800 of 10000, classes 0 to 9 in turn`."""
     name = weights.parent.name if weights.name == "weights.safetensors" else weights.stem
     whole = config.trainer.steps
     parts = [name, f"step {step}" + (f" of {whole}" if step < whole else "")]
     parts += [] if length is None else [f"average of length {length:g}"]
     parts += [] if guidance is None else [f"guidance {guidance:g}"]
-    if labels is not None:
-        chosen = list(dict.fromkeys(labels))
-        parts.append(f"class {chosen[0]}" if len(chosen) == 1 else f"classes {join([str(c) for c in chosen])} in turn")
-    return ", ".join(parts)
+    return ", ".join([*parts, *([] if classes is None else [_of_classes(list(dict.fromkeys(classes)))])])
+
+
+def _of_classes(chosen: Sequence[int]) -> str:
+    """Return `class 3`, `classes 3 and 5 in turn`, `classes 0 to 9 in turn`."""
+    from orchestrator.formatting import join
+
+    if len(chosen) == 1:
+        return f"class {chosen[0]}"
+    row = len(chosen) > 2 and list(chosen) == list(range(chosen[0], chosen[-1] + 1))
+    return f"classes {f'{chosen[0]} to {chosen[-1]}' if row else join([str(each) for each in chosen])} in turn"
 
 
 def captioned(blocks: Sequence[np.ndarray], heads: Sequence[str], foot: str) -> np.ndarray:

@@ -76,8 +76,22 @@ def _of_meanflow(spec: SweepSpec, configs: Sequence[Mapping[str, Any]], thorough
         yield Fact(what=what, value=_range(spec, configs, key), default=is_default(key))
 
 
+REPORTS = {
+    "report": "by `orchestrator.report`, not by what it prints (that is `trainer: {metrics: stdout-json}`)",
+    "stdout-json": "lines of JSON on its standard output, or `orchestrator.report`",
+}
+"""How an own program reports its metrics."""
+
+
 def _of_own(spec: SweepSpec, configs: Sequence[Mapping[str, Any]]) -> Iterable[Fact]:
-    yield Fact(what="trainer", value=spec.trainer)
+    if spec.program is not None:
+        said = spec.source["sweep"].get("trainer") or {}
+        yield Fact(what="program", value=f"{spec.program.name} in {spec.program.place()}")
+        yield Fact(what="reports", value=REPORTS[spec.program.metrics], default=said.get("metrics") is None)
+        if spec.program.steps is not None:
+            yield Fact(what="steps a trial", value=str(spec.program.steps))
+    else:
+        yield Fact(what="trainer", value=spec.trainer)
     for what, key in (("steps a trial", "trainer.steps"), ("batch", "trainer.batch_size")):
         if any(key in flat(config) for config in configs):
             yield Fact(what=what, value=_range(spec, configs, key))

@@ -34,7 +34,10 @@ PYTHON: tuple[str, ...] = ("${env}", "${interpreter}", "${program}", "${args}")
 """W&B's default command."""
 _MACRO = re.compile(r"\$\{([a-z_]+)\}")
 _VARIABLE = re.compile(r"\$\{envvar:([A-Za-z0-9_]*)\}")
-ARGUMENTS = ("args", "args_no_hyphens", "args_no_boolean_flags", "args_json", "args_json_file")
+ARGUMENTS = (
+    *("args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags"),
+    *("args_append_hydra", "args_override_hydra", "args_json", "args_json_file"),
+)
 MACROS = ("env", "interpreter", "program", *ARGUMENTS)
 
 
@@ -118,12 +121,16 @@ class Program:
         given = self.parameters(config)
         each = flat(given)
         plain = {key: value for key, value in each.items() if not isinstance(value, bool)}
+        bare = [f"{key}={value}" for key, value in each.items()]
         by_macro: dict[str, list[str]] = {
             "env": ["/usr/bin/env"],
             "interpreter": [sys.executable],
             "program": [self.program] if self.program else [],
-            "args": [f"--{key}={value}" for key, value in each.items()],
-            "args_no_hyphens": [f"{key}={value}" for key, value in each.items()],
+            "args": [f"--{word}" for word in bare],
+            "args_no_equals": [word for key, value in each.items() for word in (f"--{key}", str(value))],
+            "args_no_hyphens": bare,
+            "args_append_hydra": [f"+{word}" for word in bare],
+            "args_override_hydra": [f"++{word}" for word in bare],
             "args_no_boolean_flags": [
                 f"--{key}" if key not in plain else f"--{key}={value}"
                 for key, value in each.items()

@@ -111,6 +111,11 @@ def _override(reader: Reader, content: dict[str, Any], word: str) -> None:
         put(content, key, value)
     elif rest or key in valid_keys() or is_program(content):
         content["set"] = {**(content.get("set") or {}), key: value}
+        close = (
+            nearest(key, list(KEYS)) if is_program(content) and key not in (content.get("parameters") or ()) else None
+        )
+        if close:
+            reader.note((key,), f"is an argument of the program; {close!r} is a key of the file")
     else:
         close = KEY_ALIASES.get(key) or nearest(key, [*KEYS, *valid_keys()])
         reader.wrong((key,), "unknown key of an override", value, close=close)
@@ -121,8 +126,8 @@ def _read_base(reader: Reader, content: dict[str, Any], path: Path, defaults: in
     if not {"base", "trainer", "program", "command"} & content.keys():
         rule = (
             "is missing: what is trained? A training configuration (`base: configs/digits_mlp.yaml`, or its keys: "
-            "`base: {data: {name: digits}, model: {name: mlp}}`), or a trainer of your own "
-            "(`trainer: package.module:Class`)"
+            "`base: {data: {name: digits}, model: {name: mlp}}`), a program of your own (`program: train.py`), or a "
+            "trainer of your own (`trainer: package.module:Class`)"
         )
         reader.wrong(("base",), rule)
     given = content.pop("base", None)

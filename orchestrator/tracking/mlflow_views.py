@@ -54,7 +54,7 @@ def view_path(experiment_id: str, *, charts: bool = False) -> str:
 
 
 def runs_path(experiment_id: str, run_ids: Sequence[str], metric: str, goal: str) -> str:
-    """Return the part of the address after the server's that opens charts of these runs alone, the metric's first.
+    """Return the part of the address after the server's that opens charts of these runs alone, the evaluation's first.
 
     MLflow's own page of a comparison opens on other metrics, and no address says which.
     """
@@ -64,6 +64,7 @@ def runs_path(experiment_id: str, run_ids: Sequence[str], metric: str, goal: str
         "orderByKey": _column("metrics", metric),
         "orderByAsc": str(goal == "minimize").lower(),
         "compareRunsMode": "CHART",
+        "workflowType": "machine_learning",
     }
     return f"/#/experiments/{experiment_id}/runs?{urlencode(facets, quote_via=quote)}"
 

@@ -38,5 +38,5 @@ def chromium():
 def shoot(what, name, **options):
     """Keep a picture of a page or of a part of it: 256 colours, rare ones too, are enough and a third of the bytes."""
     image = Image.open(io.BytesIO(what.screenshot(**options))).convert("RGB")
-    small = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     small.save(PICTURES / f"{name}.png", optimize=True)

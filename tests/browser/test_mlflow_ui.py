@@ -10,7 +10,7 @@ from PIL import Image
 from orchestrator.paths import Home
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_ui import server
-from orchestrator.tracking.mlflow_views import runs_path, view_path
+from orchestrator.tracking.mlflow_views import runs_path, several_path, view_path
 from orchestrator.tracking.tracker import MlflowTracker
 from tests.browser.conftest import SHOOT, shoot
 from tests.orchestrator.example_sweep import METRIC, spec, trials
@@ -33,13 +33,13 @@ def grid(path, noise, rng):
     return str(path)
 
 
-def made_up_sweep(home):
-    """Track the example sweep with its pictures; return its name."""
-    rng = np.random.default_rng(0)
-    tracker = MlflowTracker(home.sweep(spec().name).outbox, Store.of(home), interval=0.02, strict=True)
-    tracker.sweep_started(spec(), {"environment": {"code": "1f2e3d4"}, "plan": {"trials": 24}})
-    for record in trials(10):
-        tracker.trial_started(record, spec().config_for(record.values, seed=record.seed))
+def made_up_sweep(home, made=None, count=10):
+    """Track the example sweep, or another one, with its pictures; return its name."""
+    rng, made = np.random.default_rng(0), made or spec()
+    tracker = MlflowTracker(home.sweep(made.name).outbox, Store.of(home), interval=0.02, strict=True)
+    tracker.sweep_started(made, {"environment": {"code": "1f2e3d4"}, "plan": {"trials": 24}})
+    for record in trials(count):
+        tracker.trial_started(record, made.config_for(record.values, seed=record.seed))
         for step, metrics in record.reports.items():
             noise = min(0.6, metrics[METRIC] / 60)
             path = grid(home.root / "pictures" / record.id / f"{step}.png", noise, rng) if step % 1500 == 0 else None
@@ -48,7 +48,7 @@ def made_up_sweep(home):
         tracker.trial_ended(record)
     tracker.sweep_ended("finished", {})
     assert tracker.close(60) == 0
-    return spec().name
+    return made.name
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def shown(chromium, tmp_path_factory):
             home = Home(tmp_path_factory.mktemp("home"))
             sqlite_store(home.root)
             name = made_up_sweep(home)
+            made_up_sweep(home, spec(name="digits-wide"), 3)
         store = Store.of(home)
         with server(store, log=home.root / "ui.log") as (url, _):
             client = connect(store)
@@ -92,11 +93,13 @@ def page(chromium):
     page.close()
 
 
-def keep(page, name):
-    """Keep a picture of the page in the documentation, when asked."""
+def keep(page, name, *, height=950, **part):
+    """Keep a picture of the page in the documentation, when asked: of a window as high as what is worth seeing."""
     if SHOOT:
-        page.wait_for_timeout(3000)  # charts fade in
-        shoot(page, f"mlflow-{name}")
+        page.set_viewport_size({"width": 1500, "height": height})
+        page.wait_for_timeout(6000)  # charts fade in
+        shoot(page, f"mlflow-{name}", **part)
+        page.set_viewport_size({"width": 1500, "height": 950})
 
 
 def runs_of(client, experiment, kind):
@@ -139,6 +142,7 @@ def test_the_charts_compare_all_trials(shown, visitor):
     picture.wait_for()
     picture.scroll_into_view_if_needed()
     assert picture.evaluate("image => image.naturalWidth") > 50
+    keep(page, "samples", clip={"x": 525, "y": 515, "width": 940, "height": 410})
 
 
 def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
@@ -159,17 +163,18 @@ def test_a_trials_page_has_its_curves_and_its_pictures_by_step(shown, page):
     picture = page.locator("img[src*='samples']").last
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 50
-    keep(page, "trial-pictures")
+    keep(page, "trial-pictures", height=1100)
 
 
 def test_a_comparison_opens_on_the_metric_and_has_the_samples(shown, visitor):
     (url, client, experiment), page = shown, visitor
     two = runs_of(client, experiment, "trial")[:2]
+    page.set_viewport_size({"width": 1500, "height": 1500})  # charts below the window are not drawn
     page.goto(url + runs_path(experiment.experiment_id, [run.info.run_id for run in two], METRIC, "minimize"))
     page.get_by_text(METRIC, exact=True).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
     page.locator("img[src*='samples']").first.wait_for()
-    keep(page, "compare")
+    keep(page, "compare", height=1500)
 
 
 def test_a_trials_overview_has_parameters_data_and_its_sweep(shown, page):
@@ -199,3 +204,21 @@ def test_the_sweeps_page_says_what_it_is_and_what_to_type(shown, page):
     ):
         assert name in text
     keep(page, "sweep")
+
+
+def test_the_runs_of_several_sweeps_stand_in_one_table_each_with_its_sweep(shown, visitor):
+    (url, client, experiment), page = shown, visitor
+    if os.environ.get("MEANSWEEP_BROWSER_HOME"):
+        pytest.skip("one sweep is shown")
+    other = client.get_experiment_by_name("digits-wide")
+    page.goto(url + several_path([experiment.experiment_id, other.experiment_id]))
+    page.get_by_role("link", name="trial ").first.wait_for()
+    runs = sum(
+        len(runs_of(client, each, kind)) for each in (experiment, other) for kind in ("trial", "replicate", "final")
+    )
+    page.get_by_text(f"{runs} matching runs").wait_for()
+    heads = [head.inner_text().strip() for head in page.locator(".ag-header-cell").all()]
+    assert {"Experiment Name", METRIC} <= set(heads)
+    text = page.locator("body").inner_text()
+    assert "digits-guidance" in text
+    assert "digits-wide" in text

@@ -39,6 +39,36 @@ DRAWN = """() => Object.fromEntries([...document.querySelectorAll('section')].ma
 # What sticks out of the page, apart from what scrolls by itself.
 SPILLED = """() => [...document.querySelectorAll('body *')].filter((element) => !element.closest('.scroll, pre, svg') &&
   element.getBoundingClientRect().right > window.innerWidth + 1).map((element) => element.outerHTML.slice(0, 120))"""
+# Words whose colour is too near that of what they stand on (WCAG: 4.5 to 1).
+FAINT = """() => {
+  const numbers = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const parsed = (text) => { const [r, g, b, a = 1] = numbers(text); return [r, g, b, a]; };
+  const over = (top, below) => [0, 1, 2].map((k) => top[k] * top[3] + below[k] * (1 - top[3]));
+  const light = (colour) => colour.slice(0, 3).map((value) => value / 255)
+    .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, value, k) => sum + value * [0.2126, 0.7152, 0.0722][k], 0);
+  const ground = (element) => {
+    const own = parsed(getComputedStyle(element).backgroundColor);
+    return own[3] === 1 || !element.parentElement ? own : over(own, ground(element.parentElement));
+  };
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const texts = [...element.childNodes].filter((node) => node.nodeType === 3);
+    const words = texts.map((node) => node.data.trim()).join('');
+    const box = element.getBoundingClientRect(), style = getComputedStyle(element);
+    if (!words || !box.width || element.closest('script, style, [hidden]') || style.visibility === 'hidden') continue;
+    const html = element.closest('svg') ? element.closest('svg').parentElement : element;
+    const below = ground(html), ink = parsed(element instanceof SVGElement ? style.fill : style.color);
+    let opacity = 1;
+    for (let up = element; up; up = up.parentElement) opacity *= Number(getComputedStyle(up).opacity);
+    if (!opacity) continue;
+    ink[3] *= opacity;
+    const [low, high] = [light(over(ink, below)), light(below)].sort((a, b) => a - b);
+    const ratio = (high + 0.05) / (low + 0.05);
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${element.tagName} ${words.slice(0, 40)}`);
+  }
+  return found;
+}"""
 BROKEN_PICTURES = "() => [...document.images].filter((image) => !image.naturalWidth).length"
 
 
@@ -143,6 +173,7 @@ def look(page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(SPILLED) == []
     assert page.evaluate(BROKEN_PICTURES) == 0
+    assert page.evaluate(FAINT) == []
     for name in SECTIONS:
         assert page.locator(f"section#{name}").bounding_box()["height"] > 60
 

@@ -267,9 +267,11 @@ def test_bash_completes_commands_options_and_the_sweeps_of_the_home(tmp_path):
     ask = "COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _meansweep_completion meansweep"
     script = (
         "meansweep --install-completion >/dev/null; . ~/.bashrc; ask() { " + ask + "; echo ${COMPREPLY[*]}; }; "
-        "ask 'meansweep leader'; ask 'meansweep leaderboard dig'; ask 'meansweep run --inl'"
+        "ask 'meansweep leader'; ask 'meansweep leaderboard dig'; ask 'meansweep run --inl'; "
+        "for words in try extend logs 'trial stop' 'trial stop 7' 'compare moons' sync report; do "
+        'ask "meansweep $words dig"; done'
     )
     done = subprocess.run(
         ["bash", "--norc", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.splitlines() == ["leaderboard", "digits-a", "--inline"], done.stderr
+    assert done.stdout.splitlines() == ["leaderboard", "digits-a", "--inline", *["digits-a"] * 8], done.stderr

@@ -86,6 +86,38 @@ def test_a_sweep_that_has_finished_tries_one_more_and_one_that_runs_takes_it_nex
         trials = engine.ledger.trials()
     assert [trial.values["x"] for trial in trials[2:]] == [0.25, 0.75]
     assert all(trial.labels == {"asked": "try_first"} for trial in trials[2:])
-    for values, rule in [({"x": 0.25, "y": 0.7}, "is what trial 2 has"), ({"x": 9.0}, "outside")]:
-        with pytest.raises(ConfigError, match=rule):
-            control.request(engine.paths, control.try_values(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"x": 9.0}, "try x=9.0: x = 9.0 is outside of uniform 0 .. 1"),
+        ({"x": 0.5, "z": 3}, "try z=3: is no parameter of this sweep: they are x, y"),
+        ({"x": 0.5, "yy": 3}, "try yy=3: is no parameter of this sweep: they are x, y; did you mean 'y'?"),
+        ({"x": 0.75, "y": 0.7}, "try x=0.75 y=0.7: the combination is forbidden"),
+        ({"x": 0.25, "y": 0.7}, "try x=0.25 y=0.7: is what trial 0 has"),
+        ({"x": 0.25, "y": 0.4}, "try x=0.25 y=0.4: has been asked for already, and waits for its turn"),
+    ],
+)
+def test_what_cannot_be_tried_is_said_at_the_words_that_ask_for_it(tmp_path: Path, values: Any, said: str) -> None:
+    forbidden = [{"x": "> 0.7", "y": "> 0.5"}]
+    ledger = ran(tmp_path, run_cap=2, forbid=forbidden, try_first=[{"x": 0.25, "y": 0.7}])
+    control.request(ledger.paths, control.try_values({"x": 0.25, "y": 0.4}))
+    with pytest.raises(ConfigError) as error:
+        control.request(ledger.paths, control.try_values(values))
+    assert str(error.value).startswith(said)
+    assert "try_first" not in str(error.value)
+
+
+def test_a_rule_of_the_training_configuration_is_said_at_the_words_too(tmp_path: Path) -> None:
+    content = {
+        **{"name": "heads", "base": {"model": {"name": "dit", "width": 64, "heads": 4}, "data": {"name": "digits"}}},
+        **{"method": "random", "run_cap": 2, "metric": {"name": "eval/fid_1nfe"}},
+        "parameters": {"model.heads": {"min": 1, "max": 4}, "optimizer.lr": {"min": 0.1, "max": 0.2}},
+    }
+    engine = open_engine(Home(tmp_path), content)
+    with (
+        pytest.raises(ConfigError, match=r"^try model.heads=3: `model.width`: must be a multiple of `heads`"),
+        engine.ledger,
+    ):
+        control.check(engine.ledger, control.try_values({"model.heads": 3}))

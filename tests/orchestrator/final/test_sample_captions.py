@@ -35,3 +35,10 @@ def test_the_words_say_weights_step_and_classes(tmp_path):
     told = sample_picture(weights, tmp_path / "s.png", count=6, nfe=[1, 2], labels=[3, 5], seed=0)
     assert told == "digits-7, step 3 of 40, classes 3 and 5 in turn"
     assert (tmp_path / "s.png").stat().st_size > 500
+    for count, labels, words in (
+        (12, None, "classes 0 to 9 in turn"),
+        (2, None, "classes 0 and 1 in turn"),
+        (4, [7], "class 7"),
+    ):
+        told = sample_picture(weights, tmp_path / "s.png", count=count, nfe=[1], labels=labels, seed=0)
+        assert told == f"digits-7, step 3 of 40, {words}"

@@ -1,5 +1,8 @@
 import dataclasses
 import io
+import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -191,3 +194,38 @@ def test_a_reason_with_brackets_is_shown_as_it_is():
     with LiveDisplay(spec(), Console(file=out, width=40)) as display:
         display.update([broken])
     assert "KeyError: [bold]x[/bold]" in out.getvalue()
+
+
+class Outputs:
+    """What a notebook shows of `IPython.display`: one entry an output, as it stands at the end."""
+
+    def __init__(self):
+        self.shown, self.updates = [], 0
+
+    def display(self, page, display_id):
+        assert display_id is True
+        self.shown.append(page)
+        return self
+
+    def update(self, page):
+        self.shown[-1] = page
+        self.updates += 1
+
+
+def test_a_notebook_has_one_output_that_is_redrawn_and_no_line_a_trial(monkeypatch):
+    outputs, out, now = Outputs(), io.StringIO(), iter(range(1000))
+    fake = types.SimpleNamespace(display=outputs.display, HTML=str)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=fake))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    console = Console(file=out, force_jupyter=True, width=300)
+    with LiveDisplay(spec(), console, clock=lambda: next(now)) as display:
+        assert display.redraws
+        for count in (1, 2, 2, 4):
+            display.update(some()[:count], state="running")
+    (page,) = outputs.shown
+    assert outputs.updates == 2  # the same picture again would only flicker
+    assert out.getvalue() == ""
+    assert "diverged" in page
+    assert "best 3 (trial 1)" in page
+    shown = re.sub("<[^>]*>", "", page).splitlines()
+    assert max(map(len, shown)) <= 100

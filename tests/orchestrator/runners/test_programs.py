@@ -26,7 +26,7 @@ from tests.cluster.local_cluster import command_of
 from tests.orchestrator.mlflow_stores import _template
 
 PROGRAM = """
-import argparse, os, time
+import argparse, os, signal, time
 from orchestrator.reporting import checkpoint_folder, report
 
 parser = argparse.ArgumentParser()
@@ -39,9 +39,11 @@ state = checkpoint_folder() / "step"
 first = int(state.read_text()) if state.exists() else 0
 for step in range(first + 1, 10):
     time.sleep(given.nap)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a step that is saved is reported too
     state.with_suffix(".new").write_text(str(step))
     state.with_suffix(".new").replace(state)
     report(step, loss=(given.x - 0.3) ** 2 + 1 / step + 1e-3 * given.seed, began=first)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 """
 SWEEP: dict[str, Any] = {
     "program": "train.py",
@@ -159,6 +161,27 @@ def test_an_unmodified_program_that_prints_json_from_its_file_to_the_winners_tra
     assert (tmp_path / "home/final/own-1/log.txt").read_text().count("attempt") == 1
     assert command(["train", "best.yaml", "lr=0.5"]) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+def test_a_file_that_forgot_how_its_program_reports_is_edited_and_its_trials_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSWEEP_HOME", str(tmp_path / "home"))
+    text = "import json, sys\nprint(json.dumps({'loss': float(sys.argv[1].split('=')[1])}))\n"
+    two = {"x": {"values": [0.3, 0.5]}}
+    engine = start_sweep(
+        Home(tmp_path / "home"), read_spec(written(tmp_path, text, parameters=two, name=None), ["name=one"])
+    )
+    with engine.ledger:
+        run_inline(engine)
+        assert "stdout-json" in str(engine.ledger.trials()[0].failure)
+    written(tmp_path, text, parameters=two, name=None, trainer={"metrics": "stdout-json"})
+    assert command(["edit", "sweep.yaml", "one"]) == command(["retry", "--failed", "one"]) == 0, capsys.readouterr()
+    engine = resume_sweep(Home(tmp_path / "home"), "one")
+    with engine.ledger:
+        run_inline(engine)
+        assert [trial.metric for trial in engine.ledger.trials()] == [0.3, 0.5]
 
 
 @pytest.mark.mlflow

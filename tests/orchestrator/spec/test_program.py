@@ -58,7 +58,10 @@ def test_a_program_is_a_trainer_whose_keys_are_its_own(tmp_path):
     ("macro", "words"),
     [
         ("${args}", ["--on=True", "--off=False", "--lr=0.1", "--net.width=8"]),
+        ("${args_no_equals}", ["--on", "True", "--off", "False", "--lr", "0.1", "--net.width", "8"]),
         ("${args_no_hyphens}", ["on=True", "off=False", "lr=0.1", "net.width=8"]),
+        ("${args_append_hydra}", ["+on=True", "+off=False", "+lr=0.1", "+net.width=8"]),
+        ("${args_override_hydra}", ["++on=True", "++off=False", "++lr=0.1", "++net.width=8"]),
         ("${args_no_boolean_flags}", ["--on", "--lr=0.1", "--net.width=8"]),
         ("${args_json}", ['{"on": true, "off": false, "lr": 0.1, "net": {"width": 8}}']),
         ("${args_json_file}", ["given.json"]),
@@ -103,6 +106,10 @@ def test_the_other_form_is_a_mapping_of_the_trainer(tmp_path):
     assert (both.program.program, both.program.metrics) == ("train.py", "stdout-json")
     assert read(tmp_path, "trainer.steps=9", "run_cap=2").program.steps == 9
     assert read(tmp_path, "batch=3").config_for({"lr": 0.5})["batch"] == 3
+    assert read(tmp_path, "batch=3").notes == ()
+    assert read(tmp_path, "run_cpa=3").notes == (
+        "run_cpa: is an argument of the program; 'run_cap' is a key of the file",
+    )
 
 
 def test_a_script_runs_by_itself_and_a_class_of_ones_own_before_a_program(tmp_path):
@@ -150,6 +157,10 @@ def test_a_plan_shows_the_command_and_what_is_missing(tmp_path, monkeypatch):
     shown = render_plan(make_plan(spec))
     assert f"runs            /usr/bin/env {sys.executable} train.py --epochs=9 --lr=0." in shown
     assert "trainings       4; the program itself says how long each is" in shown
+    assert f"program         train.py in {tmp_path}\nreports         by `orchestrator.report`, not by what" in shown
+    printing = render_plan(make_plan(read(tmp_path, trainer={"metrics": "stdout-json", "steps": 9})))
+    assert "reports         lines of JSON on its standard output, or `orchestrator.report`\n" in printing
+    assert "steps a trial   9\n" in printing
     for changes, said in [
         ({"program": "trian.py"}, "there is no such file"),
         ({"program": "folder"}, "is a folder"),

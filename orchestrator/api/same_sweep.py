@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meanflow_core.errors import ConfigError, Problem
-from orchestrator.api import wants_default
+from orchestrator.api.granting import wants_default
 
 if TYPE_CHECKING:
     from orchestrator.paths import Home
@@ -26,12 +26,12 @@ def checked_id(given: str | None) -> str | None:
     return given
 
 
-def demand_same(home: Home, file: Path, words: Sequence[str], spec: SweepSpec) -> None:
+def demand_same(home: Home, source: Path | str | Mapping[str, Any], words: Sequence[str], spec: SweepSpec) -> None:
     """Refuse to go on with a sweep by a file that says something else than its own does.
 
     Args:
         home: where the sweep is.
-        file: was read.
+        source: the file that was read, or its content.
         words: `key=value`, which replaced keys of it.
         spec: what it says.
 
@@ -45,7 +45,7 @@ def demand_same(home: Home, file: Path, words: Sequence[str], spec: SweepSpec) -
     ledger = Ledger.open(home.sweep(spec.name))
     known = ledger.spec()
     try:
-        revised = edits.revised(ledger, control.edit(read_spec(file, words, defaults=known.defaults)))
+        revised = edits.revised(ledger, control.edit(read_spec(source, words, defaults=known.defaults)))
     except ConfigError as error:
         differs = [f"{problem.key}: {problem.rule}" for problem in error.problems]
     else:
@@ -58,4 +58,5 @@ def demand_same(home: Home, file: Path, words: Sequence[str], spec: SweepSpec) -
             f"there is a sweep of this name, and this file differs from its own: {'; '.join(differs)}; `meansweep edit "
             f"FILE {spec.name}` makes it go by this one, another --name starts a new sweep"
         )
-        raise ConfigError([Problem(key="--resume", value=spec.name, rule=rule, file=str(file))])
+        file = None if isinstance(source, Mapping) else str(source)
+        raise ConfigError([Problem(key="resume", value=spec.name, rule=rule, file=file)])
