@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SWEEP = "sweep"
 """Key of the sweep's own run; a trial's key is its id."""
+CURVES = 11
+"""Metrics beside the sweep's own that the ready-made page has a chart of; MLflow makes those of the others."""
 
 Self = TypeVar("Self", bound="EventTracker")
 Args = ParamSpec("Args")
@@ -78,7 +80,7 @@ class EventTracker:
         self._ended: dict[str, TrialRecord] = {}
         self._ranked = 0
         self._least: float | None = None
-        self._log = False
+        self._charts: tuple[bool, tuple[str, ...]] = (False, ())
         self._pictures: dict[str, Mapping[str, str]] = {}
 
     @_never_raises
@@ -265,11 +267,14 @@ class EventTracker:
         best = best_so_far(self._known, list(self._ended.values()))
         told = f"**Best so far:** {best_text(best)}." if best else ""
         trial = best.trial if best else ""
-        name, ended = self._known.metric.name, self._ended.values()
-        values = [report[name] for record in ended for report in record.reports.values() if name in report]
-        if (log := wants_log([value for value in values if math.isfinite(value)])) != self._log:
-            self._log = log
-            self._sink.append(SWEEP, "experiment", {"tags": experiment_tags(self._known, log=log)})
+        name, reports = self._known.metric.name, [r for record in self._ended.values() for r in record.reports.values()]
+        values = [report[name] for report in reports if name in report]
+        others = dict.fromkeys(other for report in reports for other in report if other != name)
+        charts = wants_log([value for value in values if math.isfinite(value)]), tuple(others)[:CURVES]
+        if charts != self._charts:
+            self._charts = charts
+            tags = experiment_tags(self._known, log=charts[0], others=charts[1])
+            self._sink.append(SWEEP, "experiment", {"tags": tags})
         self._sweep.tags({"meansweep.best_trial": trial, "mlflow.note.content": description(self._known, told)})
 
     def _show_leaderboard(self, state: str) -> None:

@@ -31,19 +31,20 @@ TRIALS = "tags.`meansweep.kind` != 'sweep'"
 """MLflow's filter for a sweep's trials and its final trainings."""
 
 
-def experiment_tags(spec: SweepSpec, *, log: bool = False) -> dict[str, str]:
+def experiment_tags(spec: SweepSpec, *, log: bool = False, others: Sequence[str] = ()) -> dict[str, str]:
     """Return the tags of a sweep's experiment: its kind, its text, its main metric and the view of its trials.
 
     Args:
         spec: the sweep.
         log: whether the metric's axis is logarithmic.
+        others: what else the trials report, each with a curve of its own.
     """
     return {
         "mlflow.experimentKind": "custom_model_development",  # the pages of training runs, not those of chat traces
         "mlflow.experiment.primaryMetric.name": ranking_metric(spec),
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(spec.metric.goal == "maximize"),
         "mlflow.note.content": f"{description(spec)}\n",
-        VIEW_TAG: json.dumps(_view(spec, log), separators=(",", ":")),
+        VIEW_TAG: json.dumps(_view(spec, log, others), separators=(",", ":")),
     }
 
 
@@ -75,7 +76,7 @@ def several_path(experiment_ids: Sequence[str]) -> str:
     return f"/#/compare-experiments/s?experiments={ids}&workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
-def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
+def _view(spec: SweepSpec, log: bool, others: Sequence[str]) -> dict[str, Any]:
     """Return the state of MLflow's page: the trials alone, best first, metric and searched parameters as columns."""
     metric, params = ranking_metric(spec), list(spec.space.names)
     always = [key for parameter in spec.space.parameters if not parameter.when for key in parameter.keys]
@@ -87,26 +88,10 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
     for number, (words, keys) in enumerate(_conditional(spec).items()):
         parallels.append(_parallel(f"meansweep-parallel-{number}", [*always, *keys], metric, words))
     steps = spec.set.get("trainer.steps", spec.base.get("trainer", {}).get("steps"))
-    curve = {
-        "type": "LINE",
-        "uuid": "meansweep-curves",
-        "metricSectionId": "meansweep-eval",  # where MLflow puts the other figures of the evaluation
-        "metricKey": spec.metric.name,
-        "selectedMetricKeys": [spec.metric.name],
-        "scaleType": "log" if log else "linear",
-        "xAxisScaleType": "linear",
-        "xAxisKey": "step",
-        "yAxisKey": "metric",
-        "lineSmoothness": 0,
-        # as far as the trials go: a final training may be ten times as long
-        "range": {} if steps is None or "trainer.steps" in spec.space.names else {"xMin": 0, "xMax": steps},
-        "ignoreOutliers": False,
-        "useGlobalXaxisKey": False,
-        "useGlobalLineSmoothing": False,
-        "runsCountToCompare": 20,
-        "deleted": False,
-        "isGenerated": False,
-    }
+    # as far as the trials go: a final training may be ten times as long
+    span = {} if steps is None or "trainer.steps" in spec.space.names else {"xMin": 0, "xMax": steps}
+    curves = [_curve("meansweep-curves", spec.metric.name, span, log=log)]
+    curves += [_curve(f"meansweep-curves-{name}", name, span) for name in others]
     pictures = {
         "type": "IMAGE",
         "uuid": "meansweep-samples",
@@ -132,7 +117,7 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
         "hideEmptyCharts": True,
         "columnOrder": columns,
         "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
-        "compareRunCharts": [curve, *parallels, pictures],
+        "compareRunCharts": [*curves, *parallels, pictures],
         "compareRunSections": [
             _section("eval", columns=2),
             _section("search", columns=1),
@@ -140,6 +125,29 @@ def _view(spec: SweepSpec, log: bool) -> dict[str, Any]:
             *map(_section, ("train", "trial")),
         ],
         "isAccordionReordered": True,
+    }
+
+
+def _curve(uuid: str, metric: str, span: Mapping[str, int], *, log: bool = False) -> dict[str, Any]:
+    """Return the curves of a metric over the steps of `span`."""
+    return {
+        "type": "LINE",
+        "uuid": uuid,
+        "metricSectionId": "meansweep-eval",  # where MLflow puts the figures of the evaluation
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "scaleType": "log" if log else "linear",
+        "xAxisScaleType": "linear",
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "lineSmoothness": 0,
+        "range": dict(span),
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+        "runsCountToCompare": 20,
+        "deleted": False,
+        "isGenerated": False,
     }
 
 

@@ -1,6 +1,7 @@
 """What a sweep shows: the same in memory and in MLflow, through kills and resumes, without holding the sweep up."""
 
 import dataclasses
+import json
 import logging
 import math
 import signal
@@ -17,6 +18,7 @@ from orchestrator.runners.inline import run_inline
 from orchestrator.tracking.event_tracker import SWEEP, EventTracker
 from orchestrator.tracking.mlflow_store import Sent, Store, connect
 from orchestrator.tracking.mlflow_sync import check, sync
+from orchestrator.tracking.mlflow_views import VIEW_TAG
 from orchestrator.tracking.tracker import MemoryTracker, MlflowTracker, link_to_runs, run_ids
 from orchestrator.trials.trial import Failure, TrialState
 from tests import ROOT
@@ -191,6 +193,32 @@ def test_every_seed_of_an_unstable_configuration_is_marked_when_the_sweep_ends()
     assert tags["1"]["meansweep.unstable"] == tags["1.1"]["meansweep.unstable"] == "seed 1 collapsed (80)"
     assert not tags["2"].get("meansweep.unstable")
     assert tracker.runs[SWEEP].tags["meansweep.best_trial"] == "2"
+
+
+def test_every_metric_that_trials_report_has_a_curve_as_far_as_trials_go(monkeypatch):
+    tracker, views = MemoryTracker(), []
+    append = tracker._sink.append
+
+    def spied(run, what, data):
+        if what == "experiment":
+            views.append(json.loads(data["tags"][VIEW_TAG])["compareRunCharts"])
+        append(run, what, data)
+
+    monkeypatch.setattr(tracker._sink, "append", spied)
+    tracker.sweep_started(spec(), INFO)
+    for key, value in (("1", 40.0), ("2", 3.0), ("3", 3.5)):
+        start(tracker, key)
+        reports = {4500: {METRIC: value, "eval/accuracy_1nfe": 0.9, "eval/raw/fid_1nfe": value + 1}}
+        tracker.trial_ended(trial(key, value, "finished", reports=reports))
+    names = [METRIC, "eval/accuracy_1nfe", "eval/raw/fid_1nfe"]
+    shown = [[chart for chart in charts if chart["type"] == "LINE"] for charts in views]
+    assert [[curve["metricKey"] for curve in curves] for curves in shown] == [[METRIC], names, names]
+    assert [[curve["scaleType"] for curve in curves] for curves in shown[1:]] == [
+        ["linear"] * 3,
+        ["log"] + ["linear"] * 2,
+    ]
+    assert {json.dumps(curve["range"]) for curve in shown[-1]} == {'{"xMin": 0, "xMax": 4500}'}
+    assert len({curve["uuid"] for curve in shown[-1]}) == 3
 
 
 class TestMemoryTracker(TrackerContract):
