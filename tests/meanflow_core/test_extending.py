@@ -51,10 +51,12 @@ def name_law(monkeypatch):
     def put(cls, word):
         known = typing.get_args(typing.get_type_hints(cls)["law"])
         monkeypatch.setitem(cls.__annotations__, "law", typing.Literal[(*known, word)])
+        section.hints_of.cache_clear()
         section._choices.cache_clear()
 
     yield put
     monkeypatch.undo()
+    section.hints_of.cache_clear()
     section._choices.cache_clear()
 
 
