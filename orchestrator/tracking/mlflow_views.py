@@ -90,8 +90,8 @@ def _view(spec: SweepSpec, log: bool, others: Sequence[str]) -> dict[str, Any]:
     steps = spec.set.get("trainer.steps", spec.base.get("trainer", {}).get("steps"))
     # as far as the trials go: a final training may be ten times as long
     span = {} if steps is None or "trainer.steps" in spec.space.names else {"xMin": 0, "xMax": steps}
-    curves = [_curve("meansweep-curves", spec.metric.name, span, log=log)]
-    curves += [_curve(f"meansweep-curves-{name}", name, span) for name in others]
+    curve = _curve("meansweep-curves", "eval", spec.metric.name, span, log=log)
+    others_curves = [_curve(f"meansweep-curves-{name}", "others", name, span) for name in others]
     pictures = {
         "type": "IMAGE",
         "uuid": "meansweep-samples",
@@ -117,23 +117,24 @@ def _view(spec: SweepSpec, log: bool, others: Sequence[str]) -> dict[str, Any]:
         "hideEmptyCharts": True,
         "columnOrder": columns,
         "columnWidths": {column: 36 + 7 * len(column.split("`")[1]) for column in columns[:-1]},
-        "compareRunCharts": [*curves, *parallels, pictures],
+        "compareRunCharts": [curve, *parallels, pictures, *others_curves],
         "compareRunSections": [
             _section("eval", columns=2),
             _section("search", columns=1),
             _section("samples", columns=1),
+            *([_section("others", columns=2)] if others else []),
             *map(_section, ("train", "trial")),
         ],
         "isAccordionReordered": True,
     }
 
 
-def _curve(uuid: str, metric: str, span: Mapping[str, int], *, log: bool = False) -> dict[str, Any]:
+def _curve(uuid: str, section: str, metric: str, span: Mapping[str, int], *, log: bool = False) -> dict[str, Any]:
     """Return the curves of a metric over the steps of `span`."""
     return {
         "type": "LINE",
         "uuid": uuid,
-        "metricSectionId": "meansweep-eval",  # where MLflow puts the figures of the evaluation
+        "metricSectionId": f"meansweep-{section}",
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "scaleType": "log" if log else "linear",
