@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.formatting import join, number, plus_minus, short_names
+from orchestrator.formatting import count, join, number, plus_minus, short_names
 from orchestrator.results.effect_text import effect_cell
 from orchestrator.results.leaderboard_rows import Row
 from orchestrator.trials import TrialState
@@ -176,7 +176,7 @@ def _caption(spec: SweepSpec, rows: Sequence[Row], shown: Sequence[Row], *, brie
     if any(row.ci95 for row in rows):
         parts.append("± is the 95 % interval of the mean over n seeds")
     if len(shown) < len(rows):
-        parts.append(f"{len(rows) - len(shown)} more rows")
+        parts.append(count(len(rows) - len(shown), "more row"))
     yield "; ".join(parts)
     if any(row.expected is not None for row in shown):
         yield "expected: of another seed, by a model of all trials; it decides the order"

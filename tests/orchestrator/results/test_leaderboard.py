@@ -266,6 +266,8 @@ def test_the_table_fits_a_hundred_columns_with_every_parameter():
     assert first.count("best") == 1
     assert "1000 diverged" in text
     assert "20 more rows" in shown(spec(), rows, limit=4)
+    one = shown(spec(), rows, limit=len(rows) - 1)
+    assert "1 more row\n" in f"{one}\n"
 
 
 @pytest.mark.parametrize("width", [40, 60])
