@@ -35,7 +35,7 @@ bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/overhead.py
 
-# Two processes, each file in one of them (the files of one Ray: the same): what they start they start once. In the order of the tree, which
+# Two processes, each file in one of them: what a file starts (Ray, MLflow) it starts once. In the order of the tree, which
 # has the longest test (a cluster) near its beginning. More processes, or Ray's files side by side, take longer on two cores.
 test: $(READY)  ## Run all tests that need no GPU.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

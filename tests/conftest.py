@@ -5,14 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-ON_RAY = {
-    f"tests/orchestrator/runners/{name}.py"
-    for name in ("test_programs", "test_ray_failures", "test_ray_gpus", "test_ray_groups", "test_ray_tune")
-}
 OWN = ("MEANSWEEP_SCREENSHOTS", "MEANSWEEP_BROWSER_HOME")
 """Variables that ask the tests themselves for something."""
 
@@ -33,21 +28,6 @@ sys.dont_write_bytecode = False
 """Hundreds of processes that the tests start import this project: compiled once, not once each."""
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.hookimpl(optionalhook=True)  # of xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run each file in one process, and all files of the shared Ray in the same."""
-    if config.getvalue("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByFile(LoadFileScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "ray" if file in ON_RAY else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

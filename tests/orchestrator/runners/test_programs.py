@@ -210,7 +210,7 @@ def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
 
 
 @pytest.mark.ray
-def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(local_ray: None, tmp_path: Path) -> None:
+def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(tmp_path: Path) -> None:
     from orchestrator.engine import control
     from orchestrator.runners.ray_tune import run_ray
 
@@ -226,7 +226,7 @@ def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(local_ray: None, tmp_pa
             asked = True
 
     with engine.ledger:
-        run_ray(engine, on_event=lambda e: stop_one(e) if "1" in e.live else None)
+        run_ray(engine, on_event=lambda e: stop_one(e) if "1" in e.live else None, num_cpus=2)
         found = engine.ledger.trials()
     assert found[0].state is TrialState.FINISHED
     assert sorted(found[0].reports) == list(range(1, 10))

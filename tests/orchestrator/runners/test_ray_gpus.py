@@ -1,15 +1,33 @@
 """Who was granted a GPU by Ray sees that one, and who was not sees none. Ray is told of GPUs that are not there."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
+import ray
 
 from orchestrator.runners.ray_nodes import available_on_cluster
 from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec.settings import Resources
 from orchestrator.trials.protocol import Assignment
+from tests.guardian import Guardian
 from tests.orchestrator import toy_trainers as toys
 from tests.orchestrator.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def gpus():
+    scratch = tempfile.mkdtemp(prefix="ray-")
+    guardian = Guardian(Path(scratch))
+    ray.init(
+        address="local", num_cpus=3, num_gpus=3, include_dashboard=False, log_to_driver=False,
+        _node_ip_address="127.0.0.1", _temp_dir=scratch, object_store_memory=10**8,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    guardian.clear()
 
 
 def seen(tmp_path, resources, count):
@@ -30,17 +48,17 @@ def seen(tmp_path, resources, count):
     return sorted(fact["device"] for fact in facts), {fact["fingerprint"] for fact in facts}
 
 
-def test_every_trial_sees_one_gpu_and_the_process_of_shared_data_none(local_ray, tmp_path):
-    devices, of_the_data = seen(tmp_path, Resources(cpu=0.5, gpu=1.0), 3)
+def test_every_trial_sees_one_gpu_and_the_process_of_shared_data_none(gpus, tmp_path):
+    devices, of_the_data = seen(tmp_path, Resources(gpu=1.0), 3)
     assert len(devices) == 3  # a worker that ends early takes the next trial, on the same GPU
     assert set(devices) <= {"0", "1", "2"}
     assert of_the_data == {"none"}
 
 
-def test_trials_without_a_grant_see_none(local_ray, tmp_path):
+def test_trials_without_a_grant_see_none(gpus, tmp_path):
     assert seen(tmp_path, Resources(gpu=0.0), 2) == (["none", "none"], {"none"})
 
 
-def test_what_the_cluster_has_is_counted(local_ray):
+def test_what_the_cluster_has_is_counted(gpus):
     there = available_on_cluster()
-    assert (there["cpu"], there["gpu"]) == (2.0, 3.0)
+    assert (there["cpu"], there["gpu"]) == (3.0, 3.0)
