@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import curves_world
@@ -82,10 +83,9 @@ def main() -> None:
             rows: dict[str, list[list[float]]] = {}
             for kind in options.kinds:
                 settings = {**OWN[name], "parameters": parameters(kind, best)}
-                rows[kind] = [
-                    steps_needed(lambda s, folder: OwnSearch(settings, s, folder), world, goals, seed, options.workers)  # noqa: B023  # called at once
-                    for seed in range(options.repeats)
-                ]
+                make = partial(OwnSearch.of, settings)
+                seeds = range(options.repeats)
+                rows[kind] = [steps_needed(make, world, goals, seed, options.workers) for seed in seeds]
                 print(line(f"{name}, {kind}", rows[kind]), flush=True)
             for index, share in enumerate(SHARES) if "none" in rows else ():
                 for kind in rows.keys() - {"none"}:

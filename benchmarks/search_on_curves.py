@@ -56,13 +56,18 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 class OwnSearch:
-    """This engine, asked as a runner asks it."""
+    """This engine, asked as a runner asks it, with a sweep of its own kept in a folder."""
 
-    def __init__(self, settings: dict[str, Any], seed: int, folder: Path) -> None:
+    def __init__(self, source: dict[str, Any], folder: Path) -> None:
         from orchestrator.engine.start import start_sweep
         from orchestrator.paths import Home
         from orchestrator.spec.sweep import SweepSpec
 
+        self._engine = start_sweep(Home(folder), SweepSpec.from_source(source))
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], seed: int, folder: Path) -> OwnSearch:
+        """Return a search of the parameters above, with these settings."""
         parameters = {
             key: {**shape, "distribution": "uniform"} if key in FLOATS else shape for key, shape in PARAMETERS.items()
         }
@@ -71,7 +76,7 @@ class OwnSearch:
             **{"parameters": parameters, **settings},
         }
         base = {"trainer": {"steps": LENGTH, "eval_every": 200}, "seed": 0}
-        self._engine = start_sweep(Home(folder), SweepSpec.from_source({"file": None, "sweep": sweep, "base": base}))
+        return cls({"file": None, "sweep": sweep, "base": base}, folder)
 
     def next(self) -> tuple[str, dict[str, Any], list[int]] | None:
         """Return (trial, values, steps at which it reports), None where nothing is to be done now."""
@@ -86,7 +91,8 @@ class OwnSearch:
         """Take in a report; return whether the trial goes on."""
         from orchestrator.trials.protocol import Decision, Outcome, Report
 
-        report = Report(step=step, metrics={"fid": value}, seconds=1.0, checkpoint=f"memory://{step}")
+        metrics = {self._engine.spec.metric.name: value}
+        report = Report(step=step, metrics=metrics, seconds=1.0, checkpoint=f"memory://{step}")
         goes_on = self._engine.report(trial, report) is Decision.CONTINUE
         if not goes_on or step >= LENGTH:
             self._engine.ended(trial, Outcome(kind="stopped"))
@@ -99,6 +105,10 @@ class OwnSearch:
         best = best_so_far(self._engine.spec, self._engine.ledger.trials())
         assert best is not None
         return best.trial
+
+    def spent(self) -> int:
+        """Return the steps of all trials."""
+        return sum(trial.steps for trial in self._engine.ledger.trials())
 
     def close(self) -> None:
         """Close the ledger."""
@@ -158,7 +168,7 @@ def steps_needed(
 def searches() -> dict[str, Callable[[int, Path], Any]]:
     """Return everything that can be run here, by name."""
     own = {
-        f"meansweep {name}": (lambda seed, folder, settings=settings: OwnSearch(settings, seed, folder))
+        f"meansweep {name}": (lambda seed, folder, settings=settings: OwnSearch.of(settings, seed, folder))
         for name, settings in OWN.items()
     }
     peers = {name: (lambda seed, folder, peer=peer: peer(seed)) for name, peer in PEERS.items() if peer.installed()}

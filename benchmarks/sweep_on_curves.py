@@ -11,8 +11,6 @@ and the true final value of what the leaderboard has first at the end; between f
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import os
 import statistics
 import tempfile
@@ -20,51 +18,19 @@ import time
 import warnings
 from pathlib import Path
 
-from curves_world import STEPS, World
+from curves_world import World
+from search_on_curves import OwnSearch, trained
 
-from orchestrator.engine.start import start_sweep
-from orchestrator.paths import Home
-from orchestrator.results import best_so_far
-from orchestrator.spec import SweepSpec, read_spec
-from orchestrator.trials.protocol import Assignment, Decision, Outcome, Report
-
-LENGTH = STEPS[-1]
+from orchestrator.spec import read_spec
 
 
 def swept(file: Path, world: World, seed: int, workers: int) -> tuple[int, float]:
     """Return the steps that a sweep spends and the true final value of the trial that it calls the best."""
     source = read_spec(file).source
-    spec = SweepSpec.from_source({**source, "sweep": {**source["sweep"], "seed": seed}})
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        engine = start_sweep(Home(Path(folder)), spec)
-        running: list[tuple[int, int, Assignment, int, int]] = []
-        count, now, spent = itertools.count(), 0, 0
-        try:
-            while True:
-                while len(running) < workers and isinstance(work := engine.next(), Assignment):
-                    first = work.remaining[0]
-                    heapq.heappush(running, (now + first - work.start, next(count), work, 0, first - work.start))
-                if not running:
-                    break
-                now, _, work, place, steps = heapq.heappop(running)
-                spent += steps
-                stop = work.remaining[place]
-                values = engine.ledger.history(work.trial).values
-                value = world.reported(values, f"{seed}/{work.trial}")[stop]
-                report = Report(
-                    step=stop, metrics={spec.metric.name: value}, seconds=1.0, checkpoint=f"memory://{stop}"
-                )
-                goes_on = engine.report(work.trial, report) is Decision.CONTINUE
-                if not goes_on or stop >= LENGTH:
-                    engine.ended(work.trial, Outcome(kind="stopped"))
-                else:
-                    following = work.remaining[place + 1] - stop
-                    heapq.heappush(running, (now + following, next(count), work, place + 1, following))
-            best = best_so_far(spec, engine.ledger.trials())
-            assert best is not None
-            return spent, world.curve(engine.ledger.history(best.trial).values)[LENGTH]
-        finally:
-            engine.ledger.close()
+        search = OwnSearch({**source, "sweep": {**source["sweep"], "seed": seed}}, Path(folder))
+        *_, (_, value) = trained(search, world, seed, workers, Path(folder))
+        return search.spent(), value
 
 
 def main() -> None:

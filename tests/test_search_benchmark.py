@@ -48,7 +48,7 @@ def test_a_point_of_the_unit_cube_and_its_configuration_are_one():
 
 def test_a_search_is_charged_every_step_and_its_incumbent_is_judged_by_the_truth(world, tmp_path: Path):
     settings = {"method": "random", "early_terminate": {"type": "asha", "min_iter": 400, "eta": 2, "promote": True}}
-    search = search_on_curves.OwnSearch(settings, 0, tmp_path)
+    search = search_on_curves.OwnSearch.of(settings, 0, tmp_path)
     seen = []
     for spent, value in search_on_curves.trained(search, world, 0, 2, tmp_path):
         seen.append((spent, value))

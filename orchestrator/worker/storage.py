@@ -17,8 +17,8 @@ from orchestrator.credentials import without_password
 
 PATIENCE = 300.0
 """Seconds for which a store that does not answer is asked again."""
-LONGEST_PAUSE = 15.0
-"""Seconds between two attempts, at most."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between the first two attempts, and between two at most."""
 HOPELESS = (
     PermissionError,
     FileNotFoundError,
@@ -179,7 +179,7 @@ def _patiently(
         StoreAway: it did not work for so long.
         StorageError: waiting would not help, with the reason.
     """
-    began, pause, most = clock(), 0.5, PATIENCE if patience is None else patience
+    began, pause, most = clock(), FIRST_PAUSE, PATIENCE if patience is None else patience
     while True:
         try:
             return action()
@@ -195,7 +195,7 @@ def _patiently(
                 raise StoreAway(f"could not {what}{after}: {_said(error)}") from error
             if told is None:
                 log.warning("could not %s, again in %.1f s: %s", what, pause, _said(error))
-            elif pause == 0.5:
+            elif pause == FIRST_PAUSE:
                 told(reason)
             sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
