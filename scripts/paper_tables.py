@@ -28,7 +28,7 @@ from orchestrator.trials import Group, group_by_config
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "paper.md"
 FIGURE = ROOT / "docs" / "images" / "paper.png"
-DATA = {"digits": "8x8 digits, MLP, 1,000 steps", "mnist": "28x28 MNIST digits, DiT, 500 steps (1a: 1,000)"}
+DATA = {"digits": "8x8 digits, MLP, 1,000 steps", "mnist": "28x28 MNIST digits, DiT, 500 steps"}
 
 RATIO, TANGENT, EMBEDDING = "objective.time.ratio", "objective.tangent", "model.time_embedding"
 LAW, MEAN, STD = "objective.time.law", "objective.time.mean", "objective.time.std"

@@ -75,7 +75,9 @@ def test_a_cell_that_is_run_again_goes_on_with_its_sweep_and_with_no_other(
 @pytest.mark.ray
 def test_a_plain_process_runs_a_sweep_on_ray_and_goes_on_with_it_there(tmp_path: Path) -> None:
     (tmp_path / "line.py").write_text(TRAINER)
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED")
+    }
     environment |= {
         **{"MEANSWEEP_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
         **{"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
