@@ -28,7 +28,7 @@ torture: $(READY)  ## Kill a driver fifty times a method: the sweep must end as 
 cluster-demo: $(READY)  ## Sweep on a local Ray cluster while its parts are killed, one by one.
 	$(BIN)/python -m scripts.cluster_demo
 
-paper: $(READY)  ## Repeat the paper's tables on digits and MNIST, and write docs/paper.md (an hour or two on 2 cores; resumable).
+paper: $(READY)  ## Repeat the paper's tables on digits and MNIST, and write docs/paper.md (an hour on 2 cores; resumable).
 	$(BIN)/python scripts/paper_tables.py
 
 bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.

@@ -230,6 +230,9 @@ def draw(tables: dict[tuple[str, str], list[Printed]]) -> None:
                 axis.annotate("diverged", (place, 0.93), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
         axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         low, high = axis.get_ylim()
+        if high < 3 * low:  # powers of ten, and their multiples, are too far apart
+            axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 5]))
+            axis.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         wide = high > 10 * low  # the labels between the powers of ten would lie on each other
         between = matplotlib.ticker.NullFormatter() if wide else matplotlib.ticker.FormatStrFormatter("%g")
         axis.yaxis.set_minor_formatter(between)
