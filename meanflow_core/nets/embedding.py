@@ -35,7 +35,8 @@ class TimeEmbedder(nn.Module):
         self.joined = joined
         half = frequencies // 2
         # The fastest turns once in 2 pi, the slowest never within [0, 1]; float32 whatever the default dtype.
-        frequency = torch.exp(-math.log(SLOWEST) * torch.arange(half, dtype=torch.float32) / half)
+        # In float64 first: in float32 processors disagree about the last bit of exp, and would train other networks.
+        frequency = torch.exp(-math.log(SLOWEST) * torch.arange(half, dtype=torch.float64) / half).float()
         self.register_buffer("frequency", frequency, persistent=False)
         inputs = [2 * half * len(self.times)] if joined else [2 * half] * len(self.times)
         self.mlps = nn.ModuleList(
