@@ -86,11 +86,12 @@ class WorkerGroup:
 
     def _let_go(self, own: Iterator[Report]) -> None:
         """End the trial on every rank; one that does not answer waits, within a collective, for one that failed."""
+        until = time.monotonic() + ENDING
         closed = self._thread.submit(own.close)  # type: ignore[attr-defined]
         ends = [other.end.remote() for other in self._others]
         _, waiting = ray.wait(ends, num_returns=len(ends), timeout=ENDING)  # a rank that died counts as done
         with contextlib.suppress(TimeoutError):
-            closed.exception(timeout=ENDING)
+            closed.exception(timeout=max(0.0, until - time.monotonic()))
         self.stuck = bool(waiting) or not closed.done()
 
     def _together(self, references: list[Any], act: Callable[[], Any]) -> Any:
