@@ -43,7 +43,6 @@ class LocalCluster:
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-            "RAY_prestart_worker_first_driver": "false",  # as in tests/conftest.py
             "RAY_health_check_period_ms": "1000",  # a node that was killed is missed after 5 s, not 15
             "OMP_NUM_THREADS": "1",
             "MEANSWEEP_HOME": str(self.home),
