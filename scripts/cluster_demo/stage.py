@@ -94,7 +94,8 @@ class Stage:
         found = []
         for node in self.nodes:
             names = [command_of(pid) for pid in descendants(node.pid)]
-            found.append(tuple(sum(name in each for each in names) for name in ("ray::TrialWorker", "ray::Rank")))
+            leading = ("ray::TrialWorker", "ray::ResourceTrainable")  # Ray has both titles for it
+            found.append((sum(each.startswith(leading) for each in names), sum("ray::Rank" in each for each in names)))
         return found if [sum(column) for column in zip(*found, strict=True)] == [1, 1] else []
 
 
