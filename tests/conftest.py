@@ -18,8 +18,6 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 """Without it, almost every function of Ray connects to the cluster in /tmp/ray/ray_current_cluster, or starts one."""
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 """Ray's workers run at 15, where the processes of these tests, at 0, starve them."""
-os.environ["RAY_prestart_worker_first_driver"] = "false"  # noqa: SIM112
-"""Ray starts a process for each CPU beforehand; those of trials are started for them, and these would stay idle."""
 os.environ["AWS_MAX_ATTEMPTS"] = "1"
 """This project tries again where a bucket is away; that botocore tries five times each time is not what is tested."""
 os.fsync = lambda file: None  # type: ignore[assignment]

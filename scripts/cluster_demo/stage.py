@@ -17,6 +17,8 @@ from scripts.cluster_demo.postgres import postgres, postgres_missing
 from tests.cluster.local_cluster import MARK, LocalCluster, command_of, descendants
 from tests.orchestrator.mlflow_stores import PASSWORD, USER, password_server
 
+LEADING = ("ray::TrialWorker", "ray::ResourceTrainable")
+"""Ray's titles of the process that leads a trial: by its class, or by what `tune.with_resources` makes of it."""
 CREDENTIALS = f"MLFLOW_TRACKING_USERNAME={USER}\nMLFLOW_TRACKING_PASSWORD={PASSWORD.replace('%40', '@')}\n"
 
 
@@ -94,8 +96,7 @@ class Stage:
         found = []
         for node in self.nodes:
             names = [command_of(pid) for pid in descendants(node.pid)]
-            leading = ("ray::TrialWorker", "ray::ResourceTrainable")  # Ray has both titles for it
-            found.append((sum(each.startswith(leading) for each in names), sum("ray::Rank" in each for each in names)))
+            found.append(tuple(sum(each.startswith(titles) for each in names) for titles in (LEADING, "ray::Rank")))
         return found if [sum(column) for column in zip(*found, strict=True)] == [1, 1] else []
 
 

@@ -128,7 +128,7 @@ class Team(Toy):
         from orchestrator.worker import group
 
         super().__init__(config)
-        group.SETTLING = group.ENDING = 1.0  # in its own process: a rank of these that has failed is waited for in vain
+        group.ENDING = 1.0  # in its own process: a rank of these that waits for one that failed waits in vain
 
     def _fault(self, kind: str | None) -> None:
         import torch.distributed as dist
@@ -170,14 +170,21 @@ class Wayward(Toy):
         match self.toy["way"]:
             case "leaves":
                 sys.exit(0)
+            case "leaves with a text":
+                sys.exit("no")
             case "interrupts":
                 raise KeyboardInterrupt
+            case "trains text":
+                return "well"
         return rows
 
     def evaluate(self) -> Any:
         found = super().evaluate()
         answers = {
+            "None": None,
+            "a list": [self.value],
             "a dict inside": {**found, "more": {"a": 1}},
+            "a text inside": {**found, "note": "well"},
             "another is NaN": {**found, "other": float("nan")},
             "its own is NaN": {"eval/score": float("nan")},
         }

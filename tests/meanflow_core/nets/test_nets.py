@@ -1,5 +1,7 @@
 """What every network owes the loss, checked on each of them with random weights."""
 
+import math
+
 import pytest
 import torch
 
@@ -159,3 +161,11 @@ def test_a_network_that_does_not_fit_the_data_is_refused(config, shape, key):
     with pytest.raises(ConfigError) as caught:
         build_net(config, shape, None)
     assert [problem.key for problem in caught.value.problems] == [key]
+
+
+@pytest.mark.parametrize("count", [8, 256])
+def test_the_frequencies_of_the_times_are_those_of_float64_on_every_processor(count):
+    found = TimeEmbedder(4, "t_dt", frequencies=count).frequency
+    exact = [math.exp(-math.log(10_000) * 2 * k / count) for k in range(count // 2)]
+    assert found.dtype == torch.float32
+    assert found.tolist() == torch.tensor(exact, dtype=torch.float64).float().tolist()

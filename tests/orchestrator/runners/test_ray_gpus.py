@@ -1,17 +1,13 @@
 """Who was granted a GPU by Ray sees that one, and who was not sees none. Ray is told of GPUs that are not there."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
-import ray
 
 from orchestrator.runners.ray_nodes import available_on_cluster
 from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec.settings import Resources
 from orchestrator.trials.protocol import Assignment
-from tests.guardian import Guardian
 from tests.orchestrator import toy_trainers as toys
+from tests.orchestrator.runners.conftest import started_ray
 from tests.orchestrator.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.ray
@@ -19,15 +15,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def gpus():
-    scratch = tempfile.mkdtemp(prefix="ray-")
-    guardian = Guardian(Path(scratch))
-    ray.init(
-        address="local", num_cpus=3, num_gpus=3, include_dashboard=False, log_to_driver=False,
-        _node_ip_address="127.0.0.1", _temp_dir=scratch, object_store_memory=10**8,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-    guardian.clear()
+    with started_ray(num_cpus=3, num_gpus=3):
+        yield
 
 
 def seen(tmp_path, resources, count):

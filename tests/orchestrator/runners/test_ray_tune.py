@@ -192,7 +192,7 @@ class TestRay(RunnerContract):
     @pytest.fixture
     def run_sweep(self, local_ray, home):
         def run(content):
-            engine = open_engine(home, {**content, "max_concurrent": 1})  # a worker's start is most of such a sweep
+            engine = open_engine(home, content)
             with engine.ledger:
                 return Ran(run_ray(engine), engine.paths)
 
