@@ -18,9 +18,10 @@ from typing import Any
 import ray
 
 from orchestrator.paths import TrialPaths
-from orchestrator.spec import Resources
+from orchestrator.spec import DEFAULT_TRAINER, Resources
 from orchestrator.trials import Assignment, Report
 from orchestrator.worker.grant import demand_granted, hide_gpus
+from orchestrator.worker.shared_tensors import share_tensors
 from orchestrator.worker.trial_loop import build_trainer, import_trainer, make_shared, run_trial, shared_key
 
 
@@ -122,7 +123,10 @@ class SharedData:
         """Return a list with the reference (a bare one would be resolved by Ray on the way)."""
         key = shared_key(config)
         if key not in self._references:
-            self._references[key] = ray.put(make_shared(trainer, config))
+            made = make_shared(trainer, config)
+            if trainer == DEFAULT_TRAINER:  # which writes into none of it; any other gets tensors of its own
+                share_tensors()
+            self._references[key] = ray.put(made)
         return [self._references[key]]
 
 

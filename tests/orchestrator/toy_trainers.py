@@ -74,6 +74,7 @@ class Witness(Toy):
             "pid": os.getpid(),
             "omp_threads": float(os.environ["OMP_NUM_THREADS"]),
             "passive": float(os.environ["OMP_WAIT_POLICY"] == "PASSIVE"),
+            "torch": float("torch" in sys.modules),
         }
 
 
@@ -94,6 +95,16 @@ class Sharing(Toy):
 
     def evaluate(self) -> dict[str, float]:
         return {"eval/score": self.value + self.shared["offset"]}
+
+
+class Tensors(Toy):
+    """Shares a tensor, which one trial may write into."""
+
+    @classmethod
+    def shared_data(cls, config: dict[str, Any]) -> Any:
+        import torch
+
+        return torch.zeros(3)
 
 
 class Talkative(Toy):

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 
 from orchestrator.paths import Home, TrialPaths
 from orchestrator.runners import ray_session
@@ -20,14 +22,16 @@ from orchestrator.runners.inline import run_inline
 from orchestrator.runners.ray_nodes import capacity, resource_bundle
 from orchestrator.runners.ray_session import Session
 from orchestrator.runners.ray_tune import run_ray
+from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.spec.settings import Resources
 from orchestrator.trials.protocol import Decision
-from orchestrator.worker.process import Work, wait_for_gpu_memory
+from orchestrator.worker.process import SharedData, Work, wait_for_gpu_memory
+from orchestrator.worker.trial_loop import make_shared
 from tests import ROOT
 from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.engine.test_pbt import SHORT, essence
 from tests.orchestrator.engine.test_pbt import content as population_sweep
-from tests.orchestrator.runners.ray_trials import run, trial
+from tests.orchestrator.runners.ray_trials import TOYS, run, trial
 from tests.orchestrator.scripted_engine import ScriptedEngine
 from tests.orchestrator.simulation import open_engine
 
@@ -48,6 +52,7 @@ def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, t
     for reports in engine.reports.values():
         assert reports[0].metrics["omp_threads"] == 1
         assert reports[0].metrics["passive"] == 1
+        assert reports[0].metrics["torch"] == 0  # which takes a second and a half that this trainer has no use for
         assert Path(reports[-1].checkpoint, "state.json").exists()
 
 
@@ -99,6 +104,28 @@ def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(loc
     assert len(count.read_text().split()) == 2
     for name, reports in engine.reports.items():
         assert reports[0].metrics["eval/score"] - float(name.split("-")[0]) == pytest.approx(0.81)
+
+
+def test_tensors_of_the_meanflow_trainer_are_read_where_they_lie_and_any_other_trainer_may_write_into_its_own(
+    local_ray, tmp_path
+):
+    config = {"data": {"name": "toy2d", "law": "moons"}}
+    actor = SharedData.remote(Work(trial(tmp_path, "0"), Resources(cpu=1), str(ROOT)))
+
+    def read(trainer, config):
+        [reference] = ray.get(actor.get.remote(trainer, config))
+        return ray.get(reference), ray.get(reference)
+
+    mine, other = read(f"{TOYS}:Tensors", {})
+    mine += 1
+    assert (mine.tolist(), other.tolist()) == ([1, 1, 1], [0, 0, 0])
+
+    (one, held), (again, _) = (
+        (found.dataset._x, found.dataset.held_out()[0]) for found in read(DEFAULT_TRAINER, config)
+    )
+    assert one.data_ptr() == again.data_ptr()
+    assert torch.equal(held, make_shared(DEFAULT_TRAINER, config).dataset.held_out()[0])
+    ray.kill(actor)
 
 
 def test_a_trials_output_goes_to_its_own_log_in_a_reused_worker_too(local_ray, tmp_path, capfd):
