@@ -30,6 +30,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _mlflows_data_base_made_once() -> Iterator[None]:
+    from orchestrator.tracking import mlflow_store
+    from tests.orchestrator.mlflow_stores import copied
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_store, "_make_whole", copied)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_ray_by_accident(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that uses Ray and is not marked: every other one may run beside any cluster."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -41,16 +42,29 @@ def missing_program(program: Program) -> Iterator[Problem]:
 
 def broken_files(key: str, value: str, files: Iterable[Path]) -> Iterator[Problem]:
     """Yield a problem for each file of Python that does not compile."""
+    what = "cannot be imported" if key == "trainer" else "does not compile"
     for file in files:
-        try:
-            if file.suffix == ".py":
-                # To code, and not to a tree: for one, CPython 3.11 may raise SystemError where garbage is collected.
-                compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None)
-            what = "cannot be imported" if key == "trainer" else "does not compile"
-            rule = f"{what}: {type(error).__name__}: {getattr(error, 'msg', error)} ({file}, line {line})"
-            yield Problem(key=key, value=value, rule=rule)
+        there = file.stat()
+        if file.suffix == ".py" and (fault := _fault(file, there.st_mtime_ns, there.st_size)):
+            yield Problem(key=key, value=value, rule=f"{what}: {fault}")
+
+
+@functools.cache
+def _fault(file: Path, changed: int, size: int) -> str:
+    """Return why a file of Python does not compile, "" if it does; looked at again once it has changed.
+
+    Args:
+        file: any.
+        changed: when it was, in nanoseconds.
+        size: in bytes.
+    """
+    try:
+        # To code, and not to a tree: for one, CPython 3.11 may raise SystemError where garbage is collected.
+        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        return f"{type(error).__name__}: {getattr(error, 'msg', error)} ({file}, line {line})"
+    return ""
 
 
 def _runner(program: Program, folder: Path) -> Iterator[Problem]:

@@ -139,7 +139,7 @@ class Team(Toy):
         from orchestrator.worker import group
 
         super().__init__(config)
-        group.ENDING = 1.0  # in its own process: a rank of these that waits for one that failed waits in vain
+        group.SETTLING = group.ENDING = 1.0  # in its own process: a rank of these that waits for one waits in vain
 
     def _fault(self, kind: str | None) -> None:
         import torch.distributed as dist

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from meanflow_core.config import load_config
@@ -16,14 +15,10 @@ from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.tracking.mlflow_sync import sync
 from orchestrator.tracking.tracker import MlflowTracker
 from tests.orchestrator import toy
-from tests.orchestrator.mlflow_stores import _template
 
 
 def sweep(home: Home, content: dict, *, shown: bool = True) -> Ledger:
     """Run a sweep in this process; its ledger, open for reading."""
-    if shown and not home.mlflow_db.exists():
-        home.root.mkdir(parents=True, exist_ok=True)
-        shutil.copy(_template(), home.mlflow_db)
     made = (lambda paths: MlflowTracker(paths.outbox, Store.of(home))) if shown else None
     engine = start_sweep(home, toy.spec(content), tracker=made)
     with engine.ledger:

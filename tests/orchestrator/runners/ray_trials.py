@@ -15,7 +15,7 @@ TOYS = "tests.orchestrator.toy_trainers"
 def trial(root, name, kind="Toy", *, steps=(2, 4), data=None, **toy):
     config = {**toys.config(steps=steps[-1], **toy), "data": data}
     return Assignment(
-        trial=name, sweep="s", config=config, trainer=f"{TOYS}:{kind}", steps=list(steps),
+        trial=name, sweep="s", config=config, trainer=kind if ":" in kind else f"{TOYS}:{kind}", steps=list(steps),
         folder=str(root / "trials" / name), metric="eval/score", resources={"cpu": 1.0},
     )  # fmt: skip
 

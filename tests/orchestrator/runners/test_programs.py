@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.trials.trial import TrialState
 from tests import ROOT
 from tests.cluster.local_cluster import command_of
-from tests.orchestrator.mlflow_stores import _template
 
 PROGRAM = """
 import argparse, os, signal, time
@@ -192,7 +190,6 @@ def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEANSWEEP_HOME", str(home.root))
     ran(tmp_path, set={"nap": 0.05}, parameters={"x": {"values": [0.3, 0.5]}})
-    shutil.copy(_template(), home.mlflow_db)
     assert command(["best", "own", "-o", "best.yaml"]) == command(["train", "best.yaml"]) == 0
     assert "reproduced the trial exactly at 9 steps up to 9" in capsys.readouterr().out
     client = connect(Store.of(home))

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 import ray
 
-from orchestrator.runners import ray_session
+from orchestrator.runners import ray_session, ray_tune
 from orchestrator.trials.protocol import Assignment
 from tests.orchestrator.runners.ray_trials import run, trial
 
 pytestmark = pytest.mark.ray
+IMPATIENT = "tests.orchestrator.impatient_trainer:Impatient"
+
+
+@pytest.fixture(autouse=True)
+def _no_node_dies(monkeypatch):
+    """Do not wait after each death of a process for that of its node."""
+    monkeypatch.setattr(ray_tune, "PROCESS_PATIENCE", 0.2)
 
 
 def test_a_trials_own_failure_is_told_by_its_class_and_its_worker_is_not_used_again(local_ray, tmp_path):
@@ -83,7 +90,7 @@ def test_a_killed_process_of_the_shared_data_is_started_again_and_no_trial_hears
 
 def test_a_process_of_the_shared_data_that_is_always_killed_is_a_fault_of_the_machine(local_ray, tmp_path):
     data = {"count": str(tmp_path / "count"), "offset": 1.0, "kills": 10**9}
-    engine, summary = run(tmp_path, [trial(tmp_path, "0", "Sharing", data=data)], retry=())
+    engine, summary = run(tmp_path, [trial(tmp_path, "0", IMPATIENT, data=data)], retry=())
     [outcome] = engine.outcomes["0"]
     assert (outcome.kind, summary) == ("infrastructure", {"state": None})
     assert outcome.reason.startswith("SharedDataLost: the process that loads the data of all trials was lost")

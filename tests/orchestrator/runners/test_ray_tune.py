@@ -17,7 +17,7 @@ import ray
 import torch
 
 from orchestrator.paths import Home, TrialPaths
-from orchestrator.runners import ray_session
+from orchestrator.runners import ray_session, ray_tune
 from orchestrator.runners.inline import run_inline
 from orchestrator.runners.ray_nodes import capacity, resource_bundle
 from orchestrator.runners.ray_session import Session
@@ -217,7 +217,9 @@ class TestRay(RunnerContract):
     test_out_of_memory_is_told_from_a_bug = None  # above, through Ray, with every other class
 
     @pytest.fixture
-    def run_sweep(self, local_ray, home):
+    def run_sweep(self, local_ray, home, monkeypatch):
+        monkeypatch.setattr(ray_tune, "PROCESS_PATIENCE", 0.2)  # no node dies here
+
         def run(content):
             engine = open_engine(home, content)
             with engine.ledger:

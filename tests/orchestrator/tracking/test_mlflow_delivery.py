@@ -8,12 +8,13 @@ import time
 
 import pytest
 
+from orchestrator.tracking import mlflow_store
 from orchestrator.tracking.mlflow_delivery import Delivery, Unsendable, image_stem, metric_name
 from orchestrator.tracking.mlflow_store import Sent, Store, connect, sending
 from orchestrator.tracking.mlflow_sync import check, sync
 from orchestrator.tracking.outbox import Outbox, Record
 from orchestrator.tracking.sender import LAST_CHANCES, Sender
-from tests.orchestrator.mlflow_stores import picture, read_back, sqlite_store
+from tests.orchestrator.mlflow_stores import made_by_mlflow, picture, read_back, sqlite_store
 
 pytestmark = pytest.mark.mlflow
 
@@ -273,7 +274,8 @@ def test_a_store_that_is_down_is_one_kind_of_error_and_named_without_its_passwor
         assert "secret" not in str(caught.value)
 
 
-def test_a_data_base_that_a_full_disk_left_half_made_is_made_anew(tmp_path):
+def test_a_data_base_that_a_full_disk_left_half_made_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_store, "_make_whole", made_by_mlflow)
     file = tmp_path / "mlflow.db"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # MLflow's empty data base is several times larger
