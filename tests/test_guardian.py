@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests import ROOT
-from tests.guardian import Guardian, marked
+from tests.guardian import Guardian, inside, marked
 
 PROGRAM = """
 import os, subprocess, sys, time
@@ -51,12 +51,14 @@ def test_it_clears_up_at_once_when_it_is_told_to_and_leaves_others_alone(tmp_pat
     folder, mark = tmp_path / "scratch", f"told-{os.getpid()}"
     folder.mkdir()
     sleep = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+    (folder / "below").mkdir()
     own = subprocess.Popen(sleep, env={"MARK": mark})
-    other = subprocess.Popen(sleep, env={"MARK": mark + "-another"})
+    there = subprocess.Popen(sleep, env={}, cwd=folder / "below")
+    other = subprocess.Popen(sleep, env={"MARK": mark + "-another"}, cwd=tmp_path)
     guardian = Guardian(folder, f"MARK={mark}")
-    wait_until(lambda: marked(f"MARK={mark}") == [own.pid])
+    wait_until(lambda: (marked(f"MARK={mark}"), inside(folder)) == ([own.pid], [there.pid]))
     guardian.clear()
-    assert own.wait(timeout=10) == -signal.SIGKILL
+    assert own.wait(timeout=10) == there.wait(timeout=10) == -signal.SIGKILL
     assert not folder.exists()
     assert other.poll() is None
     other.kill()

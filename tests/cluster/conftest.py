@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.local_cluster import LocalCluster
+from tests.guardian import inside
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +21,4 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
     finally:
         cluster.close()
+    assert inside(scratch) == []  # Ray's agents too are gone

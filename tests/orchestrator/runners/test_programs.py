@@ -207,7 +207,7 @@ def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
 
 
 @pytest.mark.ray
-def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(tmp_path: Path) -> None:
+def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(local_ray: None, tmp_path: Path) -> None:
     from orchestrator.engine import control
     from orchestrator.runners.ray_tune import run_ray
 
@@ -223,7 +223,7 @@ def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(tmp_path: Path) -> None
             asked = True
 
     with engine.ledger:
-        run_ray(engine, on_event=lambda e: stop_one(e) if "1" in e.live else None, num_cpus=2)
+        run_ray(engine, on_event=lambda e: stop_one(e) if "1" in e.live else None)
         found = engine.ledger.trials()
     assert found[0].state is TrialState.FINISHED
     assert sorted(found[0].reports) == list(range(1, 10))
@@ -243,7 +243,9 @@ while True:
 
 
 @pytest.mark.ray
-def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.engine import control, dispatch
     from orchestrator.runners.ray_tune import run_ray
 
@@ -258,7 +260,7 @@ def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(tmp_path: Path, monkeypa
             asked = True
 
     with engine.ledger:
-        assert run_ray(engine, on_event=stop, num_cpus=1).state == "stopped"
+        assert run_ray(engine, on_event=stop).state == "stopped"
         [trial] = engine.ledger.trials()
     assert (trial.state, trial.attempts) == (TrialState.WAITING, ())
     pid = int((tmp_path / "hangs").read_text())
