@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test torture cluster-demo gpu-check paper bench check format lint types
+.PHONY: help setup quickstart test test-cluster torture cluster-demo gpu-check paper bench check format lint types
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,10 +35,13 @@ bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/overhead.py
 
-# Two processes, each file in one of them: what a file starts (Ray, MLflow) it starts once. In the order of the tree, which
-# has the longest test (a cluster) near its beginning. More processes, or Ray's files side by side, take longer on two cores.
-test: $(READY)  ## Run all tests that need no GPU.
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Each file in one process: what it starts (Ray, MLflow) it starts once. Three of them for two cores, since those that wait
+# for Ray leave theirs to the others. In the order of the tree, whose longest files are not at its end.
+test: $(READY)  ## Run all tests that need neither a GPU nor a cluster of several nodes.
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not cluster"
+
+test-cluster: $(READY)  ## Run those on a cluster: its nodes, MLflow, the driver and workers are killed, one by one.
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m cluster
 
 gpu-check: $(READY)  ## Prove on a GPU what only a GPU can prove, in at most six minutes.
 	$(BIN)/python -m scripts.gpu_check

@@ -14,9 +14,8 @@ from orchestrator.cli.main import run
 from tests import ROOT
 from tests.cluster.local_cluster import TOKEN
 
-pytestmark = pytest.mark.cluster
 
-
+@pytest.mark.cluster
 def test_a_sweep_outlives_its_node_mlflow_and_its_driver_and_its_winner_is_trained_registered_and_sampled(tmp_path):
     picture = tmp_path / "samples.png"
     command = [sys.executable, "-m", "scripts.cluster_demo", "--short", "--picture", str(picture)]
