@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup quickstart test test-cluster torture cluster-demo gpu-check paper bench check format lint types
+.PHONY: help setup quickstart test test-cluster test-all torture cluster-demo gpu-check paper bench check format lint types
 
 help:  ## Print the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,11 +37,16 @@ bench: $(READY)  ## Measure the step's and the sweep's own cost, as ratios.
 
 # Each file in one process: what it starts (Ray, MLflow) it starts once. Three of them for two cores, since those that wait
 # for Ray leave theirs to the others. In the order of the tree, whose longest files are not at its end.
+IN_PROCESSES := -q -n 3 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)  ## Run all tests that need neither a GPU nor a cluster of several nodes.
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not cluster"
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m "not cluster"
 
 test-cluster: $(READY)  ## Run those on a cluster: its nodes, MLflow, the driver and workers are killed, one by one.
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m cluster
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m cluster
+
+test-all: $(READY)  ## Run both at once, as CI does.
+	$(BIN)/python -m pytest $(IN_PROCESSES)
 
 gpu-check: $(READY)  ## Prove on a GPU what only a GPU can prove, in at most six minutes.
 	$(BIN)/python -m scripts.gpu_check

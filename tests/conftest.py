@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ sys.dont_write_bytecode = False
 """Hundreds of processes that the tests start import this project: compiled once, not once each."""
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest collect garbage once at its end and not five times, a second each, for errors that are ignored."""
+    with contextlib.suppress(ImportError):  # it has no option for this
+        from _pytest.unraisableexception import gc_collect_iterations_key
+
+        config.stash[gc_collect_iterations_key] = 1
 
 
 @pytest.fixture(scope="session", autouse=True)

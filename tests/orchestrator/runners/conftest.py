@@ -32,5 +32,5 @@ def started_ray(**options: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    with started_ray(num_cpus=2, resources={"slot": 2}):
+    with started_ray(num_cpus=2, num_gpus=3, resources={"slot": 2}):  # Ray is told of GPUs that are not there
         yield

@@ -1,4 +1,4 @@
-"""Sweeps of own programs, from their file to the winner's training: here in this process, once on Ray."""
+"""Sweeps of own programs, from their file to the winner's training, in this process; on Ray: test_ray_tune.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from orchestrator.cli.main import run as command
 from orchestrator.engine.start import resume_sweep, start_sweep
@@ -21,35 +20,8 @@ from orchestrator.spec.sweep import read_spec
 from orchestrator.tracking.mlflow_store import Store, connect
 from orchestrator.trials.trial import TrialState
 from tests import ROOT
-from tests.cluster.local_cluster import command_of
+from tests.orchestrator.runners.program import PROGRAM, written
 
-PROGRAM = """
-import argparse, os, signal, time
-from orchestrator.reporting import checkpoint_folder, report
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--x", type=float, required=True)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--nap", type=float, default=0.0)
-given = parser.parse_args()
-assert given.x < 0.95, "x is too large"
-state = checkpoint_folder() / "step"
-first = int(state.read_text()) if state.exists() else 0
-for step in range(first + 1, 10):
-    time.sleep(given.nap)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a step that is saved is reported too
-    state.with_suffix(".new").write_text(str(step))
-    state.with_suffix(".new").replace(state)
-    report(step, loss=(given.x - 0.3) ** 2 + 1 / step + 1e-3 * given.seed, began=first)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-"""
-SWEEP: dict[str, Any] = {
-    "program": "train.py",
-    "name": "own",
-    "method": "grid",
-    "metric": {"name": "loss"},
-    "parameters": {"x": {"values": [0.3, 0.5, 0.9, 0.7]}},
-}
 DRIVER = """
 import sys
 from pathlib import Path
@@ -59,12 +31,6 @@ from orchestrator.runners import run_inline
 from orchestrator.spec import read_spec
 run_inline(start_sweep(Home(Path(sys.argv[1])), read_spec(sys.argv[2])))
 """
-
-
-def written(folder: Path, text: str = PROGRAM, **changes: Any) -> Path:
-    (folder / "train.py").write_text(text)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({**SWEEP, **changes}, sort_keys=False))
-    return folder / "sweep.yaml"
 
 
 def ran(folder: Path, **changes: Any) -> Ledger:
@@ -204,65 +170,3 @@ def test_the_final_training_of_a_program_is_shown_and_goes_with_its_sweep(
     assert command(["remove", "own", "--yes"]) == 0
     assert not home.final("own-0").exists()
     assert not client.search_runs([experiment.experiment_id])
-
-
-@pytest.mark.ray
-def test_on_ray_a_program_is_ended_by_a_rule_and_by_hand(local_ray: None, tmp_path: Path) -> None:
-    from orchestrator.engine import control
-    from orchestrator.runners.ray_tune import run_ray
-
-    rule = {"type": "hyperband", "min_iter": 3, "eta": 2}
-    changes = {"early_terminate": rule, "trainer": {"steps": 9}, "set": {"nap": 0.2}}
-    engine = start_sweep(Home(tmp_path / "home"), read_spec(written(tmp_path, **changes, max_concurrent=2)))
-    asked = False
-
-    def stop_one(engine: Any) -> None:
-        nonlocal asked
-        if not asked and engine.ledger.trial("1").steps >= 1:
-            control.mailbox.post(engine.paths, control.stop_trial("1"))
-            asked = True
-
-    with engine.ledger:
-        run_ray(engine, on_event=lambda e: stop_one(e) if "1" in e.live else None)
-        found = engine.ledger.trials()
-    assert found[0].state is TrialState.FINISHED
-    assert sorted(found[0].reports) == list(range(1, 10))
-    assert {trial.state for trial in found[1:]} == {TrialState.PRUNED}
-
-
-HANGING = """
-import os, signal, time
-from pathlib import Path
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-file = Path(__file__).with_name("hangs")
-file.with_suffix(".new").write_text(str(os.getpid()))
-file.with_suffix(".new").rename(file)
-while True:
-    time.sleep(60)
-"""
-
-
-@pytest.mark.ray
-def test_on_ray_a_program_that_hangs_is_ended_by_a_stop(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from orchestrator.engine import control, dispatch
-    from orchestrator.runners.ray_tune import run_ray
-
-    monkeypatch.setattr(dispatch, "GRACE", 1.0)
-    engine = start_sweep(Home(tmp_path / "home"), read_spec(written(tmp_path, HANGING, max_concurrent=1)))
-    asked = False
-
-    def stop(engine: Any) -> None:
-        nonlocal asked
-        if not asked and (tmp_path / "hangs").exists():
-            control.mailbox.post(engine.paths, control.stop())
-            asked = True
-
-    with engine.ledger:
-        assert run_ray(engine, on_event=stop).state == "stopped"
-        [trial] = engine.ledger.trials()
-    assert (trial.state, trial.attempts) == (TrialState.WAITING, ())
-    pid = int((tmp_path / "hangs").read_text())
-    while command_of(pid):  # SIGKILL comes after its ten seconds
-        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The Ray runner on a real local Ray, with trainers of a few lines."""
+"""The Ray runner on a real local Ray, with trainers and programs of a few lines."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ import pytest
 import ray
 import torch
 
+from orchestrator.engine import control, dispatch
+from orchestrator.engine.start import start_sweep
 from orchestrator.paths import Home, TrialPaths
 from orchestrator.runners import ray_session, ray_tune
 from orchestrator.runners.inline import run_inline
-from orchestrator.runners.ray_nodes import capacity, resource_bundle
+from orchestrator.runners.ray_nodes import available_on_cluster, capacity, resource_bundle
 from orchestrator.runners.ray_session import Session
 from orchestrator.runners.ray_tune import run_ray
 from orchestrator.spec import DEFAULT_TRAINER
 from orchestrator.spec.settings import Resources
+from orchestrator.spec.sweep import read_spec
 from orchestrator.trials.protocol import Decision
+from orchestrator.trials.trial import TrialState
 from orchestrator.worker.process import SharedData, Work, wait_for_gpu_memory
 from orchestrator.worker.trial_loop import make_shared
 from tests import ROOT
+from tests.cluster.local_cluster import command_of
 from tests.orchestrator.contract import Ran, RunnerContract
 from tests.orchestrator.engine.test_pbt import SHORT, essence
 from tests.orchestrator.engine.test_pbt import content as population_sweep
+from tests.orchestrator.runners.program import written
 from tests.orchestrator.runners.ray_trials import TOYS, run, trial
 from tests.orchestrator.scripted_engine import ScriptedEngine
 from tests.orchestrator.simulation import open_engine
@@ -84,13 +90,14 @@ def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path, m
 def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp_path):
     trials = [trial(tmp_path, str(n), "Witness", steps=(1, 2, 3)) for n in range(4)]
     engine, _ = run(
-        tmp_path, trials, decision=lambda name, report: Decision.STOP if report.step == 2 else Decision.CONTINUE
-    )
+        tmp_path, trials, max_concurrent=1,
+        decision=lambda name, report: Decision.STOP if report.step == 2 else Decision.CONTINUE,
+    )  # fmt: skip
     assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
         str(n): [1, 2] for n in range(4)
     }
     assert all(engine.kinds(str(n)) == ["stopped"] for n in range(4))
-    assert len({reports[0].metrics["pid"] for reports in engine.reports.values()}) <= 2
+    assert len({reports[0].metrics["pid"] for reports in engine.reports.values()}) == 1
 
 
 def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(local_ray, tmp_path):
@@ -130,7 +137,7 @@ def test_tensors_of_the_meanflow_trainer_are_read_where_they_lie_and_any_other_t
 
 def test_a_trials_output_goes_to_its_own_log_in_a_reused_worker_too(local_ray, tmp_path, capfd):
     trials = [trial(tmp_path, str(n), "Talkative", steps=(1, 2)) for n in range(4)]
-    engine, _ = run(tmp_path, trials)
+    engine, _ = run(tmp_path, trials, max_concurrent=1)
     for name in engine.reports:
         log = TrialPaths(tmp_path / "trials" / name).log.read_text()
         for said in ("to stdout", "to stderr", "to the log", "to the descriptor"):
@@ -172,6 +179,32 @@ def test_a_signal_interrupts_cleanly_and_fast(local_ray, tmp_path):
     assert time.monotonic() - began[0] < 10
     assert engine.running == {"0"}  # the engine records it as waiting; here it only remembers
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def shown(tmp_path, resources, count):
+    """Which GPUs each of some trials is shown, and which the process was that loaded their data."""
+    trials = [trial(tmp_path, str(n), "Beholder", steps=(1,), data={"offset": 0.0}) for n in range(count)]
+    for each in trials:
+        each.config["trainer"]["device"] = "cpu"  # torch is asked for no GPU, since these are not there
+    engine, _ = run(tmp_path, trials, resources=resources)
+    facts = [reports[0].facts for reports in engine.reports.values()]
+    return sorted(fact["device"] for fact in facts), {fact["fingerprint"] for fact in facts}
+
+
+def test_every_trial_sees_one_gpu_and_the_process_of_shared_data_none(local_ray, tmp_path):
+    devices, of_the_data = shown(tmp_path, Resources(gpu=1.0), 3)
+    assert len(devices) == 3  # a worker that ends early takes the next trial, on the same GPU
+    assert set(devices) <= {"0", "1", "2"}
+    assert of_the_data == {"none"}
+
+
+def test_trials_without_a_grant_see_no_gpu(local_ray, tmp_path):
+    assert shown(tmp_path, Resources(gpu=0.0), 2) == (["none", "none"], {"none"})
+
+
+def test_what_the_cluster_has_is_counted(local_ray):
+    there = available_on_cluster()
+    assert (there["cpu"], there["gpu"], there["slot"]) == (2.0, 3.0, 2.0)
 
 
 def test_custom_resources_limit_what_runs_together(local_ray, tmp_path):
@@ -236,6 +269,58 @@ def test_population_based_training_on_two_workers_decides_as_in_one_process(loca
             runner(engine)
             found.append([essence(trial) for trial in engine.ledger.trials()])
     assert found[0] == found[1]
+
+
+def test_a_program_is_ended_by_a_rule_and_by_hand(local_ray, tmp_path):
+    rule = {"type": "hyperband", "min_iter": 3, "eta": 2}
+    changes = {"early_terminate": rule, "trainer": {"steps": 9}, "set": {"nap": 0.2}}
+    engine = start_sweep(Home(tmp_path / "home"), read_spec(written(tmp_path, **changes, max_concurrent=2)))
+    asked = False
+
+    def stop_one(engine):
+        nonlocal asked
+        if not asked and "1" in engine.live and engine.ledger.trial("1").steps >= 1:
+            control.mailbox.post(engine.paths, control.stop_trial("1"))
+            asked = True
+
+    with engine.ledger:
+        run_ray(engine, on_event=stop_one)
+        found = engine.ledger.trials()
+    assert found[0].state is TrialState.FINISHED
+    assert sorted(found[0].reports) == list(range(1, 10))
+    assert {trial.state for trial in found[1:]} == {TrialState.PRUNED}
+
+
+HANGING = """
+import os, signal, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = Path(__file__).with_name("hangs")
+file.with_suffix(".new").write_text(str(os.getpid()))
+file.with_suffix(".new").rename(file)
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_program_that_hangs_is_ended_by_a_stop(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "GRACE", 1.0)
+    engine = start_sweep(Home(tmp_path / "home"), read_spec(written(tmp_path, HANGING, max_concurrent=1)))
+    asked = False
+
+    def stop(engine):
+        nonlocal asked
+        if not asked and (tmp_path / "hangs").exists():
+            control.mailbox.post(engine.paths, control.stop())
+            asked = True
+
+    with engine.ledger:
+        assert run_ray(engine, on_event=stop).state == "stopped"
+        [trial] = engine.ledger.trials()
+    assert (trial.state, trial.attempts) == (TrialState.WAITING, ())
+    pid = int((tmp_path / "hangs").read_text())
+    while command_of(pid):  # SIGKILL comes after its ten seconds
+        time.sleep(0.1)
 
 
 def node(alive=True, **resources):
