@@ -62,9 +62,7 @@ def main() -> None:
     folder, mark = sys.argv[1:]
     sys.stdin.read()
     deadline = time.monotonic() + 20
-    while left := {*(marked(mark) if mark else ()), *inside(Path(folder))}:
-        if time.monotonic() > deadline:
-            break
+    while (left := [*(marked(mark) if mark else ()), *inside(Path(folder))]) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -43,9 +43,9 @@ def missing_program(program: Program) -> Iterator[Problem]:
 def broken_files(key: str, value: str, files: Iterable[Path]) -> Iterator[Problem]:
     """Yield a problem for each file of Python that does not compile."""
     what = "cannot be imported" if key == "trainer" else "does not compile"
-    for file in files:
+    for file in (each for each in files if each.suffix == ".py"):
         there = file.stat()
-        if file.suffix == ".py" and (fault := _fault(file, there.st_mtime_ns, there.st_size)):
+        if fault := _fault(file, there.st_mtime_ns, there.st_size):
             yield Problem(key=key, value=value, rule=f"{what}: {fault}")
 
 
@@ -54,8 +54,8 @@ def _fault(file: Path, changed: int, size: int) -> str:
     """Return why a file of Python does not compile, "" if it does; looked at again once it has changed.
 
     Args:
-        file: any.
-        changed: when it was, in nanoseconds.
+        file: that file.
+        changed: when it last was, in nanoseconds.
         size: in bytes.
     """
     try:

@@ -8,6 +8,7 @@ from meanflow_core.errors import ConfigError
 from orchestrator.cli.main import run
 from orchestrator.planning.plan import make_plan, render_plan
 from orchestrator.planning.preflight import demand_ready, demand_storage, missing_here
+from orchestrator.planning.programs import broken_files
 from orchestrator.spec.sweep import read_spec
 from orchestrator.worker import storage
 
@@ -245,3 +246,14 @@ def test_a_trainer_with_a_mistake_in_its_syntax_is_told_before_anything_starts(s
     assert "cannot be imported: SyntaxError" in " ".join(capsys.readouterr().out.split())
     assert run(["run", str(sweep), "--inline"]) == 2
     assert broken in capsys.readouterr().err
+
+
+def test_a_file_is_looked_at_again_once_it_has_changed(tmp_path):
+    file, found = tmp_path / "train.py", []
+    for text in ("x = (1", "x = 1", "x = )"):  # the last two are equally long
+        file.write_text(text)
+        found.append([problem.rule for problem in broken_files("program", "train.py", [file, tmp_path / "no.csv"])])
+    (first,), second, (third,) = found
+    assert first.startswith("does not compile: SyntaxError: '(' was never closed")
+    assert second == []
+    assert third.startswith("does not compile: SyntaxError: unmatched ')'")

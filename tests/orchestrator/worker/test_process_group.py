@@ -58,7 +58,6 @@ def two_machines():
             holder.wait()
 
 
-@pytest.mark.cluster
 @pytest.mark.skipif(not networks_can_be_made(), reason="needs root, unshare, nsenter and ip")
 def test_processes_on_two_machines_find_one_another_though_their_hosts_names_stand_for_nothing(two_machines):
     ranks = [
