@@ -8,6 +8,7 @@ coefficients are those whose sum of profiles is nearest to the wanted one in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ Stored = tuple[float, int]
 """A stored average: its length, and the step at which it was stored."""
 
 
+@cache  # asked for at every step
 def exponent_of(length: float) -> float:
     """Return g of a length s: s^2 = (g + 1) / ((g + 2)^2 (g + 3)). It is positive below s = 1 / sqrt(12) = 0.289."""
     inverse = length**-2

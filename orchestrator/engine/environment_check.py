@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +209,7 @@ def package_of(trainer: str) -> str:
     return trainer.partition(":")[0].partition(".")[0]
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

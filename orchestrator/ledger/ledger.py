@@ -199,10 +199,10 @@ class Ledger(SweepFacts):
 
     def spec(self, revision: int | None = None) -> SweepSpec:
         """Return the sweep as it was at a revision; by default as last edited."""
-        from orchestrator.spec import SweepSpec
-
         number = self.revision if revision is None else revision
         if number not in self._specs:
+            from orchestrator.spec import SweepSpec
+
             self._specs[number] = SweepSpec.from_source(self._facts[f"spec:{number}"]["source"])
         return self._specs[number]
 

@@ -1,3 +1,6 @@
+import traceback
+
+import pytest
 import torch
 
 from meanflow_core.rng import Streams, seeded, stable_seed
@@ -23,3 +26,11 @@ def test_a_seeded_block_leaves_the_global_generator_as_it_was():
     assert torch.equal(torch.rand(3), expected)
     with seeded(1, "dropout"):
         assert torch.equal(torch.rand(3), inside)
+
+
+def test_a_seeded_block_draws_what_torch_draws_and_asks_nothing_of_a_gpu_that_was_never_started(monkeypatch):
+    torch.manual_seed(stable_seed(1, "dropout", 7))
+    expected = torch.rand(3)
+    monkeypatch.setattr(traceback, "format_stack", lambda: pytest.fail("torch writes down who asked a GPU for this"))
+    with seeded(1, "dropout", 7):
+        assert torch.equal(torch.rand(3), expected)

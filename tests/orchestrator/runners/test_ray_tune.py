@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -216,28 +214,6 @@ def test_custom_resources_limit_what_runs_together(local_ray, tmp_path):
 def test_what_fits_on_no_node_is_refused_with_what_there_is(local_ray, tmp_path):
     with pytest.raises(ValueError, match=r"one trial needs CPU=1 GPU=4, and no node has that .*CPU=2"):
         run(tmp_path, [], resources=Resources(cpu=1, gpu=4))
-
-
-def test_an_own_ray_starts_and_stops_quietly(tmp_path):
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from orchestrator.runners.ray_tune import run_ray\n"
-        "from tests.orchestrator.scripted_engine import ScriptedEngine\n"
-        "from tests.orchestrator.runners.ray_trials import trial\n"
-        "root = Path(sys.argv[1])\n"
-        "engine = ScriptedEngine(root, [trial(root, '0')])\n"
-        "run_ray(engine, num_cpus=1)\n"
-        "print([report.step for report in engine.reports['0']])\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    found = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=90,
-    )  # fmt: skip
-    assert (found.returncode, found.stdout, found.stderr) == (0, "[2, 4]\n", "")
-    [log] = tmp_path.rglob("driver.log")
-    assert "Started a local Ray instance" in log.read_text()
 
 
 class TestRay(RunnerContract):
