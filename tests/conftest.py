@@ -40,12 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _mlflows_data_base_made_once() -> Iterator[None]:
+def _mlflows_data_base_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from orchestrator.tracking import mlflow_store
-    from tests.orchestrator.mlflow_stores import copied
+    from tests.orchestrator import mlflow_stores
 
+    own = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_store, "_make_whole", copied)
+        patch.setattr(mlflow_stores, "template_folder", own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+        patch.setattr(mlflow_store, "_make_whole", mlflow_stores.copied)
         yield
 
 

@@ -189,14 +189,16 @@ class ObjectiveConfig(Section):
         if self.name not in PRESETS:
             rule = f"must be one of {', '.join(PRESETS)}"
             raise ConfigError([Problem(key="name", value=self.name, rule=rule, nearest=nearest(self.name, [*PRESETS]))])
-        followed = set()
+        followed: set[str] = set()
+        filled: dict[str, Any] = {}
         for key, value in self._values_of_the_name().items():
             section, _, name = key.rpartition(".")
-            holder = getattr(self, section) if section else self
-            if getattr(holder, name) is None:
+            if getattr(getattr(self, section) if section else self, name) is None:
                 followed.add(key)
-                filled = dataclasses.replace(holder, **{name: value}) if section else value
-                object.__setattr__(self, section or name, filled)
+                (filled.setdefault(section, {}) if section else filled)[name] = value
+        for name, value in filled.items():
+            whole = dataclasses.replace(getattr(self, name), **value) if isinstance(value, dict) else value
+            object.__setattr__(self, name, whole)
         object.__setattr__(self, "_followed", frozenset(followed))
         super().__post_init__()
 

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +65,12 @@ def _options(
     """Find good hyper-parameters for MeanFlow models, and train the winner."""
 
 
+@cache
+def _parser() -> Any:
+    """The parser of all commands: reading their signatures takes most of the time of a short one."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
     # Before torch is loaded: threads that spin while they wait are up to 30 times slower beside another process.
@@ -82,7 +89,7 @@ def run(words: list[str]) -> int:
         address, remote_home, words = remote_address(words)
         if address is not None:
             return service.run_on_cluster(address, words, remote_home)
-        result = app(words, standalone_mode=False, prog_name="meansweep")
+        result = _parser()(words, standalone_mode=False, prog_name="meansweep")
         return result if isinstance(result, int) else DONE
     except ConfigError as error:
         for problem in error.problems:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import shutil
 import tempfile
@@ -27,20 +26,20 @@ made_by_mlflow = mlflow_store._make_whole
 """Makes MLflow's data base as it is made outside of these tests."""
 
 
-@functools.cache
-def _template() -> Path:
-    """An empty MLflow data base; making one takes a second or two, copying it does not."""
-    path = Path(tempfile.mkdtemp(prefix="meansweep-mlflow-")) / "mlflow.db"
-    made_by_mlflow(path)
-    return path
+template_folder: Path | None = None
+"""Where an empty MLflow data base lies that all processes of a run of tests copy: making one takes a second or two. It
+is set by tests/conftest.py; elsewhere each is made anew."""
 
 
 def copied(file: Path) -> None:
     """Make MLflow's data base as a copy of an empty one, for every test that does not look at how it is made."""
-    if not file.exists():
+    if template_folder is None:
+        made_by_mlflow(file)
+    elif not file.exists():
+        empty = template_folder / "empty-mlflow.db"
+        made_by_mlflow(empty)  # unless it is there
         with tempfile.TemporaryDirectory(dir=file.parent) as aside:
-            shutil.copy(_template(), aside)
-            (Path(aside) / "mlflow.db").rename(file)
+            Path(shutil.copy(empty, aside)).rename(file)
 
 
 def sqlite_store(folder: Path) -> Store:

@@ -42,22 +42,77 @@ from tests.orchestrator.simulation import open_engine
 pytestmark = pytest.mark.ray
 
 
-def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(local_ray, tmp_path):
-    trials = [trial(tmp_path, str(n), "Witness", x=n / 10) for n in range(8)]
-    engine, summary = run(tmp_path, trials)
+@pytest.fixture(scope="module")
+def engine(local_ray, tmp_path_factory):
+    """What came of trials of many kinds on two workers, which take one after the other."""
+    root = tmp_path_factory.mktemp("sweep")
+    data = {"count": str(root / "count")}
+    trials = [
+        *(trial(root, f"whole {n}", "Witness", x=n / 10) for n in range(8)),
+        *(trial(root, f"cut {n}", "Witness", steps=(1, 2, 3)) for n in range(4)),
+        *(
+            trial(root, f"sharing {offset} {n}", "Sharing", data={**data, "offset": offset}, x=0.0)
+            for n in range(3)
+            for offset in (0.0, 100.0)
+        ),
+        trial(root, "slow", steps=(1, 1000), seconds=0.05),
+        trial(root, "beside it"),
+    ]
+
+    def stop(engine):
+        if "slow" in engine.reports:
+            engine.to_stop.add("slow")
+
+    def decide(name, report):
+        return Decision.STOP if (name[:3], report.step) == ("cut", 2) else Decision.CONTINUE
+
+    engine, summary = run(root, trials, on_event=stop, decision=decide)
     assert summary == {"state": None}
-    assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
-        str(n): [2, 4] for n in range(8)
+    return engine
+
+
+def of(engine, kind):
+    """The reports of the trials of a kind, by their names."""
+    return {name: reports for name, reports in engine.reports.items() if name.startswith(kind)}
+
+
+def test_trials_run_to_their_ends_each_in_one_of_two_reused_workers(engine):
+    whole = of(engine, "whole")
+    assert {name: [r.step for r in reports] for name, reports in whole.items()} == {
+        f"whole {n}": [2, 4] for n in range(8)
     }
-    assert engine.events[:2] == [("given", "0"), ("given", "1")]  # and no third before one of them ended
-    pids = {reports[0].metrics["pid"] for reports in engine.reports.values()}
+    assert engine.events[:2] == [("given", "whole 0"), ("given", "whole 1")]  # and no third before one of them ended
+    assert engine.events[2][0] != "given"
+    pids = {reports[0].metrics["pid"] for reports in whole.values()}
     assert len(pids) <= 2
     assert os.getpid() not in pids
-    for reports in engine.reports.values():
+    for reports in whole.values():
         assert reports[0].metrics["omp_threads"] == 1
         assert reports[0].metrics["passive"] == 1
         assert reports[0].metrics["torch"] == 0  # which takes a second and a half that this trainer has no use for
         assert Path(reports[-1].checkpoint, "state.json").exists()
+
+
+def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(engine):
+    cut = of(engine, "cut")
+    assert {name: [r.step for r in reports] for name, reports in cut.items()} == {f"cut {n}": [1, 2] for n in range(4)}
+    assert all(engine.kinds(name) == ["stopped"] for name in cut)
+    workers = {reports[0].metrics["pid"] for reports in of(engine, "whole").values()}
+    assert {reports[0].metrics["pid"] for reports in cut.values()} <= workers
+
+
+def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(engine):
+    assert len((engine.paths.root / "count").read_text().split()) == 2
+    sharing = of(engine, "sharing")
+    assert len(sharing) == 6
+    for name, reports in sharing.items():
+        assert reports[0].metrics["eval/score"] - float(name.split()[1]) == pytest.approx(0.81)
+
+
+def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(engine):
+    assert engine.kinds("slow") == ["stopped"]
+    assert [report.step for report in engine.reports["slow"]] == [1]  # the next one would have come 50 seconds later
+    assert engine.reports["beside it"][-1].step == 4
 
 
 def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path, monkeypatch):
@@ -83,32 +138,6 @@ def test_what_a_trial_carried_is_let_go_when_it_has_ended(local_ray, tmp_path, m
     assert len(there) >= 16
     assert max(carried) <= 6  # those that run, those that wait for their workers, copies on the way
     assert carried[-1] <= 2
-
-
-def test_a_stop_ends_a_trial_and_its_worker_goes_on_with_the_next(local_ray, tmp_path):
-    trials = [trial(tmp_path, str(n), "Witness", steps=(1, 2, 3)) for n in range(4)]
-    engine, _ = run(
-        tmp_path, trials, max_concurrent=1,
-        decision=lambda name, report: Decision.STOP if report.step == 2 else Decision.CONTINUE,
-    )  # fmt: skip
-    assert {name: [r.step for r in reports] for name, reports in engine.reports.items()} == {
-        str(n): [1, 2] for n in range(4)
-    }
-    assert all(engine.kinds(str(n)) == ["stopped"] for n in range(4))
-    assert len({reports[0].metrics["pid"] for reports in engine.reports.values()}) == 1
-
-
-def test_shared_data_are_made_once_for_all_workers_and_for_each_kind_of_data(local_ray, tmp_path):
-    count = tmp_path / "count"
-    trials = [
-        trial(tmp_path, f"{offset}-{n}", "Sharing", data={"count": str(count), "offset": offset}, x=0.0)
-        for n in range(3)
-        for offset in (0.0, 100.0)
-    ]
-    engine, _ = run(tmp_path, trials)
-    assert len(count.read_text().split()) == 2
-    for name, reports in engine.reports.items():
-        assert reports[0].metrics["eval/score"] - float(name.split("-")[0]) == pytest.approx(0.81)
 
 
 def test_tensors_of_the_meanflow_trainer_are_read_where_they_lie_and_any_other_trainer_may_write_into_its_own(
@@ -141,20 +170,6 @@ def test_a_trials_output_goes_to_its_own_log_in_a_reused_worker_too(local_ray, t
         for said in ("to stdout", "to stderr", "to the log", "to the descriptor"):
             assert log.count(said) == 2, log
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_running_trial_can_be_stopped_without_waiting_for_its_report(local_ray, tmp_path):
-    slow = trial(tmp_path, "slow", steps=(1, 1000), seconds=0.05)
-
-    def command(engine):
-        if "slow" in engine.reports:
-            engine.to_stop.add("slow")
-
-    began = time.monotonic()
-    engine, _ = run(tmp_path, [slow, trial(tmp_path, "1")], on_event=command)
-    assert time.monotonic() - began < 30
-    assert engine.kinds("slow") == ["stopped"]
-    assert engine.reports["1"][-1].step == 4
 
 
 def test_the_engine_is_polled_while_nothing_is_reported_in_any_thread(local_ray, tmp_path):
