@@ -66,7 +66,7 @@ def _options(
 
 
 @cache
-def _parser() -> Any:
+def parser() -> Any:
     """The parser of all commands: reading their signatures takes most of the time of a short one."""
     return typer.main.get_command(app)
 
@@ -89,7 +89,7 @@ def run(words: list[str]) -> int:
         address, remote_home, words = remote_address(words)
         if address is not None:
             return service.run_on_cluster(address, words, remote_home)
-        result = _parser()(words, standalone_mode=False, prog_name="meansweep")
+        result = parser()(words, standalone_mode=False, prog_name="meansweep")
         return result if isinstance(result, int) else DONE
     except ConfigError as error:
         for problem in error.problems:

@@ -6,9 +6,8 @@ import shlex
 import subprocess
 
 import pytest
-import typer
 
-from orchestrator.cli.main import app
+from orchestrator.cli.main import parser
 from orchestrator.cluster.remote_args import remote_address
 from tests import ROOT
 
@@ -39,11 +38,11 @@ def commands():
 def test_every_command_of_the_documents_parses(line):
     words = shlex.split(line, comments=True)[1:]
     words = [word for word in words if word not in (">", "&")]
-    command = typer.main.get_command(app)
+    command = parser()
     *_, words = remote_address(words)
     if words in (["--help"], ["-h"]):
         return
-    with typer.main.get_command(app).make_context("meansweep", list(words), resilient_parsing=False) as context:
+    with command.make_context("meansweep", list(words), resilient_parsing=False) as context:
         name, sub, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         assert sub is not None, name
         with sub.make_context(name, rest, parent=context) as inner:

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
@@ -17,7 +16,7 @@ from meanflow_core.config import load_config
 from meanflow_core.run.folder import RunFolder
 from orchestrator.api.driving import finish_sending
 from orchestrator.cli.examples import EXAMPLES
-from orchestrator.cli.main import app, run
+from orchestrator.cli.main import parser, run
 from orchestrator.cluster.remote_args import remote_address
 from orchestrator.paths import Home
 from orchestrator.results.winner import training_name
@@ -222,14 +221,14 @@ def test_every_help_ends_with_examples_that_parse(capsys, words):
     assert examples == list(EXAMPLES[words])
     for line in examples:
         *_, given = remote_address(line.split())
-        with typer.main.get_command(app).make_context("meansweep", list(given)) as context:
+        with parser().make_context("meansweep", list(given)) as context:
             _, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
             if not hasattr(command, "resolve_command"):
                 command.make_context(words, rest, parent=context).close()
 
 
 def test_every_command_has_an_example():
-    group = typer.main.get_command(app)
+    group = parser()
     names = {name for name, command in group.commands.items() if not hasattr(command, "commands")}
     names |= {f"trial {name}" for name in group.commands["trial"].commands}
     assert names <= set(EXAMPLES)
