@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
         from _pytest.unraisableexception import gc_collect_iterations_key
 
         config.stash[gc_collect_iterations_key] = 1
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of Python's collections: millions of objects that live to the end, and would be
+    gone through again and again."""
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session", autouse=True)

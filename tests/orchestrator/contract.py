@@ -36,6 +36,9 @@ RunSweep = Callable[..., Ran]
 class RunnerContract:
     """Subclasses override `run_sweep`."""
 
+    RETRIES = 2
+    """Of a fault of the machine; each costs another worker."""
+
     @pytest.fixture
     def home(self, tmp_path: Path) -> Home:
         return Home(tmp_path / "home")
@@ -45,7 +48,9 @@ class RunnerContract:
         """Return `run(content) -> Ran`: starts the sweep of this content, or goes on with it, until it ends."""
         raise NotImplementedError
 
-    def test_every_trial_of_a_grid_finishes_once_with_all_its_reports(self, run_sweep: RunSweep) -> None:
+    def test_every_trial_of_a_grid_finishes_once_with_all_its_reports_its_configuration_and_its_log(
+        self, run_sweep: RunSweep
+    ) -> None:
         ran = run_sweep(toy.grid())
         assert [trial.values["x"] for trial in ran.trials] == [0.1, 0.4, 0.6, 0.9]
         assert all(trial.state is TrialState.FINISHED for trial in ran.trials)
@@ -53,6 +58,12 @@ class RunnerContract:
         assert ran.status.state == "finished"
         assert ran.status.best is not None
         assert ran.status.best.config == {"x": 0.6}
+        for trial in ran.trials:
+            folder = ran.paths.trial(trial.id)
+            config = read_yaml(folder.config).content
+            assert config["x"] == trial.values["x"]
+            assert config["seed"] == trial.seed
+            assert "step 90" in folder.log.read_text()
 
     def test_what_is_reported_is_what_the_trainer_gives_when_run_alone(self, run_sweep: RunSweep) -> None:
         trials = run_sweep(toy.grid(x=(0.2, 0.8))).trials
@@ -135,23 +146,15 @@ class RunnerContract:
     def test_a_fault_of_the_machine_is_retried_from_the_checkpoint_until_the_retries_are_spent(
         self, run_sweep: RunSweep, tmp_path: Path
     ) -> None:
-        settings = toy.trained("Flaky", faults=2, marks=str(tmp_path / "few"))
-        trials = run_sweep(toy.grid("few", x=(0.2,), retries=2, **settings)).trials
+        retries = self.RETRIES
+        settings = toy.trained("Flaky", faults=retries, marks=str(tmp_path / "few"))
+        trials = run_sweep(toy.grid("few", x=(0.2,), retries=retries, **settings)).trials
         assert trials[0].state is TrialState.FINISHED
-        assert [(attempt.kind, attempt.step) for attempt in trials[0].attempts] == [("infrastructure", 30)] * 2
-        settings = toy.trained("Flaky", faults=3, marks=str(tmp_path / "many"))
-        trials = run_sweep(toy.grid("many", x=(0.2,), retries=2, **settings)).trials
+        assert [(attempt.kind, attempt.step) for attempt in trials[0].attempts] == [("infrastructure", 30)] * retries
+        settings = toy.trained("Flaky", faults=retries + 1, marks=str(tmp_path / "many"))
+        trials = run_sweep(toy.grid("many", x=(0.2,), retries=retries, **settings)).trials
         assert trials[0].state is TrialState.FAILED
-        assert len(trials[0].attempts) == 3
-
-    def test_each_trial_has_its_configuration_and_its_log_in_its_folder(self, run_sweep: RunSweep) -> None:
-        ran = run_sweep(toy.grid(x=(0.2, 0.8)))
-        for trial in ran.trials:
-            folder = ran.paths.trial(trial.id)
-            config = read_yaml(folder.config).content
-            assert config["x"] == trial.values["x"]
-            assert config["seed"] == trial.seed
-            assert "step 90" in folder.log.read_text()
+        assert len(trials[0].attempts) == retries + 1
 
     def test_replicates_are_seeds_of_the_best_and_the_search_does_not_see_them(self, run_sweep: RunSweep) -> None:
         trials = run_sweep(toy.grid(replicates={"top": 2, "seeds": 2})).trials

@@ -232,6 +232,7 @@ def test_what_fits_on_no_node_is_refused_with_what_there_is(local_ray, tmp_path)
 
 
 class TestRay(RunnerContract):
+    RETRIES = 1
     # The engine's own decisions are the same code on every runner; starting workers for each of them takes minutes.
     test_replicates_are_seeds_of_the_best_and_the_search_does_not_see_them = None
     test_a_bug_of_one_trial_leaves_the_others_alone_and_is_retried_when_it_is_gone = None
