@@ -47,17 +47,18 @@ class Streams:
 @contextmanager
 def seeded(*parts: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed the global generators (torch's, Python's, numpy's) inside the block, and put them back after it."""
-    with one_draw(torch.device(device)):
+    device = torch.device(device)
+    with one_draw(device):
         seed = stable_seed(*parts)
-        _seed_torch(seed, torch.device(device))
+        _seed_torch(seed, device)
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         yield
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:
-    """Seed torch as `torch.manual_seed` does, which at each call writes down the call stack for every accelerator that
-    was not started: a millisecond of each step."""
+    """Seed torch as `torch.manual_seed` does, which at each call (at each step) writes down the call stack for every
+    accelerator that was not started."""
     if device.type == "cpu" and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.default_generator.manual_seed(seed)
     else:

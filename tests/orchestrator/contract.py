@@ -36,9 +36,6 @@ RunSweep = Callable[..., Ran]
 class RunnerContract:
     """Subclasses override `run_sweep`."""
 
-    RETRIES = 2
-    """Of a fault of the machine; each costs another worker."""
-
     @pytest.fixture
     def home(self, tmp_path: Path) -> Home:
         return Home(tmp_path / "home")
@@ -146,15 +143,14 @@ class RunnerContract:
     def test_a_fault_of_the_machine_is_retried_from_the_checkpoint_until_the_retries_are_spent(
         self, run_sweep: RunSweep, tmp_path: Path
     ) -> None:
-        retries = self.RETRIES
-        settings = toy.trained("Flaky", faults=retries, marks=str(tmp_path / "few"))
-        trials = run_sweep(toy.grid("few", x=(0.2,), retries=retries, **settings)).trials
+        settings = toy.trained("Flaky", faults=2, marks=str(tmp_path / "few"))
+        trials = run_sweep(toy.grid("few", x=(0.2,), retries=2, **settings)).trials
         assert trials[0].state is TrialState.FINISHED
-        assert [(attempt.kind, attempt.step) for attempt in trials[0].attempts] == [("infrastructure", 30)] * retries
-        settings = toy.trained("Flaky", faults=retries + 1, marks=str(tmp_path / "many"))
-        trials = run_sweep(toy.grid("many", x=(0.2,), retries=retries, **settings)).trials
+        assert [(attempt.kind, attempt.step) for attempt in trials[0].attempts] == [("infrastructure", 30)] * 2
+        settings = toy.trained("Flaky", faults=3, marks=str(tmp_path / "many"))
+        trials = run_sweep(toy.grid("many", x=(0.2,), retries=2, **settings)).trials
         assert trials[0].state is TrialState.FAILED
-        assert len(trials[0].attempts) == retries + 1
+        assert len(trials[0].attempts) == 3
 
     def test_replicates_are_seeds_of_the_best_and_the_search_does_not_see_them(self, run_sweep: RunSweep) -> None:
         trials = run_sweep(toy.grid(replicates={"top": 2, "seeds": 2})).trials

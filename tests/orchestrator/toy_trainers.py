@@ -185,12 +185,17 @@ class Wayward(Toy):
                 sys.exit("no")
             case "interrupts":
                 raise KeyboardInterrupt
+            case "trains text":
+                return "well"
         return rows
 
     def evaluate(self) -> Any:
         found = super().evaluate()
         answers = {
             "None": None,
+            "a list": [self.value],
+            "a dict inside": {**found, "more": {"a": 1}},
+            "a text inside": {**found, "note": "well"},
             "another is NaN": {**found, "other": float("nan")},
             "its own is NaN": {"eval/score": float("nan")},
         }

@@ -43,7 +43,11 @@ def test_a_trainers_own_ways_end_its_trial_alone_with_a_sentence(local_ray, tmp_
         "leaves": ("bug", "sys.exit(0)"),
         "leaves with a text": ("bug", "sys.exit('no')"),
         "interrupts": ("bug", "KeyboardInterrupt"),
+        "trains text": ("bug", "train()"),
         "None": ("bug", "evaluate() must return a dict of numbers by name; it returned None"),
+        "a list": ("bug", "it returned a list"),
+        "a dict inside": ("bug", "`more` must be a number; it is a dict"),
+        "a text inside": ("bug", "`note` must be a number; it is a str"),
         "its own is NaN": ("diverged", "eval/score is nan"),
         "numpy state": ("bug", "state_dict()['numpy'] is a ndarray"),
     }
